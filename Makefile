@@ -1,0 +1,75 @@
+# The one list of commands. CI calls the same ones.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := run
+.PHONY: run test soak lint fmt bench deb clean toolchain test-packages
+
+export CARGO_TARGET_DIR := $(CURDIR)/build/cargo
+PYTHON := .venv/bin/python
+CRATE := blockd/fastpath
+RUST := $(shell find $(CRATE) -name '*.rs' -not -path '*/target/*') $(CRATE)/Cargo.toml $(CRATE)/Cargo.lock
+CONFIG ?= config/blockd.yaml
+
+run: build/run.stamp  ## build what changed, then serve the sample config until Ctrl-C
+	@exec .venv/bin/blockd serve --config $(CONFIG)
+
+test: build/dev.stamp test-packages  ## everything that must hold, in at most 12 minutes
+	cargo test --quiet --locked --manifest-path $(CRATE)/Cargo.toml --no-default-features
+	$(PYTHON) -m pytest -m "not soak" -q
+
+soak: build/dev.stamp test-packages  ## what takes longer
+	$(PYTHON) -m pytest -m soak -q --timeout 3600
+
+lint: build/dev.stamp  ## style, types, arrows between rooms
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+	cargo fmt --check --manifest-path $(CRATE)/Cargo.toml
+	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets -- -D warnings
+	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets --no-default-features -- -D warnings
+
+fmt: build/dev.stamp  ## put the code in order
+	$(PYTHON) -m ruff check --fix-only .
+	$(PYTHON) -m ruff format .
+	cargo fmt --manifest-path $(CRATE)/Cargo.toml
+
+bench: build/dev.stamp test-packages  ## one table: blockd beside Unbound and dnsdist
+	$(PYTHON) -m benchmarks.table
+
+clean:  ## forget what was built; the state directory stays
+	rm -rf build .venv $(CRATE)/../fastpath/_native*.so
+
+# A root that has no Rust gets Debian's newest; anybody else is told what to do. Nothing is ever removed.
+toolchain:
+	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' $(CRATE)/Cargo.toml); \
+	if ! command -v cargo >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove cargo-web rustc-web; \
+	  else echo "blockd needs Rust $$wanted or newer: sudo apt-get install cargo-web rustc-web" >&2; exit 1; fi; fi; \
+	have=$$(cargo --version | cut -d' ' -f2); \
+	if [ "$$(printf '%s\n' "$$wanted" "$$have" | sort -V | head -n1)" != "$$wanted" ]; then \
+	  echo "cargo $$have is older than $$wanted: install Debian's cargo-web and rustc-web, or rustup's, in its place" >&2; exit 1; fi
+
+.venv/bin/python:
+	@if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove python3-venv gcc libc6-dev; \
+	  else echo "blockd needs Python 3.11 with venv: sudo apt-get install python3-venv" >&2; exit 1; fi; fi
+	python3 -m venv .venv
+
+build/run.stamp: $(RUST) pyproject.toml | .venv/bin/python toolchain
+	.venv/bin/pip install --quiet --disable-pip-version-check -e .
+	@mkdir -p build && touch $@
+
+build/dev.stamp: build/run.stamp
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# The real servers that tests talk to. They are run from temporary directories, never as services.
+TEST_PACKAGES := bind9-dnsutils dnsdist dnsperf iproute2 knot-dnsutils nsd prometheus unbound
+test-packages:
+	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-remove --no-install-recommends $$missing; \
+	  else echo "the tests need: sudo apt-get install" $$missing >&2; exit 1; fi; fi

@@ -1,0 +1,5 @@
+"""The catalogue: which names and networks belong to which app."""
+
+from blockd.apps.catalogue import App, Catalogue, load_catalogue
+
+__all__ = ["App", "Catalogue", "load_catalogue"]

@@ -1,0 +1,462 @@
+"""The composition root: the only module that knows all the others."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from prometheus_client import CollectorRegistry
+from twisted.internet import asyncioreactor
+from twisted.internet.defer import Deferred, succeed
+
+from blockd.control import ControlFactory
+from blockd.fastpath import Fastpath, Snapshot, load
+from blockd.generations import Generations
+from blockd.observe.health import AliveCheck, admin_site
+from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
+from blockd.policy.compile import SNAPSHOT
+from blockd.policy.explain import explain, read_meta, read_question
+from blockd.policy.inputs import Inputs, read_inputs
+from blockd.problems import InputError, Problem
+from blockd.resolver.routes import LOOK_INTERVAL, Routes
+from blockd.resolver.streams import Streams
+from blockd.settings import Settings
+from blockd.settings.load import changed_restart_keys
+from blockd.settings.source import MANIFEST, Kept
+from blockd.settings.values import Address, show_endpoint
+from blockd.transport.tcp import TcpListener
+
+log = logging.getLogger("blockd")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message says what to do."""
+
+
+class _Live:
+    """What is in force now, for those who read it at each use."""
+
+    def __init__(self, settings: Settings, generation: Path, snapshot: Snapshot) -> None:
+        self.settings = settings
+        self.generation = generation
+        self.snapshot = snapshot
+
+
+class _LiveLimits:
+    """TCP bounds of the config in force."""
+
+    def __init__(self, live: _Live) -> None:
+        self._live = live
+
+    @property
+    def connections(self) -> int:
+        return self._live.settings.server.tcp.connections
+
+    @property
+    def connections_a_client(self) -> int:
+        return self._live.settings.server.tcp.connections_a_client
+
+    @property
+    def queries_a_connection(self) -> int:
+        return self._live.settings.server.tcp.queries_a_connection
+
+    @property
+    def queries_at_once(self) -> int:
+        return self._live.settings.server.tcp.queries_at_once
+
+    @property
+    def idle(self) -> float:
+        return self._live.settings.server.tcp.idle
+
+
+def compile_elsewhere(config: Path, output: Path) -> list[Problem]:
+    """Compile in a process of its own: it holds no lock and no memory of ours. Gives what is wrong, if anything is."""
+    command = [sys.executable, "-m", "blockd", "compile", "--json", "--config", str(config), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode == 0:
+        return []
+    try:
+        return [Problem(**problem) for problem in json.loads(done.stdout)["problems"]]
+    except (ValueError, KeyError, TypeError):
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        return [Problem(str(config), 0, "", f"blockd compile ended with {done.returncode}: {' '.join(last)}")]
+
+
+class Daemon:
+    """One running blockd."""
+
+    def __init__(self, config: Path) -> None:
+        """Read what to run. StartError or InputError when there is nothing that could be run."""
+        self.config = Path(os.path.abspath(config))
+        #: Why the config as it stands is not in force; empty when it is.
+        self.not_loaded: list[Problem] = []
+        inputs, self._generations, generation = self._first_generation()
+        snapshot = load(str(generation / SNAPSHOT))
+        self._live = _Live(inputs.settings, generation, snapshot)
+        self._reload_running: Deferred[list[Problem]] | None = None
+        self._reload_wanted: Deferred[list[Problem]] | None = None
+
+    def _first_generation(self) -> tuple[Inputs, Generations, Path]:
+        try:
+            inputs = read_inputs(self.config)
+        except InputError as error:
+            return self._last_good(error)
+        generations = _open_state(self.config, inputs.settings)
+        current = generations.current(self.config)
+        if current is not None and _digest(current) == inputs.digest() and _is_whole(current):
+            return inputs, generations, current
+        generation = generations.new()
+        problems = compile_elsewhere(self.config, generation)
+        if problems:
+            generations.reject(generation)
+            return self._last_good(InputError(problems))
+        generations.accept(generation)
+        return read_inputs(self.config, Kept(generation)), generations, generation
+
+    def _last_good(self, error: InputError) -> tuple[Inputs, Generations, Path]:
+        # The config cannot say where its state is, so a link beside the usual places does.
+        for state in _possible_states(self.config):
+            generations = Generations(state)
+            current = generations.current(self.config)
+            if current is not None and _is_whole(current):
+                inputs = read_inputs(self.config, Kept(current))
+                self.not_loaded = error.problems
+                for problem in error.problems:
+                    log.error("%s", problem)
+                log.error("THE CONFIG IS NOT IN FORCE: running the last good inputs, kept in %s", current)
+                return inputs, generations, current
+        raise error
+
+    def run(self) -> None:
+        """Open the sockets, serve until SIGINT or SIGTERM. StartError when a socket cannot be opened."""
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        asyncioreactor.install(loop)
+        from twisted.internet import reactor
+
+        self._serve(reactor, loop)
+
+    def _serve(self, reactor: Any, loop: asyncio.AbstractEventLoop) -> None:
+        settings = self._live.settings
+        _raise_descriptor_limit()
+        threads = os.cpu_count() or 1 if settings.server.threads == "auto" else settings.server.threads
+        try:
+            fastpath = Fastpath(
+                self._live.snapshot, settings.server.listen, threads, settings.cache.size_mb * 1024 * 1024
+            )
+        except OSError as error:
+            raise StartError(_bind_advice(error, "server.listen")) from None
+        self._fastpath = fastpath
+        self._reactor = reactor
+        tcp = TcpListener(reactor, fastpath.answer, _LiveLimits(self._live))
+        streams = Streams(reactor, fastpath.complete)
+        self._routes = Routes(fastpath)
+        self._reloads = ReloadCounts()
+        self._decisions = DecisionCounts()
+        self._metrics = Metrics(fastpath, tcp, streams, self._routes, self._reloads, self._decisions)
+        self._published(*self._generation_numbers())
+        if self.not_loaded:
+            self._reloads.was_last_successful = False
+        registry = CollectorRegistry()
+        registry.register(self._metrics)
+        self._alive = AliveCheck(fastpath.beats)
+        ports = []
+        try:
+            for host, port in settings.server.listen:
+                ports.append(_listen(reactor, port, tcp, str(host), "server.listen"))
+            host, port = settings.admin.listen
+            site = admin_site(registry, self._alive, self._ready)
+            ports.append(_listen(reactor, port, site, str(host), "admin.listen"))
+            ports.append(self._listen_control(reactor))
+        except StartError:
+            fastpath.stop()
+            raise
+        loop.add_reader(fastpath.work_fd, self._work, fastpath, tcp, streams)
+        fastpath.start()
+        self._every(reactor, LOOK_INTERVAL, self._look)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(ending, reactor.callFromThread, reactor.stop)
+        for endpoint in settings.server.listen:
+            log.info("answering on %s, UDP and TCP, with %d threads", show_endpoint(endpoint), threads)
+        log.info("metrics on http://%s/metrics", show_endpoint(settings.admin.listen))
+        for line in hints(settings):
+            log.info("%s", line)
+        try:
+            reactor.run(installSignalHandlers=False)
+        finally:
+            fastpath.stop()
+            self._control_path().unlink(missing_ok=True)
+        log.info("stopped")
+
+    def _control_path(self) -> Path:
+        return Path(os.path.abspath(self.config.parent / self._live.settings.admin.socket))
+
+    def _listen_control(self, reactor: Any) -> Any:
+        path = self._control_path()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The lock of a dead daemon is taken over; a living one's is not.
+            return reactor.listenUNIX(str(path), ControlFactory(self._commands()), mode=0o600, wantPID=True)
+        except OSError as error:
+            raise StartError(f"admin.socket: {path}: {error.strerror or error}") from None
+        except Exception as error:  # noqa: BLE001  Twisted wraps the OSError in its own class, without a common base
+            cause = getattr(error, "socketError", error)
+            raise StartError(f"admin.socket: {path}: {cause}; is another blockd running?") from None
+
+    def _commands(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        return {"reload": self._command_reload, "explain": self._command_explain, "ready": lambda _: self._ready()}
+
+    def _work(self, fastpath: Fastpath, tcp: TcpListener, streams: Streams) -> None:
+        for item in fastpath.take_work():
+            if item[0] == "reply":
+                tcp.reply(item[1], item[2])
+            else:
+                streams.ask(item[1], item[2], item[3])
+
+    def _every(self, reactor: Any, interval: float, call: Callable[[], None]) -> None:
+        def again() -> None:
+            reactor.callLater(interval, again)
+            call()
+
+        reactor.callLater(interval, again)
+
+    def _look(self) -> None:
+        self._alive.look()
+        for server in self._routes.look():
+            is_dead = server in self._routes.dead
+            log.log(
+                logging.WARNING if is_dead else logging.INFO,
+                "upstream %s %s",
+                show_endpoint(server),
+                "does not answer: others are asked first" if is_dead else "answers again",
+            )
+
+    # Reloading
+
+    def _on_hangup(self) -> None:
+        self.reload()
+
+    def reload(self) -> Deferred[list[Problem]]:
+        """Take the config in as it stands; fires with what is wrong, and then nothing has changed."""
+        done: Deferred[list[Problem]] = Deferred()
+        if self._reload_running is not None:
+            # One that runs may have read the files before they changed: one more follows, for all who ask meanwhile.
+            if self._reload_wanted is None:
+                self._reload_wanted = Deferred()
+            _also(self._reload_wanted, done)
+            return done
+        self._start_reload(done)
+        return done
+
+    def _start_reload(self, done: Deferred[list[Problem]]) -> None:
+        from twisted.internet.threads import deferToThreadPool
+
+        self._reload_running = done
+        generation = self._generations.new()
+        pool = self._reactor.getThreadPool()
+
+        def finished(result: Any) -> None:
+            self._reload_running = None
+            wanted, self._reload_wanted = self._reload_wanted, None
+            done.callback(result)
+            if wanted is not None:
+                self._start_reload(wanted)
+
+        deferToThreadPool(self._reactor, pool, self._prepare, generation).addCallbacks(
+            lambda prepared: finished(self._take_in(generation, *prepared)),
+            lambda failure: finished(self._refuse(generation, [_unexpected(self.config, failure)])),
+        )
+
+    def _prepare(self, generation: Path) -> tuple[list[Problem], Inputs | None, Snapshot | None]:
+        problems = compile_elsewhere(self.config, generation)
+        if problems:
+            return problems, None, None
+        inputs = read_inputs(self.config, Kept(generation))
+        return [], inputs, load(str(generation / SNAPSHOT))
+
+    def _take_in(
+        self, generation: Path, problems: list[Problem], inputs: Inputs | None, snapshot: Snapshot | None
+    ) -> list[Problem]:
+        if inputs is None or snapshot is None:
+            return self._refuse(generation, problems)
+        for key in changed_restart_keys(self._live.settings, inputs.settings):
+            section, name = key.split(".")
+            text = "changed, and only a restart takes it in: nothing was reloaded"
+            problems.append(inputs.document.problem((section, name), text))
+        if problems:
+            return self._refuse(generation, problems)
+        try:
+            self._generations.accept(generation)
+        except OSError as error:
+            return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
+        self._live.settings, self._live.generation, self._live.snapshot = inputs.settings, generation, snapshot
+        rules, views = self._fastpath.publish(snapshot)
+        self._routes.publish()
+        self.not_loaded = []
+        self._published(rules, views)
+        self._reloads.success(wall_clock())
+        log.info("reloaded: rules generation %d, views generation %d", rules, views)
+        return []
+
+    def _refuse(self, generation: Path, problems: list[Problem]) -> list[Problem]:
+        self._generations.reject(generation)
+        self.not_loaded = problems
+        self._reloads.failure()
+        for problem in problems:
+            log.error("%s", problem)
+        log.error("the reload changed nothing: the policy before it is in force")
+        return problems
+
+    def _published(self, rules: int, views: int) -> None:
+        meta = read_meta(self._live.snapshot)
+        self._decisions.published(views, meta)
+        self._metrics.lists = json.loads((self._live.generation / MANIFEST).read_text())["lists"]
+        for report in self._metrics.lists:
+            for sample in report["samples"]:
+                log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])
+        if not self._reloads.last_success:
+            self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
+
+    def _generation_numbers(self) -> tuple[int, int]:
+        sizes = self._fastpath.sizes()
+        return sizes["rules.generation"], sizes["views.generation"]
+
+    # Commands
+
+    def _command_reload(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        def answer(problems: list[Problem]) -> dict[str, Any]:
+            rules, views = self._generation_numbers()
+            listed = [problem.as_json() for problem in problems]
+            return {"ok": not problems, "problems": listed, "rules_generation": rules, "views_generation": views}
+
+        return self.reload().addCallback(answer)
+
+    def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        try:
+            client: Address = ip_address(str(request["client"]))
+            name, qtype = read_question(str(request["name"]), str(request["type"]))
+        except (KeyError, ValueError) as error:
+            return succeed({"ok": False, "error": str(error)})
+        live = self._live
+        decision = self._fastpath.decide(client, name, qtype)
+        meta = read_meta(live.snapshot)
+        generation = live.generation
+
+        def reason() -> dict[str, Any]:
+            inputs = read_inputs(self.config, Kept(generation))
+            explanation = explain(inputs, decision, meta, client, name, str(request["type"]).upper())
+            return {"ok": True, "explanation": explanation.as_json(), "lines": explanation.lines()}
+
+        from twisted.internet.threads import deferToThreadPool
+
+        # A list of millions of lines is searched for the rule: not on the reactor's time.
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), reason)
+
+    def _ready(self) -> dict[str, Any]:
+        rules, views = self._generation_numbers()
+        return {
+            "ok": True,
+            "config": str(self.config),
+            "config_in_force": not self.not_loaded,
+            "problems": [str(problem) for problem in self.not_loaded],
+            "rules_generation": rules,
+            "views_generation": views,
+            "generation": self._live.generation.name,
+            "dead_upstreams": [show_endpoint(server) for server in sorted(self._routes.dead)],
+        }
+
+
+def _also(first: Deferred[list[Problem]], then: Deferred[list[Problem]]) -> None:
+    def tell(problems: list[Problem]) -> list[Problem]:
+        then.callback(problems)
+        return problems
+
+    first.addCallback(tell)
+
+
+def _unexpected(config: Path, failure: Any) -> Problem:
+    return Problem(str(config), 0, "", f"the reload failed: {failure.getErrorMessage()}")
+
+
+def _open_state(config: Path, settings: Settings) -> Generations:
+    state = Path(os.path.abspath(config.parent / settings.state.directory))
+    try:
+        return Generations(state)
+    except OSError as error:
+        raise StartError(f"state.directory: {state}: {error.strerror}; make it, or name another") from None
+
+
+def _possible_states(config: Path) -> list[Path]:
+    """Guess where the state of a config that cannot be read is: as its own words say, or where it usually is."""
+    from blockd.settings.document import find_scalar
+    from blockd.settings.schema import State
+
+    usual = State().directory
+    said = find_scalar(config, "state", "directory")
+    places = [said, usual] if said else [usual]
+    return [path for place in places if (path := Path(os.path.abspath(config.parent / place))).is_dir()]
+
+
+def _digest(generation: Path) -> str:
+    return str(json.loads((generation / MANIFEST).read_text())["digest"])
+
+
+def _is_whole(generation: Path) -> bool:
+    try:
+        load(str(generation / SNAPSHOT))
+    except (OSError, ValueError) as error:
+        log.error("%s: %s", generation, error)
+        return False
+    return True
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _listen(reactor: Any, port: int, factory: Any, host: str, key: str) -> Any:
+    from twisted.internet.error import CannotListenError
+
+    try:
+        return reactor.listenTCP(port, factory, interface=host, backlog=1024)
+    except CannotListenError as error:
+        cause = error.socketError
+        if isinstance(cause, OSError):
+            text = f"{show_endpoint((host, port))} (TCP)"
+            raise StartError(_bind_advice(OSError(cause.errno, f"{text}: {cause.strerror}"), key)) from None
+        raise StartError(f"{key}: {error}") from None
+
+
+def _bind_advice(error: OSError, key: str) -> str:
+    advice = {
+        errno.EADDRINUSE: "the port is in use: stop what listens there (ss -lnptu shows it), or choose another",
+        errno.EACCES: "a port below 1024 needs root or CAP_NET_BIND_SERVICE",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+    }.get(error.errno or 0)
+    return f"{key}: {error.strerror or error}" + (f"; {advice}" if advice else "")
+
+
+def hints(settings: Settings) -> list[str]:
+    """Give the lines to try on this machine, when groups have loopback addresses and a usual server listens."""
+    server = next(((h, p) for h, p in settings.server.listen if str(h) == "127.0.0.1"), None)
+    lines = []
+    for group, members in settings.groups.items():
+        for network in members.networks:
+            if server is not None and network.version == 4 and network.is_loopback:
+                dig = f"dig -b {network.network_address} @127.0.0.1 -p {server[1]} www.tiktok.com"
+                lines.append(f"try as {group}: {dig}")
+    return lines

@@ -1,0 +1,13 @@
+"""The Rust half: bytes in, verdict and bytes out. Its surface is typed in ``_native.pyi``."""
+
+from blockd.fastpath._native import (
+    Fastpath,
+    Snapshot,
+    compile_rules,
+    fold_rule_name,
+    is_public_suffix,
+    line_of,
+    load,
+)
+
+__all__ = ["Fastpath", "Snapshot", "compile_rules", "fold_rule_name", "is_public_suffix", "line_of", "load"]

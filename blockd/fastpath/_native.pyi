@@ -1,0 +1,127 @@
+"""What the Rust crate offers Python: the whole seam."""
+
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal, TypeAlias, TypedDict
+
+_Address: TypeAlias = IPv4Address | IPv6Address | str
+_Sections: TypeAlias = tuple[int, int, bytes]
+
+class List(TypedDict):
+    data: bytes
+    format: str
+    is_hole: bool
+
+class App(TypedDict):
+    suffixes: Sequence[str]
+    hosts: Sequence[str]
+    holes: Sequence[str]
+    lists: Sequence[List]
+    networks: Sequence[tuple[_Address, int]]
+    needs: int
+
+class Template(TypedDict):
+    rcode: int
+    is_silent: bool
+    by_type: Mapping[int, _Sections]
+    otherwise: _Sections
+    error: tuple[int, bytes] | None
+
+class Rules(TypedDict):
+    digest: bytes
+    apps: Sequence[App]
+    templates: Sequence[Template]
+    local_zones: Sequence[tuple[str, int, int]]
+    routed_zones: Sequence[tuple[str, int]]
+    routes: Sequence[Sequence[tuple[_Address, int]]]
+    any_template: int
+
+class View(TypedDict):
+    block: int
+    monitor: int
+    allow: int
+    exempt: int
+    answers: Sequence[int]
+
+class Views(TypedDict):
+    views: Sequence[View]
+    devices: Sequence[tuple[_Address, int, int]]
+    unidentified: int
+    clients: Sequence[tuple[_Address, int]]
+    live_ttl: int
+    ttl_floor: int
+    ttl_ceiling: int
+    negative_ttl_ceiling: int
+    trust_ad: bool
+    client_rate: int
+    client_burst: int
+    pending_in_all: int
+    pending_a_client: int
+
+class ListReport(TypedDict):
+    kept: int
+    skipped: dict[str, int]
+    samples: list[tuple[int, str, bytes]]
+
+class ServerCounts(TypedDict):
+    address: tuple[str, int]
+    sent: int
+    answered: int
+    timed_out: int
+    failed: int
+    silent_in_a_row: int
+    waited_us: int
+
+class Decision(TypedDict):
+    view: int
+    asked: int
+    found: int
+    asked_set: int | None
+    found_set: int | None
+    action: str
+    app: int | None
+    touched: int
+    is_cached: bool
+    rule: tuple[str, str] | None
+    target_rule: tuple[str, tuple[str, str]] | None
+    target_addresses: list[str]
+    is_client: bool
+    zone: tuple[str, str] | None
+    reply: bytes | None
+
+Work: TypeAlias = (
+    tuple[Literal["reply"], int, bytes | None] | tuple[Literal["stream"], int, list[tuple[str, int]], bytes]
+)
+
+def fold_rule_name(text: str) -> str: ...
+def is_public_suffix(name: str) -> bool: ...
+def line_of(data: bytes, format: str, name: str, to_ascii: Callable[[str], str]) -> int | None: ...
+def compile_rules(
+    rules: Rules, views: Views, meta: bytes, to_ascii: Callable[[str], str]
+) -> tuple[bytes, list[list[ListReport]]]: ...
+def load(path: str) -> Snapshot: ...
+
+class Snapshot:
+    @property
+    def meta(self) -> bytes: ...
+
+class Fastpath:
+    def __new__(
+        cls, snapshot: Snapshot, listen: Sequence[tuple[_Address, int]], threads: int, cache_octets: int
+    ) -> Fastpath: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def work_fd(self) -> int: ...
+    def publish(self, snapshot: Snapshot) -> tuple[int, int]: ...
+    def set_order(self, ranks: Mapping[tuple[str, int], int]) -> None: ...
+    def answer(self, packet: bytes, peer: tuple[_Address, int], token: int) -> bytes | None: ...
+    def take_work(self) -> list[Work]: ...
+    def complete(self, exchange: int, wire: bytes | None) -> None: ...
+    def probe(self, address: tuple[_Address, int]) -> None: ...
+    def decide(self, client: _Address, name: str, qtype: int) -> Decision: ...
+    def counters(self) -> dict[str, int]: ...
+    def sizes(self) -> dict[str, int]: ...
+    def decisions(self) -> list[tuple[int, bool, list[tuple[int, int | None, str, int]]]]: ...
+    def servers(self) -> list[ServerCounts]: ...
+    def beats(self) -> list[int]: ...

@@ -1,0 +1,454 @@
+//! What a name means and what a view does about it: the rules of the policy, each written once.
+
+use crate::domains::{DomainTable, HashKey};
+use crate::identity::Address;
+use crate::prefixes::PrefixTable;
+use crate::wire::{FoldedName, MAX_LABELS};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+/// A set of live apps, one bit each. The only place that knows how many there can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct AppMask(pub u64);
+
+impl AppMask {
+    /// Most live apps.
+    pub const WIDTH: usize = 64;
+    /// No app.
+    pub const EMPTY: Self = Self(0);
+
+    /// The app of one bit.
+    pub fn of(bit: usize) -> Self {
+        Self(1u64.checked_shl(bit as u32).unwrap_or(0))
+    }
+    /// Whether there is no app in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// The apps of both.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+    /// The apps of either.
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+    /// The apps of this and not of the other.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+    /// The first app: bits are given in the order of app names.
+    pub fn first(self) -> Option<u8> {
+        (!self.is_empty()).then(|| self.0.trailing_zeros() as u8)
+    }
+    /// The bits, ascending.
+    pub fn bits(self) -> impl Iterator<Item = usize> {
+        (0..Self::WIDTH).filter(move |&bit| self.0 >> bit & 1 == 1)
+    }
+}
+
+/// What the rules at one name say, app by app. An app's own rules are strong, those of its block lists are weak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct RuleSet {
+    /// Block the name and all below it.
+    pub suffix: AppMask,
+    /// Block the name alone.
+    pub host: AppMask,
+    /// Out of the app's rules, with all below.
+    pub hole: AppMask,
+    /// A list blocks the name and all below it.
+    pub list_suffix: AppMask,
+    /// A list blocks the name alone.
+    pub list_host: AppMask,
+    /// Apps with a hole somewhere below: the name exists, whatever is blocked (RFC 8020).
+    pub hole_below: AppMask,
+    /// Apps with a blocking rule somewhere below.
+    pub rule_below: AppMask,
+}
+
+/// The rule set that is in no table: nothing matched.
+pub const NO_RULE_SET: u32 = u32::MAX;
+
+/// What a name means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match {
+    /// The apps that the name belongs to.
+    pub apps: AppMask,
+    /// The apps that a hole takes it out of.
+    pub holes: AppMask,
+    /// The most specific rule set that gave an app.
+    pub rule_set: u32,
+    /// The rule set at the name itself, for what lies below it.
+    pub exact: Option<u32>,
+}
+
+/// One rule that decided, for `explain`: how many labels of the name it covers, and its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RulePlace {
+    /// Labels from the right.
+    pub labels: usize,
+    /// `suffix`, `host`, `hole`, `list suffix` or `list host`.
+    pub kind: &'static str,
+}
+
+/// What is done at the apex of a local zone and below it, or where its questions go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    /// Answered here.
+    Local {
+        /// Answer at the zone's own name.
+        apex: u16,
+        /// Answer below it.
+        below: u16,
+    },
+    /// Asked of this route's servers.
+    Route(u16),
+}
+
+/// A response that dnslib built: the hot path copies it and patches owner names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Template {
+    /// Response code.
+    pub rcode: u16,
+    /// No reply at all.
+    pub is_silent: bool,
+    /// Sections for particular query types.
+    pub by_type: Vec<(u16, Sections)>,
+    /// Sections for every other type.
+    pub otherwise: Sections,
+    /// Extended DNS Error: code and text.
+    pub error: Option<(u16, Vec<u8>)>,
+}
+
+/// Records after the question; every owner is a pointer to the question name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sections {
+    /// Records in the answer section.
+    pub answer: u16,
+    /// Records in the authority section.
+    pub authority: u16,
+    /// The bytes of both.
+    pub body: Vec<u8>,
+}
+
+impl Template {
+    /// The sections that a query type gets.
+    pub fn sections(&self, qtype: u16) -> &Sections {
+        self.by_type.iter().find(|(wanted, _)| *wanted == qtype).map_or(&self.otherwise, |(_, sections)| sections)
+    }
+}
+
+/// Where questions go: the order that the config gives, and a tag that changes when they do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Route {
+    /// Upstream servers, the preferred first.
+    pub servers: Vec<SocketAddr>,
+    /// Part of the cache key: answers of other servers are not ours.
+    pub tag: u32,
+}
+
+/// Names, networks, answers: one generation of what things mean.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// Content digest: equal rules keep their generation, and cached masks stay good.
+    pub digest: [u8; 16],
+    /// Key of all fingerprints.
+    pub key: HashKey,
+    /// Names of rules.
+    pub table: DomainTable,
+    /// Interned rule sets.
+    pub sets: Vec<RuleSet>,
+    /// Apps' networks; values index `network_masks`.
+    pub networks: PrefixTable,
+    /// The apps of each distinct stretch of network.
+    pub network_masks: Vec<AppMask>,
+    /// What each app needs, transitively, itself included.
+    pub needs: Vec<AppMask>,
+    /// Prepared answers.
+    pub templates: Vec<Template>,
+    /// Zones that are answered here or asked elsewhere, by wire name.
+    pub zones: HashMap<Vec<u8>, Zone>,
+    /// The default route first.
+    pub routes: Vec<Route>,
+    /// Answer to ANY (RFC 8482).
+    pub any_template: u16,
+}
+
+impl Rules {
+    /// The apps and holes of a name: for each app its own most specific rule, a tie to the hole; then its lists.
+    pub fn find(&self, name: &FoldedName) -> Match {
+        let mut prints = [0u64; MAX_LABELS + 1];
+        let count = self.key.suffixes(name, &mut prints);
+        let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
+        let mut rule_set = NO_RULE_SET;
+        let mut exact = None;
+        for (depth, &print) in prints[..count].iter().enumerate() {
+            let Some(index) = self.table.find(print) else {
+                continue;
+            };
+            let set = &self.sets[index as usize];
+            let is_whole = depth + 1 == count;
+            let (mut strong, mut weak) = (set.suffix, set.list_suffix);
+            if is_whole {
+                exact = Some(index);
+                strong = strong.or(set.host);
+                weak = weak.or(set.list_host);
+            }
+            let strong = strong.without(set.hole);
+            own = own.without(set.hole).or(strong);
+            holes = holes.or(set.hole).without(strong);
+            listed = listed.or(weak);
+            if !strong.is_empty() || !weak.without(holes).is_empty() {
+                rule_set = index;
+            }
+        }
+        let apps = own.or(listed.without(holes));
+        Match { apps, holes, rule_set: if apps.is_empty() { NO_RULE_SET } else { rule_set }, exact }
+    }
+
+    /// The rule that decided about one app on a name's path, as [`Rules::find`] decides.
+    pub fn deciding_rule(&self, name: &FoldedName, app: u8) -> Option<RulePlace> {
+        let bit = AppMask::of(usize::from(app));
+        let mut prints = [0u64; MAX_LABELS + 1];
+        let count = self.key.suffixes(name, &mut prints);
+        let (mut strong, mut weak) = (None, None);
+        for (depth, &print) in prints[..count].iter().enumerate() {
+            let Some(index) = self.table.find(print) else {
+                continue;
+            };
+            let set = &self.sets[index as usize];
+            let is_whole = depth + 1 == count;
+            let place = |kind| Some(RulePlace { labels: depth + 1, kind });
+            let has = |mask: AppMask| !mask.and(bit).is_empty();
+            if has(set.hole) {
+                strong = place("hole");
+            } else if has(set.suffix) {
+                strong = place("suffix");
+            } else if is_whole && has(set.host) {
+                strong = place("host");
+            }
+            if has(set.list_suffix) {
+                weak = place("list suffix");
+            } else if is_whole && has(set.list_host) {
+                weak = place("list host");
+            }
+        }
+        strong.or(weak)
+    }
+
+    /// The apps whose networks hold an address, IPv4 inside IPv6 looked through (RFC 6052, 4291, 3056).
+    pub fn apps_at(&self, address: Address) -> AppMask {
+        let direct = self.apps_at_exactly(address);
+        match address {
+            Address::V6(bits) => match embedded_ipv4(bits) {
+                Some(v4) => direct.or(self.apps_at_exactly(Address::V4(v4))),
+                None => direct,
+            },
+            Address::V4(_) => direct,
+        }
+    }
+
+    fn apps_at_exactly(&self, address: Address) -> AppMask {
+        match self.networks.find(address) {
+            PrefixTable::NONE => AppMask::EMPTY,
+            index => self.network_masks[index as usize],
+        }
+    }
+
+    /// What a hole at the question clears from `found`: each app and, transitively, its needs.
+    pub fn cleared_by(&self, holes: AppMask) -> AppMask {
+        self.with_needs(holes)
+    }
+
+    /// The apps and all that they need.
+    pub fn with_needs(&self, apps: AppMask) -> AppMask {
+        apps.bits().fold(apps, |all, bit| all.or(self.needs.get(bit).copied().unwrap_or_default()))
+    }
+
+    /// The most specific zone that holds a name: where, and its octets on the wire.
+    pub fn zone_of(&self, name: &FoldedName) -> Option<(Zone, usize)> {
+        let mut rest = name.as_wire();
+        loop {
+            if let Some(&zone) = self.zones.get(rest) {
+                return Some((zone, rest.len()));
+            }
+            let length = usize::from(*rest.first()?);
+            if length == 0 {
+                return None;
+            }
+            rest = &rest[length + 1..];
+        }
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for: mapped, compatible, NAT64 (both prefixes), 6to4.
+fn embedded_ipv4(bits: u128) -> Option<u32> {
+    let high96 = bits >> 32;
+    if high96 == 0xFFFF || high96 == 0 || high96 == 0x0064_FF9B_u128 << 64 {
+        return Some(bits as u32);
+    }
+    // 64:ff9b:1::/48, in its usual /96 form (RFC 8215).
+    if bits >> 80 == 0x0064_FF9B_0001 {
+        return Some(bits as u32);
+    }
+    (bits >> 112 == 0x2002).then_some((bits >> 80) as u32)
+}
+
+/// What one group gets, one set of live exemptions folded in. The four masks are disjoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// Apps that are refused.
+    pub block: AppMask,
+    /// Apps that pass and are counted.
+    pub monitor: AppMask,
+    /// Apps that pass, and open what hides behind them.
+    pub allow: AppMask,
+    /// As `allow`, by exemption.
+    pub exempt: AppMask,
+    /// The template that answers for each app's bit.
+    pub answers: Vec<u16>,
+}
+
+/// Bounds and times that a reload may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
+    /// Largest TTL sent where a verdict could change, seconds.
+    pub live_ttl: u32,
+    /// Smallest TTL stored, seconds.
+    pub ttl_floor: u32,
+    /// Largest TTL stored, seconds.
+    pub ttl_ceiling: u32,
+    /// Largest TTL of a negative answer stored, seconds.
+    pub negative_ttl_ceiling: u32,
+    /// Whether AD passes from the upstream to the client.
+    pub trust_ad: bool,
+    /// Queries a second that one client may send.
+    pub client_rate: u32,
+    /// Queries in a burst.
+    pub client_burst: u32,
+    /// Questions under way, in all.
+    pub pending_in_all: u32,
+    /// Questions under way for one client.
+    pub pending_a_client: u32,
+}
+
+/// Policies and who they are for: one generation of who gets what.
+#[derive(Debug, Clone)]
+pub struct Views {
+    /// By `ViewId`.
+    pub views: Vec<View>,
+    /// Which view a prefix gets.
+    pub devices: PrefixTable,
+    /// The view of every other address.
+    pub unidentified: u16,
+    /// Who may ask at all.
+    pub clients: PrefixTable,
+    /// Bounds and times.
+    pub tuning: Tuning,
+}
+
+impl Views {
+    /// The view of an address.
+    pub fn view_of(&self, address: Address) -> u16 {
+        match self.devices.find(address) {
+            PrefixTable::NONE => self.unidentified,
+            view => view as u16,
+        }
+    }
+}
+
+/// What is done with a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Action {
+    /// No policy names it.
+    Pass = 0,
+    /// Refused.
+    Block = 1,
+    /// Passes, counted.
+    Monitor = 2,
+    /// Passes by policy.
+    Allow = 3,
+    /// Passes by exemption.
+    Exempt = 4,
+}
+
+impl Action {
+    /// All, in the order of their numbers.
+    pub const NAMES: [&'static str; 5] = ["pass", "block", "monitor", "allow", "exempt"];
+}
+
+/// The outcome for one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is done.
+    pub action: Action,
+    /// The app it is counted under: the first, by name, of those that decided.
+    pub app: Option<u8>,
+    /// Every app touched, whatever the view says about it.
+    pub touched: AppMask,
+}
+
+/// The one order in which a view decides.
+pub fn decide(view: &View, asked: AppMask, found: AppMask) -> Verdict {
+    let touched = asked.or(found);
+    let open = asked.and(view.allow.or(view.exempt));
+    let (action, bits) = if !open.is_empty() {
+        let exempt = open.and(view.exempt);
+        if exempt.is_empty() { (Action::Allow, open) } else { (Action::Exempt, exempt) }
+    } else if !asked.and(view.block).is_empty() {
+        (Action::Block, asked.and(view.block))
+    } else if !found.and(view.block).is_empty() {
+        (Action::Block, found.and(view.block))
+    } else {
+        let watched = touched.and(view.monitor);
+        if watched.is_empty() { (Action::Pass, AppMask::EMPTY) } else { (Action::Monitor, watched) }
+    };
+    Verdict { action, app: bits.first(), touched }
+}
+
+/// Whether a later policy could block what is sent now, so that its TTL must stay short.
+pub fn is_live(view: &View, asked: AppMask, found: AppMask) -> bool {
+    let named = view.monitor.or(view.allow).or(view.exempt);
+    !asked.or(found).and(named).is_empty()
+}
+
+/// Whether a blocked name exists all the same, because something below it is open to this view (RFC 8020).
+pub fn is_empty_non_terminal(view: &View, set: &RuleSet) -> bool {
+    !set.hole_below.and(view.block).is_empty() || !set.rule_below.and(view.allow.or(view.exempt)).is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_inside_ipv6_is_seen() {
+        let cases: [(&str, Option<u32>); 7] = [
+            ("::ffff:71.18.0.1", Some(0x4712_0001)),
+            ("::71.18.0.1", Some(0x4712_0001)),
+            ("64:ff9b::71.18.0.1", Some(0x4712_0001)),
+            ("64:ff9b:1::4712:1", Some(0x4712_0001)),
+            ("2002:4712:1::1", Some(0x4712_0001)),
+            ("2404:9dc0::1", None),
+            ("64:ff9b:2::4712:1", None),
+        ];
+        for (text, wanted) in cases {
+            let address: std::net::Ipv6Addr = text.parse().unwrap();
+            assert_eq!(embedded_ipv4(address.to_bits()), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn allow_comes_before_block_and_found_after() {
+        let view = View { block: AppMask(0b0011), monitor: AppMask(0b0100), allow: AppMask(0b1000), ..View::default() };
+        let action = |asked, found| decide(&view, AppMask(asked), AppMask(found)).action;
+        assert_eq!(action(0b1001, 0b0010), Action::Allow);
+        assert_eq!(action(0b0001, 0), Action::Block);
+        assert_eq!(action(0, 0b0010), Action::Block);
+        assert_eq!(action(0, 0b1010), Action::Block, "an allowed target opens nothing");
+        assert_eq!(action(0b0100, 0), Action::Monitor);
+        assert_eq!(action(0, 0b0100), Action::Monitor);
+        assert_eq!(action(0, 0), Action::Pass);
+    }
+}

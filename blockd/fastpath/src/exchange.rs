@@ -1,0 +1,335 @@
+//! Questions to upstreams over UDP, from one thread: random ports and IDs, answers checked before they are believed.
+
+use crate::cache::Key;
+use crate::counters::Counter;
+use crate::inspect::Problem;
+use crate::resolve::{Command, Core, Failure, Server};
+use crate::sockets::{Entropy, Inbound, Outbound, Poller, open_source, send_to};
+use crate::wire::{self, FoldedName, rtype};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Open sockets of a family that each exchange picks among.
+pub const SOURCE_SOCKETS: usize = 256;
+/// Exchanges after which a socket is replaced.
+const MAX_USES: u32 = 100;
+/// Milliseconds after which a socket is replaced, when it is next picked.
+const MAX_AGE_MS: u64 = 5_000;
+/// Ports are drawn from here to 65535: 49,152 of them.
+const FIRST_PORT: u16 = 16_384;
+/// How long a server has.
+const PATIENCE_MS: u64 = 400;
+/// Most servers, or tries of one, that a question gets: 1.6 s in all.
+const MAX_ATTEMPTS: usize = 4;
+/// Fewest tries of a question, when there are fewer servers.
+const MIN_ATTEMPTS: usize = 3;
+/// The mark of exchange sockets among the poller's tokens.
+pub const TOKEN_MARK: u64 = 1 << 63;
+
+struct Source {
+    socket: OwnedFd,
+    is_ipv4: bool,
+    port: u16,
+    uses: u32,
+    opened_ms: u64,
+    flights: u32,
+    is_retired: bool,
+}
+
+struct Flight {
+    /// None for a probe.
+    key: Option<Key>,
+    server: Arc<Server>,
+    attempt: usize,
+    sent_us: u64,
+    number: u64,
+}
+
+/// What an answer to a probe must match.
+fn probe_key() -> Key {
+    Key { name: FoldedName::ROOT, qtype: rtype::NS, dnssec_ok: false, checking_disabled: false, route: 0 }
+}
+
+/// One thread's exchanges.
+pub struct Exchanger {
+    lane: usize,
+    sources: HashMap<u32, Source>,
+    active: [Vec<u32>; 2],
+    next_source: u32,
+    flights: HashMap<(u32, u16), Flight>,
+    deadlines: VecDeque<(u64, (u32, u16), u64)>,
+    next_number: u64,
+    entropy: Entropy,
+    query: Vec<u8>,
+}
+
+impl Exchanger {
+    /// For the thread of a lane.
+    pub fn new(lane: usize) -> Self {
+        Self {
+            lane,
+            sources: HashMap::new(),
+            active: [Vec::new(), Vec::new()],
+            next_source: 0,
+            flights: HashMap::new(),
+            deadlines: VecDeque::new(),
+            next_number: 0,
+            entropy: Entropy::default(),
+            query: Vec::new(),
+        }
+    }
+
+    /// Carries a command out.
+    pub fn obey(&mut self, core: &Core, poller: &Poller, command: Command, replies: &mut Outbound) {
+        match command {
+            Command::Ask(key) => self.ask(core, poller, key, replies),
+            Command::Probe(server) => {
+                self.send(core, poller, None, server, 0);
+            }
+        }
+    }
+
+    /// Starts the exchange of a pending question.
+    pub fn ask(&mut self, core: &Core, poller: &Poller, key: Key, replies: &mut Outbound) {
+        self.attempt(core, poller, key, 0, Failure::Network, replies);
+    }
+
+    /// Asks the server whose turn it is, or the next that can be sent to; gives up after the last.
+    fn attempt(
+        &mut self,
+        core: &Core,
+        poller: &Poller,
+        key: Key,
+        first: usize,
+        failure: Failure,
+        replies: &mut Outbound,
+    ) {
+        let servers = core.pair.load().servers(key.route).to_vec();
+        let attempts = if servers.is_empty() { 0 } else { servers.len().clamp(MIN_ATTEMPTS, MAX_ATTEMPTS) };
+        for attempt in first..attempts {
+            let server = servers[attempt % servers.len()].clone();
+            if self.send(core, poller, Some(&key), server, attempt) {
+                return;
+            }
+        }
+        core.lanes[self.lane].count(Counter::UpstreamExhausted);
+        core.finish(self.lane, &key, Err(failure), replies);
+    }
+
+    fn send(&mut self, core: &Core, poller: &Poller, key: Option<&Key>, server: Arc<Server>, attempt: usize) -> bool {
+        let lane = &core.lanes[self.lane];
+        let now_us = core.now_us();
+        let Some(at) = self.pick(core, poller, server.address.is_ipv4(), now_us / 1000) else {
+            lane.count(Counter::UpstreamNotSent);
+            return false;
+        };
+        let id = loop {
+            let id = self.entropy.draw_short();
+            if !self.flights.contains_key(&(at, id)) {
+                break id;
+            }
+        };
+        let asked = key.cloned().unwrap_or_else(probe_key);
+        wire::write_query(
+            &mut self.query,
+            id,
+            asked.name.as_wire(),
+            asked.qtype,
+            asked.dnssec_ok,
+            asked.checking_disabled,
+        );
+        let Some(source) = self.sources.get_mut(&at) else { return false };
+        source.uses += 1;
+        if !send_to(source.socket.as_raw_fd(), &self.query, &server.address) {
+            lane.count(Counter::UpstreamNotSent);
+            return false;
+        }
+        source.flights += 1;
+        lane.count(Counter::UpstreamSent);
+        server.sent.fetch_add(1, Relaxed);
+        let number = self.next_number;
+        self.next_number += 1;
+        self.flights.insert((at, id), Flight { key: key.cloned(), server, attempt, sent_us: now_us, number });
+        self.deadlines.push_back((now_us / 1000 + PATIENCE_MS, (at, id), number));
+        true
+    }
+
+    /// A random socket among the open ones, replaced first when it is worn.
+    fn pick(&mut self, core: &Core, poller: &Poller, is_ipv4: bool, now_ms: u64) -> Option<u32> {
+        let family = usize::from(is_ipv4);
+        while self.active[family].len() < SOURCE_SOCKETS {
+            let at = self.open(core, poller, is_ipv4, now_ms)?;
+            self.active[family].push(at);
+        }
+        let place = self.entropy.draw() as usize % SOURCE_SOCKETS;
+        let at = self.active[family][place];
+        let source = self.sources.get(&at)?;
+        if source.uses < MAX_USES && now_ms < source.opened_ms + MAX_AGE_MS {
+            return Some(at);
+        }
+        let fresh = self.open(core, poller, is_ipv4, now_ms)?;
+        self.active[family][place] = fresh;
+        if let Some(worn) = self.sources.get_mut(&at) {
+            worn.is_retired = true;
+        }
+        self.close_if_done(core, at);
+        Some(fresh)
+    }
+
+    fn open(&mut self, core: &Core, poller: &Poller, is_ipv4: bool, now_ms: u64) -> Option<u32> {
+        for _ in 0..16 {
+            let span = u64::from(u16::MAX - FIRST_PORT) + 1;
+            let port = FIRST_PORT + (self.entropy.draw() % span) as u16;
+            let Ok(socket) = open_source(is_ipv4, port) else { continue };
+            let at = self.next_source;
+            self.next_source = self.next_source.wrapping_add(1);
+            poller.watch(socket.as_raw_fd(), TOKEN_MARK | u64::from(at)).ok()?;
+            core.source_ports.opened(is_ipv4, port);
+            let source = Source { socket, is_ipv4, port, uses: 0, opened_ms: now_ms, flights: 0, is_retired: false };
+            self.sources.insert(at, source);
+            return Some(at);
+        }
+        None
+    }
+
+    fn close_if_done(&mut self, core: &Core, at: u32) {
+        if self.sources.get(&at).is_some_and(|s| s.is_retired && s.flights == 0) {
+            if let Some(source) = self.sources.remove(&at) {
+                core.source_ports.closed(source.is_ipv4, source.port);
+            }
+        }
+    }
+
+    fn land(&mut self, core: &Core, place: (u32, u16)) -> Option<Flight> {
+        let flight = self.flights.remove(&place)?;
+        if let Some(source) = self.sources.get_mut(&place.0) {
+            source.flights -= 1;
+        }
+        self.close_if_done(core, place.0);
+        Some(flight)
+    }
+
+    /// Reads what came to one of our sockets.
+    pub fn receive(&mut self, core: &Core, poller: &Poller, token: u64, inbound: &mut Inbound, replies: &mut Outbound) {
+        let at = token as u32;
+        let Some(source) = self.sources.get(&at) else { return };
+        let count = inbound.receive(source.socket.as_raw_fd());
+        for index in 0..count {
+            if let Some(datagram) = inbound.datagram(index) {
+                self.consider(core, poller, at, datagram.octets, datagram.is_cut, datagram.peer, replies);
+            }
+        }
+    }
+
+    fn consider(
+        &mut self,
+        core: &Core,
+        poller: &Poller,
+        at: u32,
+        packet: &[u8],
+        is_cut: bool,
+        peer: SocketAddr,
+        replies: &mut Outbound,
+    ) {
+        let lane = &core.lanes[self.lane];
+        let Some(&[high, low]) = packet.first_chunk() else {
+            lane.count(Counter::UpstreamUnexpected);
+            return;
+        };
+        let place = (at, u16::from_be_bytes([high, low]));
+        let Some(flight) = self.flights.get(&place).filter(|f| f.server.address == peer) else {
+            self.suspect(core, at, packet, peer, replies);
+            return;
+        };
+        let probe;
+        let key = match &flight.key {
+            Some(key) => key,
+            None => {
+                probe = probe_key();
+                &probe
+            }
+        };
+        let mut result = core.read_answer(self.lane, packet, key);
+        if matches!(result, Err(Problem::NotOurs)) {
+            // Not the question that is pending: the real answer may still come.
+            return;
+        }
+        if is_cut && result.is_err() {
+            result = Err(Problem::Truncated);
+        }
+        let Some(flight) = self.land(core, place) else { return };
+        let server = &flight.server;
+        server.silent_in_a_row.store(0, Relaxed);
+        match &result {
+            Ok(_) | Err(Problem::Truncated | Problem::Chain) => {
+                server.answered.fetch_add(1, Relaxed);
+                server.waited_us.fetch_add(core.now_us().saturating_sub(flight.sent_us), Relaxed);
+                lane.count(Counter::UpstreamAnswered);
+            }
+            Err(_) => {
+                server.failed.fetch_add(1, Relaxed);
+            }
+        }
+        let Some(key) = flight.key else { return };
+        match result {
+            Ok(answer) => core.finish(self.lane, &key, Ok(answer), replies),
+            Err(Problem::Truncated) => core.want_stream(self.lane, &key, self.entropy.draw_short(), replies),
+            Err(Problem::Chain) => core.finish(self.lane, &key, Err(Failure::Chain), replies),
+            Err(_) => self.attempt(core, poller, key, flight.attempt + 1, Failure::Refused, replies),
+        }
+    }
+
+    /// A reply with an ID that we did not send: from the right server with a pending question, somebody is guessing,
+    /// and the question moves to TCP, where guessing does not help. Anything else is noise.
+    fn suspect(&mut self, core: &Core, at: u32, packet: &[u8], peer: SocketAddr, replies: &mut Outbound) {
+        let lane = &core.lanes[self.lane];
+        let guessed = self.flights.iter().find_map(|(&place, flight)| {
+            let key = flight.key.as_ref()?;
+            let is_pending = place.0 == at && flight.server.address == peer && is_about(packet, key);
+            is_pending.then_some(place)
+        });
+        let Some(flight) = guessed.and_then(|place| self.land(core, place)) else {
+            lane.count(Counter::UpstreamUnexpected);
+            return;
+        };
+        lane.count(Counter::UpstreamWrongId);
+        if let Some(key) = flight.key {
+            core.want_stream(self.lane, &key, self.entropy.draw_short(), replies);
+        }
+    }
+
+    /// Lets servers go whose time is over; says how long the thread may sleep, milliseconds.
+    pub fn expire(&mut self, core: &Core, poller: &Poller, replies: &mut Outbound) -> u64 {
+        let now_ms = core.now_us() / 1000;
+        while let Some(&(deadline, place, number)) = self.deadlines.front() {
+            let is_flying = self.flights.get(&place).is_some_and(|f| f.number == number);
+            if is_flying && deadline > now_ms {
+                return deadline - now_ms;
+            }
+            self.deadlines.pop_front();
+            if !is_flying {
+                continue;
+            }
+            let Some(flight) = self.land(core, place) else { continue };
+            core.lanes[self.lane].count(Counter::UpstreamTimedOut);
+            flight.server.timed_out.fetch_add(1, Relaxed);
+            flight.server.silent_in_a_row.fetch_add(1, Relaxed);
+            if let Some(key) = flight.key {
+                self.attempt(core, poller, key, flight.attempt + 1, Failure::Unreachable, replies);
+            }
+        }
+        u64::MAX
+    }
+}
+
+/// Whether a reply's question is this one, byte for byte but for case.
+fn is_about(packet: &[u8], key: &Key) -> bool {
+    let mut reader = wire::Reader::new(packet, wire::HEADER_OCTETS);
+    packet.get(4..6) == Some(&[0, 1])
+        && FoldedName::read(&mut reader) == Some(key.name)
+        && reader.short() == Some(key.qtype)
+        && reader.short() == Some(wire::CLASS_IN)
+}

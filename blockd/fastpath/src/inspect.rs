@@ -1,0 +1,675 @@
+//! An upstream's answer, read record by record: what may be stored of it, and every name and address it leads to.
+//!
+//! Pure and panic-free by lint. Work is linear in the octets received: a chain has at most [`MAX_CHAIN`] hops and
+//! pointers are charged to one budget a message.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use crate::decide::{AppMask, NO_RULE_SET, Rules};
+use crate::identity::Address;
+use crate::wire::{CLASS_IN, Counts, FoldedName, HEADER_OCTETS, MAX_NAME_OCTETS, Reader, rcode, read_octets, rtype};
+
+/// Longest alias chain that is followed; beyond it the answer is a failure, since nobody may hide behind length.
+pub const MAX_CHAIN: usize = 16;
+
+/// Bounds on what is stored, seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct TtlBounds {
+    /// No record is stored for less.
+    pub floor: u32,
+    /// No record is stored for longer.
+    pub ceiling: u32,
+    /// No negative answer is stored for longer (RFC 2308 5).
+    pub negative_ceiling: u32,
+}
+
+/// Where an answer leads.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Targets {
+    /// Targets of CNAME, DNAME, SVCB and HTTPS.
+    pub names: Vec<FoldedName>,
+    /// A, AAAA and address hints.
+    pub addresses: Vec<Address>,
+}
+
+/// What is kept of an answer: re-encoded, with pointers that hold for any case of the question.
+#[derive(Debug, Default, Clone)]
+pub struct Answer {
+    /// NOERROR, NXDOMAIN or YXDOMAIN.
+    pub rcode: u16,
+    /// The upstream says that it validated this.
+    pub is_authentic: bool,
+    /// Records kept.
+    pub counts: Counts,
+    /// The records, as they stand behind the question.
+    pub body: Vec<u8>,
+    /// Where each TTL stands in `body`.
+    pub ttl_places: Vec<u16>,
+    /// Seconds that this may be kept; 0 is not at all.
+    pub ttl: u32,
+    /// Where it leads.
+    pub targets: Targets,
+}
+
+/// Why there is no answer to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// Not an answer to this question: dropped, counted, still waiting for the real one.
+    NotOurs,
+    /// TC: ask again over TCP.
+    Truncated,
+    /// The upstream failed; another may not.
+    Failed(u16),
+    /// It cannot be read.
+    Malformed,
+    /// The alias chain loops or is longer than [`MAX_CHAIN`].
+    Chain,
+}
+
+struct Record<'a> {
+    owner: FoldedName,
+    record_type: u16,
+    ttl: u32,
+    rdata: &'a [u8],
+    rdata_at: usize,
+}
+
+/// Reads an answer to `name` and `qtype`, class IN; its ID was checked by whoever received it.
+pub fn read_answer(
+    packet: &[u8],
+    name: &FoldedName,
+    qtype: u16,
+    dnssec_ok: bool,
+    bounds: TtlBounds,
+) -> Result<Answer, Problem> {
+    let mut reader = Reader::new(packet, 2);
+    let (first_flags, second_flags) = (|| Some((reader.octet()?, reader.octet()?)))().ok_or(Problem::NotOurs)?;
+    let counts =
+        (|| Some([reader.short()?, reader.short()?, reader.short()?, reader.short()?]))().ok_or(Problem::NotOurs)?;
+    let [questions, answers, authorities, additionals] = counts;
+    if first_flags & 0xF8 != 0x80 || questions != 1 {
+        return Err(Problem::NotOurs);
+    }
+    let asked = (|| Some((FoldedName::read(&mut reader)?, reader.short()?, reader.short()?)))();
+    if asked != Some((*name, qtype, CLASS_IN)) {
+        return Err(Problem::NotOurs);
+    }
+    if first_flags & 0x02 != 0 {
+        return Err(Problem::Truncated);
+    }
+
+    let mut hops_left = packet.len();
+    let mut section = |count: u16| read_section(packet, &mut reader, count, &mut hops_left);
+    let answer_records = section(answers).ok_or(Problem::Malformed)?;
+    let authority_records = section(authorities).ok_or(Problem::Malformed)?;
+    let rcode = extended_rcode(packet, &mut reader, additionals, second_flags).ok_or(Problem::Malformed)?;
+    if !matches!(rcode, rcode::NOERROR | rcode::NXDOMAIN | rcode::YXDOMAIN) {
+        return Err(Problem::Failed(rcode));
+    }
+
+    let mut kept = Keeper::new(packet, name, bounds, &mut hops_left);
+    let mut targets = Targets::default();
+    let last = kept.follow_chain(&answer_records, name, qtype, dnssec_ok, &mut targets)?;
+    let is_positive = kept.keep_terminal(&answer_records, &last, qtype, dnssec_ok, &mut targets)?;
+    kept.answer.counts.answer = kept.count;
+    kept.count = 0;
+    kept.keep_authority(&authority_records, &answer_records, &last, is_positive, dnssec_ok)?;
+    kept.answer.counts.authority = kept.count;
+    let mut answer = kept.answer;
+    answer.rcode = rcode;
+    answer.is_authentic = second_flags & 0x20 != 0;
+    answer.targets = targets;
+    if answer.ttl == u32::MAX {
+        answer.ttl = 0;
+    }
+    Ok(answer)
+}
+
+fn read_section<'a>(
+    packet: &'a [u8],
+    reader: &mut Reader<'a>,
+    count: u16,
+    hops_left: &mut usize,
+) -> Option<Vec<Record<'a>>> {
+    let mut records = Vec::with_capacity(usize::from(count).min(packet.len() / 11));
+    for _ in 0..count {
+        let owner = FoldedName::read_compressed(reader, hops_left)?;
+        let record_type = reader.short()?;
+        let class = reader.short()?;
+        let ttl = reader.long()?;
+        let length = reader.short()?;
+        let rdata_at = reader.position();
+        let rdata = reader.take(usize::from(length))?;
+        if class == CLASS_IN {
+            // A TTL with the top bit set is 0 (RFC 2181 8).
+            let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
+            records.push(Record { owner, record_type, ttl, rdata, rdata_at });
+        }
+    }
+    Some(records)
+}
+
+/// Steps over the additional section, which is dropped, for the high bits of the rcode in its OPT.
+fn extended_rcode(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_flags: u8) -> Option<u16> {
+    let mut code = u16::from(second_flags & 0x0F);
+    for _ in 0..count {
+        reader.skip_name()?;
+        let record_type = reader.short()?;
+        reader.short()?;
+        let ttl = reader.long()?;
+        let length = reader.short()?;
+        reader.take(usize::from(length))?;
+        if record_type == rtype::OPT {
+            let [high, _, _, _] = ttl.to_be_bytes();
+            code |= u16::from(high) << 4;
+        }
+    }
+    (reader.position() <= packet.len()).then_some(code)
+}
+
+/// How the RDATA of a type holds names: octets before them, how many, whether they may be compressed again.
+///
+/// The types that RFC 3597 4 tells a receiver to decompress; only those of RFC 1035 are compressed anew.
+fn rdata_names(record_type: u16) -> Option<(usize, usize, bool)> {
+    Some(match record_type {
+        2..=5 | 7..=9 | 12 => (0, 1, true),
+        6 | 14 => (0, 2, true),
+        15 => (2, 1, true),
+        17 => (0, 2, false),
+        18 | 21 | 36 => (2, 1, false),
+        26 => (2, 2, false),
+        33 => (6, 1, false),
+        39 => (0, 1, false),
+        _ => return None,
+    })
+}
+
+/// The kept part of an answer, growing; names that are written are remembered for compression.
+struct Keeper<'a, 'b> {
+    packet: &'a [u8],
+    hops_left: &'b mut usize,
+    bounds: TtlBounds,
+    answer: Answer,
+    count: u16,
+    body_at: usize,
+    /// Name, where it was written, how many of its octets stand there literally.
+    written: Vec<(Vec<u8>, usize, usize)>,
+}
+
+/// Names remembered for compression; more would make the work grow with their number.
+const REMEMBERED_NAMES: usize = 16;
+
+impl<'a, 'b> Keeper<'a, 'b> {
+    fn new(packet: &'a [u8], name: &FoldedName, bounds: TtlBounds, hops_left: &'b mut usize) -> Self {
+        Self {
+            packet,
+            hops_left,
+            bounds,
+            answer: Answer { ttl: u32::MAX, ..Answer::default() },
+            count: 0,
+            body_at: HEADER_OCTETS + name.wire_length() + 4,
+            written: vec![(name.as_wire().to_vec(), HEADER_OCTETS, name.wire_length())],
+        }
+    }
+
+    /// Follows CNAME and DNAME from the question; gives the name where the chain ends.
+    fn follow_chain(
+        &mut self,
+        records: &[Record<'_>],
+        name: &FoldedName,
+        qtype: u16,
+        dnssec_ok: bool,
+        targets: &mut Targets,
+    ) -> Result<FoldedName, Problem> {
+        let mut at = *name;
+        let mut visited: Vec<FoldedName> = vec![at];
+        loop {
+            let redirection =
+                records.iter().find(|r| r.record_type == rtype::DNAME && r.owner != at && at.is_within(&r.owner));
+            let next = if let Some(dname) = redirection {
+                let target = self.target_of(dname)?;
+                let next = at.with_suffix_replaced(&dname.owner, &target).ok_or(Problem::Chain)?;
+                targets.names.push(target);
+                self.keep(dname, dname.ttl)?;
+                self.keep_signatures(records, &dname.owner, rtype::DNAME, dnssec_ok)?;
+                self.write_record(&at, rtype::CNAME, dname.ttl, next.as_wire())?;
+                next
+            } else if let Some(cname) =
+                records.iter().find(|r| r.record_type == rtype::CNAME && r.owner == at && qtype != rtype::CNAME)
+            {
+                let next = self.target_of(cname)?;
+                self.keep(cname, cname.ttl)?;
+                self.keep_signatures(records, &at, rtype::CNAME, dnssec_ok)?;
+                next
+            } else {
+                return Ok(at);
+            };
+            targets.names.push(next);
+            if visited.contains(&next) || visited.len() > MAX_CHAIN {
+                return Err(Problem::Chain);
+            }
+            visited.push(next);
+            at = next;
+            if qtype == rtype::CNAME {
+                // The synthesised CNAME is the answer.
+                return Ok(at);
+            }
+        }
+    }
+
+    fn keep_terminal(
+        &mut self,
+        records: &[Record<'_>],
+        last: &FoldedName,
+        qtype: u16,
+        dnssec_ok: bool,
+        targets: &mut Targets,
+    ) -> Result<bool, Problem> {
+        let mut is_positive = qtype == rtype::CNAME && self.count > 0;
+        for record in records.iter().filter(|r| r.owner == *last && r.record_type == qtype) {
+            is_positive = true;
+            match record.record_type {
+                rtype::A => {
+                    let octets: [u8; 4] = record.rdata.try_into().map_err(|_| Problem::Malformed)?;
+                    targets.addresses.push(Address::V4(u32::from_be_bytes(octets)));
+                }
+                rtype::AAAA => {
+                    let octets: [u8; 16] = record.rdata.try_into().map_err(|_| Problem::Malformed)?;
+                    targets.addresses.push(ipv6(octets));
+                }
+                rtype::CNAME => targets.names.push(self.target_of(record)?),
+                rtype::DNAME => targets.names.push(self.target_of(record)?),
+                rtype::SVCB | rtype::HTTPS => read_service(record.rdata, targets).ok_or(Problem::Malformed)?,
+                _ => {}
+            }
+            self.keep(record, record.ttl)?;
+        }
+        if is_positive && qtype != rtype::RRSIG {
+            self.keep_signatures(records, last, qtype, dnssec_ok)?;
+        }
+        Ok(is_positive)
+    }
+
+    /// Keeps the SOA of a negative answer, and with DO what proves it; all inside the zone that the answer is of.
+    fn keep_authority(
+        &mut self,
+        authority: &[Record<'_>],
+        answers: &[Record<'_>],
+        last: &FoldedName,
+        is_positive: bool,
+        dnssec_ok: bool,
+    ) -> Result<(), Problem> {
+        let soa = authority.iter().find(|r| r.record_type == rtype::SOA && last.is_within(&r.owner));
+        if !is_positive {
+            let Some(soa) = soa else {
+                // Without an SOA there is no time for which this holds (RFC 2308 5).
+                self.answer.ttl = 0;
+                return Ok(());
+            };
+            let minimum = soa
+                .rdata
+                .len()
+                .checked_sub(4)
+                .and_then(|at| soa.rdata.get(at..)?.try_into().ok())
+                .map(u32::from_be_bytes)
+                .ok_or(Problem::Malformed)?;
+            let ttl = soa.ttl.min(minimum).min(self.bounds.negative_ceiling);
+            self.keep(soa, ttl)?;
+            self.keep_signatures(authority, &soa.owner, rtype::SOA, dnssec_ok)?;
+        }
+        if !dnssec_ok {
+            return Ok(());
+        }
+        let zone = match soa.filter(|_| !is_positive) {
+            Some(soa) => soa.owner,
+            None => {
+                let signature = answers.iter().find(|r| r.record_type == rtype::RRSIG && r.owner == *last);
+                let signer = signature
+                    .and_then(|r| FoldedName::read(&mut Reader::new(r.rdata, 18)))
+                    .filter(|signer| last.is_within(signer));
+                match signer {
+                    Some(signer) => signer,
+                    None => return Ok(()),
+                }
+            }
+        };
+        for record in authority {
+            let is_proof = match record.record_type {
+                rtype::NSEC | rtype::NSEC3 => true,
+                rtype::RRSIG => matches!(covered_type(record), rtype::NSEC | rtype::NSEC3),
+                _ => false,
+            };
+            if is_proof && record.owner.is_within(&zone) {
+                self.keep(record, record.ttl)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_signatures(
+        &mut self,
+        records: &[Record<'_>],
+        owner: &FoldedName,
+        covered: u16,
+        dnssec_ok: bool,
+    ) -> Result<(), Problem> {
+        if !dnssec_ok {
+            return Ok(());
+        }
+        for record in records {
+            if record.record_type == rtype::RRSIG && record.owner == *owner && covered_type(record) == covered {
+                self.keep(record, record.ttl)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn target_of(&mut self, record: &Record<'_>) -> Result<FoldedName, Problem> {
+        let mut reader = Reader::new(self.packet, record.rdata_at);
+        FoldedName::read_compressed(&mut reader, self.hops_left)
+            .filter(|_| reader.position() == record.rdata_at + record.rdata.len())
+            .ok_or(Problem::Malformed)
+    }
+
+    fn keep(&mut self, record: &Record<'_>, ttl: u32) -> Result<(), Problem> {
+        let Some((before, names, may_compress)) = rdata_names(record.record_type) else {
+            return self.write_record(&record.owner, record.record_type, ttl, record.rdata);
+        };
+        let rdata_end = record.rdata_at + record.rdata.len();
+        let mut reader = Reader::new(self.packet, record.rdata_at);
+        let prefix = reader.take(before).ok_or(Problem::Malformed)?;
+        let length_at = self.begin_record(&record.owner, record.record_type, ttl)?;
+        self.answer.body.extend_from_slice(prefix);
+        for _ in 0..names {
+            let mut octets = [0; MAX_NAME_OCTETS];
+            let length = read_octets(&mut reader, self.hops_left, &mut octets).ok_or(Problem::Malformed)?;
+            let wire = octets.get(..length).ok_or(Problem::Malformed)?;
+            self.write_name(wire, may_compress);
+        }
+        let rest =
+            rdata_end.checked_sub(reader.position()).and_then(|rest| reader.take(rest)).ok_or(Problem::Malformed)?;
+        self.answer.body.extend_from_slice(rest);
+        self.end_record(length_at)
+    }
+
+    fn write_record(&mut self, owner: &FoldedName, record_type: u16, ttl: u32, rdata: &[u8]) -> Result<(), Problem> {
+        let length_at = self.begin_record(owner, record_type, ttl)?;
+        self.answer.body.extend_from_slice(rdata);
+        self.end_record(length_at)
+    }
+
+    fn begin_record(&mut self, owner: &FoldedName, record_type: u16, ttl: u32) -> Result<usize, Problem> {
+        let ttl = ttl.clamp(self.bounds.floor, self.bounds.ceiling.max(self.bounds.floor));
+        self.answer.ttl = self.answer.ttl.min(ttl);
+        self.write_name(owner.as_wire(), true);
+        let body = &mut self.answer.body;
+        body.extend_from_slice(&record_type.to_be_bytes());
+        body.extend_from_slice(&CLASS_IN.to_be_bytes());
+        let place = u16::try_from(body.len()).map_err(|_| Problem::Malformed)?;
+        self.answer.ttl_places.push(place);
+        body.extend_from_slice(&ttl.to_be_bytes());
+        body.extend_from_slice(&[0, 0]);
+        Ok(body.len() - 2)
+    }
+
+    fn end_record(&mut self, length_at: usize) -> Result<(), Problem> {
+        let length = self.answer.body.len() - length_at - 2;
+        let length = u16::try_from(length).map_err(|_| Problem::Malformed)?;
+        if let Some(place) = self.answer.body.get_mut(length_at..length_at + 2) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        self.count = self.count.checked_add(1).ok_or(Problem::Malformed)?;
+        Ok(())
+    }
+
+    fn write_name(&mut self, wire: &[u8], may_compress: bool) {
+        let at = self.body_at + self.answer.body.len();
+        let mut start = 0;
+        let mut pointer = None;
+        if may_compress {
+            while let Some(rest) = wire.get(start..).filter(|rest| rest.len() > 1) {
+                pointer = self.written.iter().find_map(|(name, place, literal)| {
+                    let offset = name.len().checked_sub(rest.len())?;
+                    (offset < *literal && name.get(offset..) == Some(rest))
+                        .then_some(place + offset)
+                        .filter(|&p| p < 0x4000)
+                });
+                if pointer.is_some() {
+                    break;
+                }
+                start += 1 + usize::from(rest.first().copied().unwrap_or(0));
+            }
+        }
+        match pointer {
+            Some(pointer) => {
+                self.answer.body.extend_from_slice(wire.get(..start).unwrap_or(&[]));
+                self.answer.body.extend_from_slice(&(0xC000 | pointer as u16).to_be_bytes());
+            }
+            None => {
+                self.answer.body.extend_from_slice(wire);
+                start = wire.len();
+            }
+        }
+        if start > 1 && self.written.len() < REMEMBERED_NAMES {
+            self.written.push((wire.to_vec(), at, start));
+        }
+    }
+}
+
+fn covered_type(signature: &Record<'_>) -> u16 {
+    Reader::new(signature.rdata, 0).short().unwrap_or(0)
+}
+
+fn ipv6(octets: [u8; 16]) -> Address {
+    std::net::IpAddr::from(octets).into()
+}
+
+/// The target and address hints of an SVCB or HTTPS record (RFC 9460 2.2, 7.3).
+fn read_service(rdata: &[u8], targets: &mut Targets) -> Option<()> {
+    let mut reader = Reader::new(rdata, 0);
+    reader.short()?;
+    let target = FoldedName::read(&mut reader)?;
+    if target != FoldedName::ROOT {
+        targets.names.push(target);
+    }
+    while !reader.is_at_end() {
+        let key = reader.short()?;
+        let length = reader.short()?;
+        let value = reader.take(usize::from(length))?;
+        match key {
+            4 => {
+                for hint in value.chunks(4) {
+                    let octets: [u8; 4] = hint.try_into().ok()?;
+                    targets.addresses.push(Address::V4(u32::from_be_bytes(octets)));
+                }
+            }
+            6 => {
+                for hint in value.chunks(16) {
+                    targets.addresses.push(ipv6(hint.try_into().ok()?));
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(())
+}
+
+/// What a question and its answer mean under one generation of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meaning {
+    /// Apps of the question name.
+    pub asked: AppMask,
+    /// Apps of what the answer leads to, less what a hole at the question clears.
+    pub found: AppMask,
+    /// Rule set of the question.
+    pub asked_set: u32,
+    /// Rule set of the first target that matched.
+    pub found_set: u32,
+    /// Rule set at the question name itself.
+    pub exact: Option<u32>,
+}
+
+/// Judges a question name and the targets of its answer.
+pub fn judge(rules: &Rules, name: &FoldedName, targets: &Targets) -> Meaning {
+    let question = rules.find(name);
+    let mut found = AppMask::EMPTY;
+    let mut found_set = NO_RULE_SET;
+    for target in &targets.names {
+        let matched = rules.find(target);
+        found = found.or(matched.apps);
+        if found_set == NO_RULE_SET {
+            found_set = matched.rule_set;
+        }
+    }
+    for &address in &targets.addresses {
+        found = found.or(rules.apps_at(address));
+    }
+    Meaning {
+        asked: question.apps,
+        found: found.without(rules.cleared_by(question.holes)),
+        asked_set: question.rule_set,
+        found_set,
+        exact: question.exact,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BOUNDS: TtlBounds = TtlBounds { floor: 0, ceiling: 86_400, negative_ceiling: 3_600 };
+
+    fn name(text: &str) -> FoldedName {
+        FoldedName::from_rule_text(text.as_bytes()).unwrap()
+    }
+
+    fn message(question: &str, qtype: u16, answers: &[(&str, u16, u32, Vec<u8>)]) -> Vec<u8> {
+        let mut packet = vec![0, 1, 0x81, 0x80, 0, 1, 0, answers.len() as u8, 0, 0, 0, 0];
+        packet.extend_from_slice(name(question).as_wire());
+        packet.extend_from_slice(&qtype.to_be_bytes());
+        packet.extend_from_slice(&[0, 1]);
+        for (owner, record_type, ttl, rdata) in answers {
+            packet.extend_from_slice(name(owner).as_wire());
+            packet.extend_from_slice(&record_type.to_be_bytes());
+            packet.extend_from_slice(&[0, 1]);
+            packet.extend_from_slice(&ttl.to_be_bytes());
+            packet.extend_from_slice(&(rdata.len() as u16).to_be_bytes());
+            packet.extend_from_slice(rdata);
+        }
+        packet
+    }
+
+    fn cname(from: &str, to: &str) -> (String, Vec<u8>) {
+        (from.to_string(), name(to).as_wire().to_vec())
+    }
+
+    fn chain(hops: usize) -> Vec<u8> {
+        let links: Vec<_> =
+            (0..hops).map(|i| cname(&format!("n{i}.example"), &format!("n{}.example", i + 1))).collect();
+        let mut records: Vec<(&str, u16, u32, Vec<u8>)> =
+            links.iter().map(|(from, to)| (from.as_str(), rtype::CNAME, 60, to.clone())).collect();
+        let last = format!("n{hops}.example");
+        records.push((&last, rtype::A, 60, vec![192, 0, 2, 1]));
+        message("n0.example", rtype::A, &records)
+    }
+
+    #[test]
+    fn chains_are_followed_to_the_limit_and_no_further() {
+        for hops in [1, 7, 16] {
+            let answer = read_answer(&chain(hops), &name("n0.example"), rtype::A, false, BOUNDS).unwrap();
+            assert_eq!(answer.targets.names.len(), hops);
+            assert_eq!(answer.counts.answer as usize, hops + 1);
+        }
+        let over = read_answer(&chain(17), &name("n0.example"), rtype::A, false, BOUNDS);
+        assert_eq!(over.unwrap_err(), Problem::Chain);
+    }
+
+    #[test]
+    fn a_loop_is_a_failure() {
+        let records = [
+            ("a.example", rtype::CNAME, 60, name("b.example").as_wire().to_vec()),
+            ("b.example", rtype::CNAME, 60, name("a.example").as_wire().to_vec()),
+        ];
+        let looped = read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, BOUNDS);
+        assert_eq!(looped.unwrap_err(), Problem::Chain);
+    }
+
+    #[test]
+    fn a_dname_leads_on_and_its_cname_is_made_here() {
+        let records = [
+            ("old.example", rtype::DNAME, 60, name("new.example").as_wire().to_vec()),
+            ("a.new.example", rtype::A, 30, vec![192, 0, 2, 1]),
+        ];
+        let packet = message("a.old.example", 1, &records);
+        let answer = read_answer(&packet, &name("a.old.example"), 1, false, BOUNDS).unwrap();
+        assert_eq!((answer.counts.answer, answer.ttl), (3, 30));
+        assert!(answer.targets.names.contains(&name("a.new.example")));
+    }
+
+    #[test]
+    fn records_that_were_not_asked_for_are_dropped() {
+        let records = [
+            ("a.example", rtype::A, 60, vec![192, 0, 2, 1]),
+            ("victim.example", rtype::A, 60, vec![192, 0, 2, 66]),
+            ("a.example", rtype::TXT, 60, vec![1, b'x']),
+        ];
+        let answer = read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, BOUNDS).unwrap();
+        assert_eq!(answer.counts, Counts { answer: 1, authority: 0 });
+        assert_eq!(answer.targets.addresses, vec![Address::V4(0xC000_0201)]);
+    }
+
+    #[test]
+    fn another_question_is_not_ours() {
+        let packet = message("a.example", 1, &[]);
+        for (asked, qtype) in [("b.example", 1), ("a.example", 28)] {
+            let result = read_answer(&packet, &name(asked), qtype, false, BOUNDS);
+            assert_eq!(result.unwrap_err(), Problem::NotOurs);
+        }
+    }
+
+    #[test]
+    fn service_targets_and_hints_are_seen() {
+        let mut rdata = vec![0, 1];
+        rdata.extend_from_slice(name("edge.example").as_wire());
+        rdata.extend_from_slice(&[0, 4, 0, 4, 71, 18, 0, 1]);
+        rdata.extend_from_slice(&[0, 6, 0, 16]);
+        rdata.extend_from_slice(&[0x24, 4, 0x9d, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        let packet = message("a.example", rtype::HTTPS, &[("a.example", rtype::HTTPS, 60, rdata)]);
+        let answer = read_answer(&packet, &name("a.example"), rtype::HTTPS, false, BOUNDS).unwrap();
+        assert_eq!(answer.targets.names, vec![name("edge.example")]);
+        assert_eq!(answer.targets.addresses.len(), 2);
+    }
+
+    #[test]
+    fn re_encoding_an_encoded_answer_changes_nothing() {
+        let packet = chain(7);
+        let asked = name("n0.example");
+        let first = read_answer(&packet, &asked, 1, false, BOUNDS).unwrap();
+        let mut again = packet[..12 + asked.wire_length() + 4].to_vec();
+        again[6..8].copy_from_slice(&first.counts.answer.to_be_bytes());
+        again.extend_from_slice(&first.body);
+        assert!(again.len() < packet.len(), "compressed");
+        let second = read_answer(&again, &asked, 1, false, BOUNDS).unwrap();
+        assert_eq!((first.body, first.targets), (second.body, second.targets));
+    }
+
+    proptest! {
+        /// Any bytes behind a good question give an answer or a problem, and nothing else.
+        #[test]
+        fn any_bytes_are_read(
+            tail in prop::collection::vec(prop_oneof![any::<u8>(), Just(0xC0u8), Just(12u8), Just(5u8), Just(0u8)], 0..400),
+            counts: [u8; 3], dnssec_ok: bool,
+        ) {
+            let mut packet = message("a.example", 5, &[]);
+            for (at, count) in [7, 9, 11].into_iter().zip(counts) {
+                packet[at] = count % 8;
+            }
+            packet.extend(tail);
+            for qtype in [1u16, 5, 6, 65] {
+                packet[12 + 11 + 1] = qtype as u8;
+                let _ = read_answer(&packet, &name("a.example"), qtype, dnssec_ok, BOUNDS);
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Other people's lists, read line by line: plain domains and hosts files. A bad line is skipped and counted, never
+//! a reason to lose the good ones.
+
+use crate::wire::FoldedName;
+use std::net::IpAddr;
+
+/// How a list is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One name a line: it and all below it.
+    Domains,
+    /// An address and names: those names alone.
+    Hosts,
+}
+
+impl Format {
+    /// From the word in the config.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "domains" => Some(Self::Domains),
+            "hosts" => Some(Self::Hosts),
+            _ => None,
+        }
+    }
+}
+
+/// Why a line, or a name on it, was skipped; the words are metric and report values.
+pub type SkipReason = &'static str;
+
+/// A name, or why and what was skipped.
+pub type Line<'a> = Result<FoldedName, (SkipReason, &'a [u8])>;
+
+/// Names that every hosts file carries for the machine itself.
+const OWN_HOSTS: [&[u8]; 12] = [
+    b"localhost",
+    b"localhost.localdomain",
+    b"local",
+    b"broadcasthost",
+    b"ip6-localhost",
+    b"ip6-loopback",
+    b"ip6-localnet",
+    b"ip6-mcastprefix",
+    b"ip6-allnodes",
+    b"ip6-allrouters",
+    b"ip6-allhosts",
+    b"0.0.0.0",
+];
+
+/// Reads every line; `each` gets the line number from 1, and the name or the reason it was skipped with its text.
+///
+/// `to_ascii` turns an internationalised name into its A-label form, and is called for those alone.
+pub fn read(
+    bytes: &[u8],
+    format: Format,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+    each: &mut dyn FnMut(u64, Line<'_>),
+) {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    for (index, line) in bytes.split(|&octet| octet == b'\n').enumerate() {
+        let number = index as u64 + 1;
+        let line = line.split(|&octet| octet == b'#').next().unwrap_or(line);
+        let mut words = line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        let Some(first) = words.next() else { continue };
+        match format {
+            Format::Domains => {
+                if words.next().is_some() {
+                    each(number, Err(("more than one word", line)));
+                } else {
+                    each(number, name_of(first, to_ascii).map_err(|why| (why, first)));
+                }
+            }
+            Format::Hosts => {
+                let is_address = std::str::from_utf8(first)
+                    .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<IpAddr>().is_ok());
+                if !is_address {
+                    each(number, Err(("not an address", line)));
+                    continue;
+                }
+                let mut found = false;
+                for word in words {
+                    found = true;
+                    if OWN_HOSTS.contains(&word) {
+                        each(number, Err(("the machine's own name", word)));
+                    } else {
+                        each(number, name_of(word, to_ascii).map_err(|why| (why, word)));
+                    }
+                }
+                if !found {
+                    each(number, Err(("no name", line)));
+                }
+            }
+        }
+    }
+}
+
+/// The name of a word, or why there is none.
+fn name_of(word: &[u8], to_ascii: &mut dyn FnMut(&str) -> Option<String>) -> Result<FoldedName, SkipReason> {
+    let name = if word.is_ascii() {
+        FoldedName::from_rule_text(word)
+    } else {
+        let text = std::str::from_utf8(word).map_err(|_| "not UTF-8")?;
+        let ascii = to_ascii(text).ok_or("not an internationalised name")?;
+        FoldedName::from_rule_text(ascii.as_bytes())
+    };
+    let name = name.map_err(|why| why.text())?;
+    if is_public_suffix(&name) {
+        return Err("a public suffix");
+    }
+    Ok(name)
+}
+
+/// Whether a name is a public suffix of the ICANN section: everybody's, so nobody's to block.
+pub fn is_public_suffix(name: &FoldedName) -> bool {
+    let text = name.to_string();
+    psl::suffix(text.as_bytes()).is_some_and(|suffix| {
+        suffix.is_known() && suffix.typ() == Some(psl::Type::Icann) && suffix.as_bytes().len() == text.len()
+    })
+}
+
+/// The first line of a list that gives a name.
+pub fn line_of(
+    bytes: &[u8],
+    format: Format,
+    wanted: &FoldedName,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+) -> Option<u64> {
+    let mut found = None;
+    read(bytes, format, to_ascii, &mut |number, line| {
+        if found.is_none() && line.is_ok_and(|name| name == *wanted) {
+            found = Some(number);
+        }
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lines(text: &[u8], format: Format) -> Vec<(u64, Result<String, SkipReason>)> {
+        let mut all = Vec::new();
+        read(text, format, &mut |_| None, &mut |number, line| {
+            all.push((number, line.map(|name| name.to_string()).map_err(|(why, _)| why)));
+        });
+        all
+    }
+
+    #[test]
+    fn a_domains_list_keeps_what_is_good() {
+        let text = b"\xEF\xBB\xBFTikTok.com\r\n\n# a comment\nmuscdn.com. # legacy\ncom\na b\n*.x.org\n\xFF\xFE\n";
+        assert_eq!(
+            lines(text, Format::Domains),
+            vec![
+                (1, Ok("tiktok.com".into())),
+                (4, Ok("muscdn.com".into())),
+                (5, Err("a public suffix")),
+                (6, Err("more than one word")),
+                (7, Err("a character that is no letter, digit, '-', '_' or '.'")),
+                (8, Err("not UTF-8")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_hosts_file_keeps_its_names() {
+        let text = b"127.0.0.1 localhost\n0.0.0.0\ta.example b.example\n::1 c.example\nd.example\n1.2.3.4\n";
+        assert_eq!(
+            lines(text, Format::Hosts),
+            vec![
+                (1, Err("the machine's own name")),
+                (2, Ok("a.example".into())),
+                (2, Ok("b.example".into())),
+                (3, Ok("c.example".into())),
+                (4, Err("not an address")),
+                (5, Err("no name")),
+            ]
+        );
+    }
+
+    #[test]
+    fn public_suffixes_are_those_of_the_icann_section() {
+        let is = |text: &str| is_public_suffix(&FoldedName::from_rule_text(text.as_bytes()).unwrap());
+        assert!(is("com") && is("co.uk"));
+        assert!(!is("tiktok.com") && !is("github.io") && !is("corp"));
+    }
+
+    proptest! {
+        /// Any bytes give lines or skips, and nothing else.
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..400), hosts: bool) {
+            lines(&bytes, if hosts { Format::Hosts } else { Format::Domains });
+        }
+    }
+}

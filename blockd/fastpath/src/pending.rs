@@ -1,0 +1,225 @@
+//! Questions under way: who waits for which, coalesced, bounded in all and a client.
+
+use crate::cache::Key;
+use crate::identity::Identity;
+use crate::wire::Asker;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Where a reply goes.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A datagram's sender, by the socket and address that it asked.
+    Datagram(crate::sockets::ReturnPath),
+    /// A query on a stream that Python holds.
+    Stream(u64),
+}
+
+/// Who waits: identity and question, never a view or a mask, so that the policy of the moment decides.
+#[derive(Debug)]
+pub struct Waiter {
+    /// What the reply needs of the query.
+    pub asker: Asker,
+    /// The question, byte for byte.
+    pub echo: Box<[u8]>,
+    /// Who asked.
+    pub identity: Identity,
+    /// Where the reply goes.
+    pub origin: Origin,
+}
+
+/// How a waiter was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// Nobody asked this yet: start an exchange.
+    First,
+    /// An exchange is under way.
+    Coalesced,
+    /// The same client's same query is waiting already.
+    Repeated,
+    /// Too many wait in all.
+    OverAll,
+    /// Too many wait for this client.
+    OverClient,
+}
+
+#[derive(Debug)]
+struct Question {
+    waiters: Vec<Waiter>,
+    since_ms: u64,
+}
+
+const SHARDS: usize = 16;
+/// Waiters of one question that are searched for a repetition.
+const SEARCHED_FOR_REPETITION: usize = 32;
+
+/// The table.
+#[derive(Debug)]
+pub struct Pending {
+    questions: Box<[Mutex<HashMap<Key, Question>>]>,
+    clients: Box<[Mutex<HashMap<u64, u32>>]>,
+    waiting: AtomicUsize,
+    hasher: std::collections::hash_map::RandomState,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            questions: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            clients: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            waiting: AtomicUsize::new(0),
+            hasher: Default::default(),
+        }
+    }
+}
+
+impl Pending {
+    fn questions(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Question>> {
+        use std::hash::BuildHasher;
+        lock(&self.questions[self.hasher.hash_one(key) as usize % SHARDS])
+    }
+
+    fn clients(&self, bucket: u64) -> MutexGuard<'_, HashMap<u64, u32>> {
+        lock(&self.clients[bucket as usize % SHARDS])
+    }
+
+    /// Takes a waiter in, or says why not.
+    pub fn join(&self, key: &Key, waiter: Waiter, in_all: u32, a_client: u32, now_ms: u64) -> Joined {
+        if self.waiting.load(Relaxed) >= in_all as usize {
+            return Joined::OverAll;
+        }
+        let bucket = waiter.identity.bucket();
+        let mut questions = self.questions(key);
+        let question = questions.get(key);
+        if let Some(question) = question {
+            let is_same = |other: &Waiter| {
+                other.identity == waiter.identity
+                    && other.asker.id == waiter.asker.id
+                    && matches!((&other.origin, &waiter.origin), (Origin::Datagram(_), Origin::Datagram(_)))
+            };
+            if question.waiters.iter().take(SEARCHED_FOR_REPETITION).any(is_same) {
+                return Joined::Repeated;
+            }
+        }
+        {
+            let mut clients = self.clients(bucket);
+            let count = clients.entry(bucket).or_insert(0);
+            if *count >= a_client {
+                return Joined::OverClient;
+            }
+            *count += 1;
+        }
+        self.waiting.fetch_add(1, Relaxed);
+        match questions.get_mut(key) {
+            Some(question) => {
+                question.waiters.push(waiter);
+                Joined::Coalesced
+            }
+            None => {
+                questions.insert(key.clone(), Question { waiters: vec![waiter], since_ms: now_ms });
+                Joined::First
+            }
+        }
+    }
+
+    /// Takes everybody out who waits for this.
+    pub fn take(&self, key: &Key) -> Vec<Waiter> {
+        let Some(question) = self.questions(key).remove(key) else {
+            return Vec::new();
+        };
+        self.waiting.fetch_sub(question.waiters.len(), Relaxed);
+        for waiter in &question.waiters {
+            let bucket = waiter.identity.bucket();
+            let mut clients = self.clients(bucket);
+            if let Some(count) = clients.get_mut(&bucket) {
+                *count -= 1;
+                if *count == 0 {
+                    clients.remove(&bucket);
+                }
+            }
+        }
+        question.waiters
+    }
+
+    /// Whether somebody still waits for this.
+    pub fn is_waiting(&self, key: &Key) -> bool {
+        self.questions(key).contains_key(key)
+    }
+
+    /// Questions asked before `before_ms`: whoever was to answer them is gone.
+    pub fn older_than(&self, before_ms: u64) -> Vec<Key> {
+        let mut old = Vec::new();
+        for shard in &self.questions {
+            let shard = lock(shard);
+            old.extend(shard.iter().filter(|(_, q)| q.since_ms < before_ms).map(|(key, _)| key.clone()));
+        }
+        old
+    }
+
+    /// Questions and waiters now.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.questions.iter().map(|s| lock(s).len()).sum(), self.waiting.load(Relaxed))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under this lock ends the process, so there is no poisoned state to meet.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::FoldedName;
+
+    fn waiter(client: u32, id: u16) -> Waiter {
+        Waiter {
+            asker: Asker {
+                id,
+                recursion_desired: true,
+                authentic_data: false,
+                checking_disabled: false,
+                edns: None,
+                limit_octets: 512,
+            },
+            echo: Box::default(),
+            identity: Identity { address: crate::identity::Address::V4(client), port: 1 },
+            origin: Origin::Stream(u64::from(id)),
+        }
+    }
+
+    fn key(number: u32) -> Key {
+        let name = FoldedName::from_rule_text(format!("n{number}.example").as_bytes()).unwrap();
+        Key { name, qtype: 1, dnssec_ok: false, checking_disabled: false, route: 0 }
+    }
+
+    #[test]
+    fn equal_questions_are_asked_once_and_all_are_answered() {
+        let pending = Pending::default();
+        assert_eq!(pending.join(&key(1), waiter(1, 1), 10, 10, 0), Joined::First);
+        for id in 2..=9 {
+            assert_eq!(pending.join(&key(1), waiter(1, id), 10, 10, 0), Joined::Coalesced);
+        }
+        assert_eq!(pending.sizes(), (1, 9));
+        assert_eq!(pending.take(&key(1)).len(), 9);
+        assert_eq!(pending.sizes(), (0, 0));
+    }
+
+    #[test]
+    fn both_bounds_bite_and_let_go() {
+        let pending = Pending::default();
+        for number in 0..3 {
+            assert_eq!(pending.join(&key(number), waiter(1, 1), 5, 3, 0), Joined::First);
+        }
+        assert_eq!(pending.join(&key(3), waiter(1, 1), 5, 3, 0), Joined::OverClient);
+        assert_eq!(pending.join(&key(3), waiter(2, 1), 5, 3, 0), Joined::First);
+        assert_eq!(pending.join(&key(4), waiter(2, 1), 5, 3, 0), Joined::First);
+        assert_eq!(pending.join(&key(5), waiter(3, 1), 5, 3, 0), Joined::OverAll);
+        for old in pending.older_than(1) {
+            pending.take(&old);
+        }
+        assert_eq!(pending.sizes(), (0, 0));
+        assert_eq!(pending.join(&key(5), waiter(1, 1), 5, 3, 0), Joined::First);
+    }
+}

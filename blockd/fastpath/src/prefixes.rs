@@ -1,0 +1,169 @@
+//! Longest-prefix match over an immutable set of prefixes, flattened to disjoint ranges.
+
+use crate::identity::Address;
+
+/// One prefix and what it maps to.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefix {
+    /// First address; bits below the length are zero.
+    pub address: Address,
+    /// Length in bits, 0 to 32 or 0 to 128.
+    pub length: u8,
+    /// What the prefix maps to; [`PrefixTable::NONE`] is not allowed.
+    pub value: u32,
+}
+
+/// Ranges of one family: range `i` runs from `starts[i]` to before `starts[i + 1]`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Ranges<K> {
+    /// First address of each range, ascending; the first is 0 unless there is none.
+    pub starts: Vec<K>,
+    /// What each range maps to.
+    pub values: Vec<u32>,
+}
+
+/// The two families' ranges.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct PrefixTable {
+    /// IPv4.
+    pub v4: Ranges<u32>,
+    /// IPv6.
+    pub v6: Ranges<u128>,
+}
+
+impl<K: Copy + Ord> Ranges<K> {
+    fn find(&self, key: K) -> u32 {
+        let after = self.starts.partition_point(|&start| start <= key);
+        match after.checked_sub(1) {
+            Some(at) => self.values[at],
+            None => PrefixTable::NONE,
+        }
+    }
+}
+
+impl PrefixTable {
+    /// What an address maps to that no prefix holds.
+    pub const NONE: u32 = u32::MAX;
+
+    /// Flattens nested prefixes; `combine(outer, inner)` says what holds inside both.
+    pub fn build(prefixes: &[Prefix], mut combine: impl FnMut(u32, u32) -> u32) -> Self {
+        let mut v4: Vec<(u128, u128, u32)> = Vec::new();
+        let mut v6: Vec<(u128, u128, u32)> = Vec::new();
+        for prefix in prefixes {
+            match prefix.address {
+                Address::V4(bits) => {
+                    let span = (1u128 << (32 - u32::from(prefix.length))) - 1;
+                    v4.push((u128::from(bits), u128::from(bits) + span, prefix.value));
+                }
+                Address::V6(bits) => {
+                    let span = u128::MAX.checked_shr(u32::from(prefix.length)).unwrap_or(0);
+                    v6.push((bits, bits | span, prefix.value));
+                }
+            }
+        }
+        let flat = flatten(v4, &mut combine);
+        // What starts behind the last IPv4 address is no range.
+        let inside = flat.starts.iter().zip(flat.values).filter(|&(&start, _)| start <= u128::from(u32::MAX));
+        let (starts, values) = inside.map(|(&start, value)| (start as u32, value)).unzip();
+        Self { v4: Ranges { starts, values }, v6: flatten(v6, &mut combine) }
+    }
+
+    /// What the longest prefix that holds the address maps to.
+    pub fn find(&self, address: Address) -> u32 {
+        match address {
+            Address::V4(bits) => self.v4.find(bits),
+            Address::V6(bits) => self.v6.find(bits),
+        }
+    }
+}
+
+/// Sweeps over prefixes sorted from outer to inner; a stack holds those that are open.
+fn flatten(mut spans: Vec<(u128, u128, u32)>, combine: &mut impl FnMut(u32, u32) -> u32) -> Ranges<u128> {
+    spans.sort_by_key(|&(start, end, _)| (start, std::cmp::Reverse(end)));
+    let mut ranges = Ranges::default();
+    let mut open: Vec<(u128, u32)> = Vec::new();
+    for (start, end, value) in spans {
+        close(&mut ranges, &mut open, Some(start));
+        let value = open.last().map_or(value, |&(_, outer)| combine(outer, value));
+        push(&mut ranges, start, value);
+        open.push((end, value));
+    }
+    close(&mut ranges, &mut open, None);
+    ranges
+}
+
+/// Ends the prefixes that end before `next`, and goes back to what encloses them.
+fn close(ranges: &mut Ranges<u128>, open: &mut Vec<(u128, u32)>, next: Option<u128>) {
+    while let Some(&(end, _)) = open.last() {
+        if next.is_some_and(|next| end >= next) {
+            return;
+        }
+        open.pop();
+        if let Some(after) = end.checked_add(1) {
+            let outer = open.last().map_or(PrefixTable::NONE, |&(_, value)| value);
+            push(ranges, after, outer);
+        }
+    }
+}
+
+fn push(ranges: &mut Ranges<u128>, start: u128, value: u32) {
+    if ranges.starts.last() == Some(&start) {
+        if let Some(last) = ranges.values.last_mut() {
+            *last = value;
+        }
+    } else {
+        ranges.starts.push(start);
+        ranges.values.push(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slow(prefixes: &[Prefix], address: Address) -> u32 {
+        let holds = |p: &Prefix| match (p.address, address) {
+            (Address::V4(net), Address::V4(bits)) => p.length == 0 || (net ^ bits) >> (32 - u32::from(p.length)) == 0,
+            (Address::V6(net), Address::V6(bits)) => p.length == 0 || (net ^ bits) >> (128 - u32::from(p.length)) == 0,
+            _ => false,
+        };
+        prefixes.iter().filter(|p| holds(p)).max_by_key(|p| p.length).map_or(PrefixTable::NONE, |p| p.value)
+    }
+
+    fn any_prefix() -> impl Strategy<Value = (bool, u128, u8)> {
+        // Few distinct addresses, so that prefixes nest and touch.
+        (any::<bool>(), prop_oneof![0u128..8, Just(u128::MAX), any::<u128>()], 0u8..=128)
+    }
+
+    proptest! {
+        /// The flattened ranges agree with a linear search for the longest prefix.
+        #[test]
+        fn ranges_equal_a_linear_search(
+            raw in prop::collection::vec(any_prefix(), 0..40),
+            probes in prop::collection::vec((any::<bool>(), prop_oneof![0u128..16, Just(u128::MAX), any::<u128>()]), 20),
+        ) {
+            let mut seen = std::collections::HashSet::new();
+            let mut prefixes = Vec::new();
+            for (value, (is_v4, bits, length)) in raw.into_iter().enumerate() {
+                let (address, length) = if is_v4 {
+                    let length = length % 33;
+                    (Address::V4(if length == 0 { 0 } else { (bits as u32) & (u32::MAX << (32 - u32::from(length))) }), length)
+                } else {
+                    (Address::V6(if length == 0 { 0 } else { bits & (u128::MAX << (128 - u32::from(length))) }), length)
+                };
+                if seen.insert((address, length)) {
+                    prefixes.push(Prefix { address, length, value: value as u32 });
+                }
+            }
+            let table = PrefixTable::build(&prefixes, |_, inner| inner);
+            for (is_v4, bits) in probes {
+                let address = if is_v4 { Address::V4(bits as u32) } else { Address::V6(bits) };
+                prop_assert_eq!(table.find(address), slow(&prefixes, address));
+            }
+            for prefix in &prefixes {
+                prop_assert_eq!(table.find(prefix.address), slow(&prefixes, prefix.address));
+            }
+        }
+    }
+}

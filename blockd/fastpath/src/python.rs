@@ -1,0 +1,502 @@
+//! The seam: what Python may call. Typed in `_native.pyi`, which a test holds against this.
+
+use crate::counters::DecisionCount;
+use crate::decide::{AppMask, NO_RULE_SET, Sections, Template, Tuning, View, Views, Zone};
+use crate::identity::{Address, Identity};
+use crate::lists::{self, Format};
+use crate::pending::Origin;
+use crate::prefixes::{Prefix, PrefixTable};
+use crate::resolve::{Arrival, Command, Core, Outcome, Work, abort_on_unguarded_panic};
+use crate::serve::Listeners;
+use crate::snapshot::{self, AppInput, ListInput, RuleKind, RulesInput};
+use crate::sockets::{Entropy, Outbound};
+use crate::wire::FoldedName;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+fn bad(text: impl Into<String>) -> PyErr {
+    PyValueError::new_err(text.into())
+}
+
+fn rule_name(text: &str) -> PyResult<FoldedName> {
+    FoldedName::from_rule_text(text.as_bytes()).map_err(|why| bad(why.text()))
+}
+
+/// Reads a name as rules write it; gives it folded. ValueError says what is wrong.
+#[pyfunction]
+fn fold_rule_name(text: &str) -> PyResult<String> {
+    Ok(rule_name(text)?.to_string())
+}
+
+/// Whether a folded name is a public suffix of the ICANN section.
+#[pyfunction]
+fn is_public_suffix(name: &str) -> PyResult<bool> {
+    Ok(lists::is_public_suffix(&rule_name(name)?))
+}
+
+/// The first line of a list that gives a name, as the compiler reads it.
+#[pyfunction]
+fn line_of(data: &[u8], format: &str, name: &str, to_ascii: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    let format = Format::from_word(format).ok_or_else(|| bad(format!("no list format is called {format}")))?;
+    Ok(lists::line_of(data, format, &rule_name(name)?, &mut ascii_by(to_ascii)))
+}
+
+fn ascii_by<'py>(call: &'py Bound<'_, PyAny>) -> impl FnMut(&str) -> Option<String> + 'py {
+    // An error in the callback is a name that cannot be converted, and so a skipped line.
+    |text: &str| call.call1((text,)).ok()?.extract().ok()
+}
+
+type Network = (IpAddr, u8);
+type PySections = (u16, u16, Vec<u8>);
+/// App by app, list by list.
+type ListReports<'py> = Vec<Vec<Bound<'py, PyDict>>>;
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyList {
+    data: Vec<u8>,
+    format: String,
+    is_hole: bool,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyApp {
+    suffixes: Vec<String>,
+    hosts: Vec<String>,
+    holes: Vec<String>,
+    lists: Vec<PyList>,
+    networks: Vec<Network>,
+    needs: u64,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyTemplate {
+    rcode: u16,
+    is_silent: bool,
+    by_type: HashMap<u16, PySections>,
+    otherwise: PySections,
+    error: Option<(u16, Vec<u8>)>,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyRules {
+    digest: [u8; 16],
+    apps: Vec<PyApp>,
+    templates: Vec<PyTemplate>,
+    local_zones: Vec<(String, u16, u16)>,
+    routed_zones: Vec<(String, u16)>,
+    routes: Vec<Vec<(IpAddr, u16)>>,
+    any_template: u16,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyView {
+    block: u64,
+    monitor: u64,
+    allow: u64,
+    exempt: u64,
+    answers: Vec<u16>,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PyViews {
+    views: Vec<PyView>,
+    devices: Vec<(IpAddr, u8, u32)>,
+    unidentified: u16,
+    clients: Vec<Network>,
+    live_ttl: u32,
+    ttl_floor: u32,
+    ttl_ceiling: u32,
+    negative_ttl_ceiling: u32,
+    trust_ad: bool,
+    client_rate: u32,
+    client_burst: u32,
+    pending_in_all: u32,
+    pending_a_client: u32,
+}
+
+fn network((address, length): Network) -> PyResult<(Address, u8)> {
+    snapshot::network(address, length).ok_or_else(|| bad(format!("{address}/{length} is no network")))
+}
+
+fn sections((answer, authority, body): PySections) -> Sections {
+    Sections { answer, authority, body }
+}
+
+fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
+    let names = |kind: RuleKind, names: Vec<String>| {
+        names.into_iter().map(|n| Ok((kind, rule_name(&n)?))).collect::<PyResult<Vec<_>>>()
+    };
+    let mut apps = Vec::new();
+    for app in rules.apps {
+        let mut input = AppInput { needs: AppMask(app.needs), ..AppInput::default() };
+        input.rules.extend(names(RuleKind::Suffix, app.suffixes)?);
+        input.rules.extend(names(RuleKind::Host, app.hosts)?);
+        input.rules.extend(names(RuleKind::Hole, app.holes)?);
+        for list in app.lists {
+            let format = Format::from_word(&list.format)
+                .ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
+            input.lists.push(ListInput { bytes: list.data, format, is_hole: list.is_hole });
+        }
+        input.networks = app.networks.into_iter().map(network).collect::<PyResult<_>>()?;
+        apps.push(input);
+    }
+    if apps.len() > AppMask::WIDTH {
+        return Err(bad(format!("{} apps are live, at most {} can be", apps.len(), AppMask::WIDTH)));
+    }
+    let local =
+        rules.local_zones.into_iter().map(|(name, apex, below)| Ok((rule_name(&name)?, Zone::Local { apex, below })));
+    let routed = rules.routed_zones.into_iter().map(|(name, route)| Ok((rule_name(&name)?, Zone::Route(route))));
+    Ok(RulesInput {
+        digest: rules.digest,
+        apps,
+        templates: rules
+            .templates
+            .into_iter()
+            .map(|t| Template {
+                rcode: t.rcode,
+                is_silent: t.is_silent,
+                by_type: t.by_type.into_iter().map(|(qtype, s)| (qtype, sections(s))).collect(),
+                otherwise: sections(t.otherwise),
+                error: t.error,
+            })
+            .collect(),
+        // A zone that the config points somewhere comes after, and so replaces, the one answered here.
+        zones: local.chain(routed).collect::<PyResult<_>>()?,
+        routes: rules.routes.into_iter().map(|r| r.into_iter().map(SocketAddr::from).collect()).collect(),
+        any_template: rules.any_template,
+    })
+}
+
+fn table(prefixes: Vec<(Address, u8, u32)>) -> PrefixTable {
+    let prefixes: Vec<Prefix> =
+        prefixes.into_iter().map(|(address, length, value)| Prefix { address, length, value }).collect();
+    PrefixTable::build(&prefixes, |_, inner| inner)
+}
+
+fn views_of(views: PyViews) -> PyResult<Views> {
+    let devices = views
+        .devices
+        .into_iter()
+        .map(|(address, length, view)| network((address, length)).map(|(a, l)| (a, l, view)))
+        .collect::<PyResult<_>>()?;
+    let clients = views
+        .clients
+        .into_iter()
+        .map(|n| network(n).map(|(address, length)| (address, length, 0)))
+        .collect::<PyResult<_>>()?;
+    Ok(Views {
+        views: views
+            .views
+            .into_iter()
+            .map(|v| View {
+                block: AppMask(v.block),
+                monitor: AppMask(v.monitor),
+                allow: AppMask(v.allow),
+                exempt: AppMask(v.exempt),
+                answers: v.answers,
+            })
+            .collect(),
+        devices: table(devices),
+        unidentified: views.unidentified,
+        clients: table(clients),
+        tuning: Tuning {
+            live_ttl: views.live_ttl,
+            ttl_floor: views.ttl_floor,
+            ttl_ceiling: views.ttl_ceiling,
+            negative_ttl_ceiling: views.negative_ttl_ceiling,
+            trust_ad: views.trust_ad,
+            client_rate: views.client_rate,
+            client_burst: views.client_burst,
+            pending_in_all: views.pending_in_all,
+            pending_a_client: views.pending_a_client,
+        },
+    })
+}
+
+/// Compiles rules and views into the bytes of a snapshot file; also says, app by app, what became of each list.
+#[pyfunction]
+fn compile_rules<'py>(
+    py: Python<'py>,
+    rules: PyRules,
+    views: PyViews,
+    meta: &[u8],
+    to_ascii: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyBytes>, ListReports<'py>)> {
+    let mut entropy = Entropy::default();
+    let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
+    let (rules, reports) = snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii));
+    let file = snapshot::encode(&rules, &views_of(views)?, meta);
+    // Whatever the daemon would refuse is refused here, before it is written.
+    snapshot::decode(&file).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;
+    let report = |list: &snapshot::ListReport| -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        dict.set_item("kept", list.kept)?;
+        dict.set_item("skipped", list.skipped.clone())?;
+        let samples: Vec<_> = list.samples.iter().map(|(n, why, text)| (n, why, PyBytes::new(py, text))).collect();
+        dict.set_item("samples", samples)?;
+        Ok(dict)
+    };
+    let reports = reports
+        .iter()
+        .map(|lists| lists.iter().map(report).collect::<PyResult<Vec<_>>>())
+        .collect::<PyResult<Vec<_>>>()?;
+    Ok((PyBytes::new(py, &file), reports))
+}
+
+/// A snapshot file, read and checked.
+#[pyclass(frozen, module = "blockd.fastpath._native")]
+struct Snapshot {
+    rules: Arc<crate::decide::Rules>,
+    views: Views,
+    meta: Vec<u8>,
+}
+
+#[pymethods]
+impl Snapshot {
+    /// What Python kept with it.
+    #[getter]
+    fn meta<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.meta)
+    }
+}
+
+/// Reads a snapshot file. OSError when it cannot be read, ValueError when it is not whole.
+#[pyfunction]
+fn load(py: Python<'_>, path: &str) -> PyResult<Snapshot> {
+    let bytes = py.detach(|| std::fs::read(path))?;
+    let (rules, views, meta) = py.detach(|| snapshot::decode(&bytes)).map_err(|why| bad(format!("{path}: {why}")))?;
+    Ok(Snapshot { rules: Arc::new(rules), views, meta })
+}
+
+/// The running hot path.
+#[pyclass(frozen, module = "blockd.fastpath._native")]
+struct Fastpath {
+    core: Arc<Core>,
+    listeners: Mutex<Option<Listeners>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lane: usize,
+}
+
+fn io_error(what: &str, error: &std::io::Error) -> PyErr {
+    PyOSError::new_err((error.raw_os_error(), format!("{what}: {error}")))
+}
+
+#[pymethods]
+impl Fastpath {
+    /// Opens the sockets and puts the snapshot in force; `start` begins to answer.
+    #[new]
+    fn new(snapshot: &Snapshot, listen: Vec<(IpAddr, u16)>, threads: usize, cache_octets: usize) -> PyResult<Self> {
+        let core = Core::new(threads, cache_octets, Arc::clone(&snapshot.rules), snapshot.views.clone())
+            .map_err(|error| io_error("eventfd", &error))?;
+        let addresses: Vec<SocketAddr> = listen.into_iter().map(SocketAddr::from).collect();
+        let listeners = Listeners::open(&addresses, threads)
+            .map_err(|(address, error)| io_error(&format!("{address} (UDP)"), &error))?;
+        Ok(Self {
+            core: Arc::new(core),
+            listeners: Mutex::new(Some(listeners)),
+            threads: Mutex::default(),
+            lane: threads,
+        })
+    }
+
+    /// Starts the serve threads. From here on a panic outside the guarded parsers ends the process.
+    fn start(&self) -> PyResult<()> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listeners = listeners.ok_or_else(|| PyRuntimeError::new_err("the hot path was started before"))?;
+        abort_on_unguarded_panic();
+        let threads = listeners.serve(&self.core).map_err(|error| io_error("a serve thread", &error))?;
+        *self.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(())
+    }
+
+    /// Ends the serve threads and closes their sockets.
+    fn stop(&self, py: Python<'_>) {
+        self.core.is_stopping.store(true, Relaxed);
+        for inbox in &self.core.inboxes {
+            inbox.bell.ring();
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        py.detach(|| threads.into_iter().for_each(|thread| drop(thread.join())));
+    }
+
+    /// Readable when there is work to take.
+    #[getter]
+    fn work_fd(&self) -> i32 {
+        self.core.work_bell.fd()
+    }
+
+    /// Puts a snapshot in force for every query received after this returns; gives the generations of rules and views.
+    fn publish(&self, snapshot: &Snapshot) -> (u64, u64) {
+        self.core.publish(Arc::clone(&snapshot.rules), snapshot.views.clone())
+    }
+
+    /// Orders the servers of each route by these ranks, the lowest first; servers that are not named have rank 0.
+    fn set_order(&self, ranks: HashMap<(IpAddr, u16), u32>) {
+        self.core.set_order(&ranks.into_iter().map(|(address, rank)| (address.into(), rank)).collect());
+    }
+
+    /// Answers a query that came by a stream: the reply, `b""` for silence, or None when it comes from `take_work`.
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        packet: &[u8],
+        peer: (IpAddr, u16),
+        token: u64,
+    ) -> Option<Bound<'py, PyBytes>> {
+        let mut out = Vec::new();
+        let outcome = py.detach(|| {
+            let arrival = Arrival {
+                lane: self.lane,
+                identity: Identity::from(SocketAddr::from(peer)),
+                origin: &|| Origin::Stream(token),
+                is_stream: true,
+            };
+            let outcome = self.core.answer(&arrival, packet, self.core.now_us(), &mut out);
+            if let Outcome::Ask(key) = outcome {
+                self.core.ask_elsewhere(Command::Ask(key));
+                return Outcome::Waiting;
+            }
+            outcome
+        });
+        match outcome {
+            Outcome::Reply => Some(PyBytes::new(py, &out)),
+            Outcome::Silence => Some(PyBytes::new(py, &[])),
+            Outcome::Waiting | Outcome::Ask(_) => None,
+        }
+    }
+
+    /// Work for Python: `("reply", token, bytes | None)` or `("stream", exchange, [(host, port)], query)`.
+    fn take_work(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        let tuple = |work| -> PyResult<Py<PyAny>> {
+            Ok(match work {
+                Work::Reply { token, reply } => {
+                    let reply = reply.map(|r| PyBytes::new(py, &r));
+                    ("reply", token, reply).into_pyobject(py)?.into_any().unbind()
+                }
+                Work::Stream { exchange, servers, query } => {
+                    let servers: Vec<(String, u16)> = servers.iter().map(|s| (s.ip().to_string(), s.port())).collect();
+                    ("stream", exchange, servers, PyBytes::new(py, &query)).into_pyobject(py)?.into_any().unbind()
+                }
+            })
+        };
+        self.core.take_work(1024).into_iter().map(tuple).collect()
+    }
+
+    /// What came of a stream exchange: the answer, or None when there is none.
+    #[pyo3(signature = (exchange, wire))]
+    fn complete(&self, py: Python<'_>, exchange: u64, wire: Option<&[u8]>) {
+        py.detach(|| self.core.complete(self.lane, exchange, wire, &mut Outbound::default()));
+    }
+
+    /// Asks a server something harmless, so that its counters say whether it lives.
+    fn probe(&self, address: (IpAddr, u16)) {
+        let server = self.core.server(SocketAddr::from(address));
+        self.core.ask_elsewhere(Command::Probe(server));
+    }
+
+    /// What would be done with a question, and why; counts nothing and asks nobody.
+    fn decide<'py>(&self, py: Python<'py>, client: IpAddr, name: &str, qtype: u16) -> PyResult<Bound<'py, PyDict>> {
+        let name = if name == "." { FoldedName::ROOT } else { rule_name(name)? };
+        let judged = self.core.explain(client, &name, qtype);
+        let dict = PyDict::new(py);
+        let rule = |app: Option<u8>, of: &FoldedName| {
+            let place = app.and_then(|app| judged.pair.rules.deciding_rule(of, app));
+            place.map(|place| (place.kind, ancestor(of, place.labels)))
+        };
+        let set = |set: u32| (set != NO_RULE_SET).then_some(set);
+        dict.set_item("view", judged.view)?;
+        dict.set_item("asked", judged.meaning.asked.0)?;
+        dict.set_item("found", judged.meaning.found.0)?;
+        dict.set_item("asked_set", set(judged.meaning.asked_set))?;
+        dict.set_item("found_set", set(judged.meaning.found_set))?;
+        dict.set_item("action", crate::decide::Action::NAMES[judged.verdict.action as usize])?;
+        dict.set_item("app", judged.verdict.app)?;
+        dict.set_item("touched", judged.verdict.touched.0)?;
+        dict.set_item("is_cached", judged.targets.is_some())?;
+        dict.set_item("rule", rule(judged.verdict.app, &name))?;
+        let targets = judged.targets.unwrap_or_default();
+        let target = targets.names.iter().find_map(|t| rule(judged.verdict.app, t).map(|r| (t.to_string(), r)));
+        dict.set_item("target_rule", target)?;
+        let addresses: Vec<String> = targets
+            .addresses
+            .iter()
+            .filter(|&&a| {
+                judged
+                    .verdict
+                    .app
+                    .is_some_and(|app| !judged.pair.rules.apps_at(a).and(AppMask::of(app.into())).is_empty())
+            })
+            .map(|&a| IpAddr::from(a).to_string())
+            .collect();
+        dict.set_item("target_addresses", addresses)?;
+        dict.set_item("is_client", judged.is_client)?;
+        dict.set_item("zone", judged.zone)?;
+        dict.set_item("reply", judged.reply.map(|r| PyBytes::new(py, &r)))?;
+        Ok(dict)
+    }
+
+    /// Every native counter by name.
+    fn counters(&self) -> HashMap<&'static str, u64> {
+        self.core.counters()
+    }
+
+    /// Sizes now, by name.
+    fn sizes(&self) -> HashMap<&'static str, u64> {
+        self.core.sizes()
+    }
+
+    /// Decisions since the start of each set of views that was in force and is not folded yet:
+    /// `(generation, is_final, [(view, app bit | None, action, count)])`. A final one is not given again.
+    fn decisions(&self) -> Vec<(u64, bool, Vec<DecisionCount>)> {
+        self.core.read_decisions()
+    }
+
+    /// Each upstream server and how it does.
+    fn servers<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.core
+            .all_servers()
+            .into_iter()
+            .map(|server| {
+                let dict = PyDict::new(py);
+                dict.set_item("address", (server.address.ip().to_string(), server.address.port()))?;
+                dict.set_item("sent", server.sent.load(Relaxed))?;
+                dict.set_item("answered", server.answered.load(Relaxed))?;
+                dict.set_item("timed_out", server.timed_out.load(Relaxed))?;
+                dict.set_item("failed", server.failed.load(Relaxed))?;
+                dict.set_item("silent_in_a_row", server.silent_in_a_row.load(Relaxed))?;
+                dict.set_item("waited_us", server.waited_us.load(Relaxed))?;
+                Ok(dict)
+            })
+            .collect()
+    }
+
+    /// Turns of each serve thread's loop.
+    fn beats(&self) -> Vec<u64> {
+        self.core.inboxes.iter().map(|inbox| inbox.beats.load(Relaxed)).collect()
+    }
+}
+
+/// The last labels of a name.
+fn ancestor(name: &FoldedName, labels: usize) -> String {
+    let text = name.to_string();
+    let all: Vec<&str> = text.split('.').collect();
+    all[all.len().saturating_sub(labels)..].join(".")
+}
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{Fastpath, Snapshot, compile_rules, fold_rule_name, is_public_suffix, line_of, load};
+}

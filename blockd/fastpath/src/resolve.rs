@@ -1,0 +1,997 @@
+//! The way of one query, in its only order: parse, admit, who, cache, name, decide, answer or wait.
+
+use crate::admission::{Admission, Buckets};
+use crate::cache::{Cache, Entry, Key};
+use crate::counters::{Counter, DecisionCount, Decisions, Lane};
+use crate::decide::{
+    Action, AppMask, Rules, Sections, Verdict, View, Views, Zone, decide, is_empty_non_terminal, is_live,
+};
+use crate::identity::Identity;
+use crate::inspect::{self, Answer, Meaning, Problem, Targets, TtlBounds};
+use crate::pending::{Joined, Origin, Pending, Waiter};
+use crate::prefixes::PrefixTable;
+use crate::sockets::{Bell, Outbound};
+use crate::wire::{self, Asker, Counts, ExtendedError, HEADER_OCTETS, Question, Reject, rcode, rtype};
+use arc_swap::ArcSwap;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Seconds that a failure is remembered (RFC 9520 3.2: at least one).
+const FAILURE_TTL: u32 = 1;
+/// Milliseconds after which a client has given up: an older answer is not sent (DNSBomb, CVE-2024-33655).
+pub const GIVEN_UP_MS: u64 = 5_000;
+/// Work for Python that may wait; more is refused and counted.
+const RING_BOUND: usize = 65_536;
+/// REFUSED that one stranger gets a second.
+const REFUSALS_A_SECOND: u32 = 10;
+const BUCKETS: usize = 1 << 17;
+
+/// One upstream server and how it does.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Queries sent.
+    pub sent: AtomicU64,
+    /// Usable answers.
+    pub answered: AtomicU64,
+    /// Exchanges that ran out of time.
+    pub timed_out: AtomicU64,
+    /// Answers that say it failed.
+    pub failed: AtomicU64,
+    /// Time-outs since the last answer.
+    pub silent_in_a_row: AtomicU32,
+    /// Microseconds from query to answer, added up.
+    pub waited_us: AtomicU64,
+}
+
+impl Server {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            silent_in_a_row: AtomicU32::new(0),
+            waited_us: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Views with their counters: what a count means is known by these views alone.
+#[derive(Debug)]
+pub struct PublishedViews {
+    /// The views.
+    pub views: Views,
+    /// Decisions by them.
+    pub decisions: Decisions,
+    /// The generation.
+    pub generation: u64,
+}
+
+/// What is in force: one pointer to an immutable pair, and the order of upstreams.
+#[derive(Debug)]
+pub struct Pair {
+    /// Names, networks, answers.
+    pub rules: Arc<Rules>,
+    /// Their generation.
+    pub rules_generation: u64,
+    /// Policies and devices.
+    pub views: Arc<PublishedViews>,
+    /// Servers of each route, by its tag, the preferred first.
+    pub order: Vec<(u32, Vec<Arc<Server>>)>,
+}
+
+impl Pair {
+    fn bounds(&self) -> TtlBounds {
+        let tuning = &self.views.views.tuning;
+        TtlBounds {
+            floor: tuning.ttl_floor,
+            ceiling: tuning.ttl_ceiling,
+            negative_ceiling: tuning.negative_ttl_ceiling,
+        }
+    }
+
+    /// Servers of a route; none when a reload removed it.
+    pub fn servers(&self, tag: u32) -> &[Arc<Server>] {
+        self.order.iter().find(|(route, _)| *route == tag).map_or(&[], |(_, servers)| servers)
+    }
+}
+
+/// What Python is asked to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Ask one of these servers over a stream.
+    Stream {
+        /// For `complete`.
+        exchange: u64,
+        /// In order.
+        servers: Vec<SocketAddr>,
+        /// The query.
+        query: Vec<u8>,
+    },
+    /// Send this reply to the client of a stream.
+    Reply {
+        /// The token that came with the query.
+        token: u64,
+        /// The reply; none when policy is silence.
+        reply: Option<Vec<u8>>,
+    },
+}
+
+/// What a serve thread is asked to do by another thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Start the exchange of a question that is pending.
+    Ask(Key),
+    /// Ask a server for the root's name servers, to see whether it lives.
+    Probe(Arc<Server>),
+}
+
+/// The way to a serve thread.
+#[derive(Debug)]
+pub struct Inbox {
+    /// What it is asked.
+    pub commands: Mutex<Vec<Command>>,
+    /// Wakes it.
+    pub bell: Bell,
+    /// Turns of its loop, for the watchdog.
+    pub beats: AtomicU64,
+}
+
+/// The ports that our exchanges leave from, to know our own questions when they come back.
+#[derive(Debug)]
+pub struct SourcePorts([Box<[AtomicU16]>; 2]);
+
+impl Default for SourcePorts {
+    fn default() -> Self {
+        let ports = || (0..=u16::MAX).map(|_| AtomicU16::new(0)).collect();
+        Self([ports(), ports()])
+    }
+}
+
+impl SourcePorts {
+    /// A socket was opened.
+    pub fn opened(&self, is_ipv4: bool, port: u16) {
+        self.0[usize::from(is_ipv4)][usize::from(port)].fetch_add(1, Relaxed);
+    }
+    /// A socket was closed.
+    pub fn closed(&self, is_ipv4: bool, port: u16) {
+        self.0[usize::from(is_ipv4)][usize::from(port)].fetch_sub(1, Relaxed);
+    }
+    fn is_ours(&self, identity: &Identity) -> bool {
+        let address = IpAddr::from(identity.address);
+        self.0[usize::from(address.is_ipv4())][usize::from(identity.port)].load(Relaxed) != 0
+            && crate::sockets::is_own_address(address)
+    }
+}
+
+/// A stream exchange that Python holds.
+#[derive(Debug)]
+struct Stream {
+    key: Key,
+    id: u16,
+    since_ms: u64,
+}
+
+/// Everything that threads share.
+pub struct Core {
+    /// What is in force.
+    pub pair: ArcSwap<Pair>,
+    /// Answers.
+    pub cache: Cache,
+    /// Questions under way.
+    pub pending: Pending,
+    /// Counters: one lane a serve thread, one for Python's calls, and a last one for what is only explained.
+    pub lanes: Vec<Lane>,
+    /// One a serve thread.
+    pub inboxes: Vec<Inbox>,
+    /// Rung when there is work for Python.
+    pub work_bell: Bell,
+    /// Our exchanges' ports.
+    pub source_ports: SourcePorts,
+    /// Ends the serve threads.
+    pub is_stopping: AtomicBool,
+    clients: Buckets,
+    refusals: Buckets,
+    work: Mutex<VecDeque<Work>>,
+    streams: Mutex<HashMap<u64, Stream>>,
+    next_exchange: AtomicU64,
+    next_inbox: AtomicU64,
+    servers: Mutex<HashMap<SocketAddr, Arc<Server>>>,
+    /// Views that were replaced, until nobody counts with them any more and Python has read them.
+    retired: Mutex<Vec<Arc<PublishedViews>>>,
+    started: Instant,
+}
+
+/// What becomes of a query.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The reply is in the buffer.
+    Reply,
+    /// There is none.
+    Silence,
+    /// It comes later.
+    Waiting,
+    /// It comes later, and this exchange is to be started.
+    Ask(Key),
+}
+
+/// Who asks and how: what the decision needs beside the bytes.
+pub struct Arrival<'a> {
+    /// The thread's lane.
+    pub lane: usize,
+    /// Who asks.
+    pub identity: Identity,
+    /// Where the reply goes, made only when the query has to wait.
+    pub origin: &'a dyn Fn() -> Origin,
+    /// Whether it came by TCP.
+    pub is_stream: bool,
+}
+
+/// Runs what reads hostile bytes; a panic in there costs this packet and no more.
+pub fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
+    GUARDED.with(|flag| flag.set(true));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok();
+    GUARDED.with(|flag| flag.set(false));
+    result
+}
+
+thread_local! {
+    static GUARDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Makes a panic anywhere but in [`guarded`] end the process: shared state may be torn, a supervisor restarts us.
+pub fn abort_on_unguarded_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if !GUARDED.with(std::cell::Cell::get) {
+            std::process::abort();
+        }
+    }));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    /// With this pair in force.
+    pub fn new(threads: usize, cache_octets: usize, rules: Arc<Rules>, views: Views) -> std::io::Result<Self> {
+        let inbox = || Ok(Inbox { commands: Mutex::default(), bell: Bell::new()?, beats: AtomicU64::new(0) });
+        let core = Self {
+            pair: ArcSwap::from_pointee(Pair {
+                rules: Arc::new(Rules::default()),
+                rules_generation: 0,
+                views: Arc::new(PublishedViews {
+                    decisions: Decisions::new(threads + 2, 0),
+                    views: Views {
+                        views: Vec::new(),
+                        devices: PrefixTable::default(),
+                        unidentified: 0,
+                        clients: PrefixTable::default(),
+                        tuning: views.tuning.clone(),
+                    },
+                    generation: 0,
+                }),
+                order: Vec::new(),
+            }),
+            cache: Cache::new(cache_octets),
+            pending: Pending::default(),
+            lanes: (0..threads + 2).map(|_| Lane::default()).collect(),
+            inboxes: (0..threads).map(|_| inbox()).collect::<std::io::Result<_>>()?,
+            work_bell: Bell::new()?,
+            source_ports: SourcePorts::default(),
+            is_stopping: AtomicBool::new(false),
+            clients: Buckets::new(BUCKETS),
+            refusals: Buckets::new(BUCKETS / 16),
+            work: Mutex::default(),
+            streams: Mutex::default(),
+            next_exchange: AtomicU64::new(1),
+            next_inbox: AtomicU64::new(0),
+            servers: Mutex::default(),
+            retired: Mutex::default(),
+            started: Instant::now(),
+        };
+        core.publish(rules, views);
+        Ok(core)
+    }
+
+    /// Microseconds since the start.
+    pub fn now_us(&self) -> u64 {
+        // One second ahead of zero: a bucket at time zero is an empty one.
+        self.started.elapsed().as_micros() as u64 + 1_000_000
+    }
+
+    /// Puts a pair in force; equal rules keep their generation. Returns both generations.
+    pub fn publish(&self, rules: Arc<Rules>, views: Views) -> (u64, u64) {
+        let now = self.pair.load_full();
+        let is_same = now.rules_generation > 0 && now.rules.digest == rules.digest;
+        let (rules, rules_generation) =
+            if is_same { (now.rules.clone(), now.rules_generation) } else { (rules, now.rules_generation + 1) };
+        let generation = now.views.generation + 1;
+        let order = rules
+            .routes
+            .iter()
+            .map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect()))
+            .collect();
+        let decisions = Decisions::new(self.lanes.len(), views.views.len());
+        lock(&self.retired).push(now.views.clone());
+        self.pair.store(Arc::new(Pair {
+            rules,
+            rules_generation,
+            views: Arc::new(PublishedViews { views, decisions, generation }),
+            order,
+        }));
+        (rules_generation, generation)
+    }
+
+    /// Puts each route's servers into a new order.
+    pub fn set_order(&self, order: &HashMap<SocketAddr, u32>) {
+        self.pair.rcu(|pair| {
+            let mut routes = pair.order.clone();
+            for (_, servers) in &mut routes {
+                // Stable: equals stay as the config has them.
+                servers.sort_by_key(|s| order.get(&s.address).copied().unwrap_or(0));
+            }
+            Pair {
+                rules: pair.rules.clone(),
+                rules_generation: pair.rules_generation,
+                views: pair.views.clone(),
+                order: routes,
+            }
+        });
+    }
+
+    /// The one record of a server, whatever routes name it.
+    pub fn server(&self, address: SocketAddr) -> Arc<Server> {
+        lock(&self.servers).entry(address).or_insert_with(|| Arc::new(Server::new(address))).clone()
+    }
+
+    /// All servers ever named.
+    pub fn all_servers(&self) -> Vec<Arc<Server>> {
+        lock(&self.servers).values().cloned().collect()
+    }
+
+    /// Reads a query and answers it, refuses it, drops it or lets it wait.
+    pub fn answer(&self, arrival: &Arrival<'_>, packet: &[u8], now_us: u64, out: &mut Vec<u8>) -> Outcome {
+        let lane = &self.lanes[arrival.lane];
+        lane.count(if arrival.is_stream { Counter::QueriesTcp } else { Counter::QueriesUdp });
+        let Some(parsed) = guarded(|| wire::parse_question(packet)) else {
+            lane.count(Counter::DroppedPanic);
+            return Outcome::Silence;
+        };
+        if matches!(parsed, Err(Reject::Silence)) {
+            lane.count(Counter::DroppedNoQuery);
+            return Outcome::Silence;
+        }
+        let pair = self.pair.load();
+        let views = &pair.views.views;
+        let identity = &arrival.identity;
+        let is_client = views.clients.find(identity.address) != PrefixTable::NONE;
+        if !is_client {
+            if self.refusals.admit(identity.bucket(), now_us, REFUSALS_A_SECOND, REFUSALS_A_SECOND)
+                == Admission::Refused
+            {
+                lane.count(Counter::DroppedRefusalRate);
+                return Outcome::Silence;
+            }
+        } else {
+            let tuning = &views.tuning;
+            match self.clients.admit(identity.bucket(), now_us, tuning.client_rate, tuning.client_burst) {
+                Admission::Admitted => {}
+                Admission::AdmittedByEviction => lane.count(Counter::BucketsEvicted),
+                Admission::Refused => {
+                    lane.count(Counter::DroppedRate);
+                    return Outcome::Silence;
+                }
+            }
+        }
+        let question = match parsed {
+            Ok(question) => question,
+            Err(Reject::Header { id, first_flags, rcode }) => {
+                wire::write_header_alone(out, id, first_flags, rcode);
+                return self.replied(lane, arrival.is_stream, out);
+            }
+            Err(Reject::BadVersion(question)) => {
+                return self.plain_reply(arrival, &question, rcode::BADVERS, None, out);
+            }
+            Err(Reject::Silence) => return Outcome::Silence,
+        };
+        if !is_client {
+            lane.count(Counter::RefusedClient);
+            return self.plain_reply(arrival, &question, rcode::REFUSED, None, out);
+        }
+        if !arrival.is_stream && self.source_ports.is_ours(identity) {
+            lane.count(Counter::RefusedLoop);
+            let error =
+                ExtendedError { code: 0, text: b"this query came from this resolver itself: a forwarding loop" };
+            return self.plain_reply(arrival, &question, rcode::SERVFAIL, Some(error), out);
+        }
+        lane.count_type(question.qtype);
+        if question.qtype == rtype::OPT {
+            wire::write_header_alone(out, question.id, 1, rcode::FORMERR);
+            return self.replied(lane, arrival.is_stream, out);
+        }
+        // Zone transfers, transaction keys and mail agents' types are no questions for a resolver.
+        if question.qclass != wire::CLASS_IN || (rtype::TKEY..=rtype::MAILA).contains(&question.qtype) {
+            lane.count(Counter::RefusedKind);
+            return self.plain_reply(arrival, &question, rcode::REFUSED, None, out);
+        }
+        self.decide_and_answer(&pair, arrival, &question, now_us, out)
+    }
+
+    fn decide_and_answer(
+        &self,
+        pair: &Pair,
+        arrival: &Arrival<'_>,
+        question: &Question<'_>,
+        now_us: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let lane = &self.lanes[arrival.lane];
+        let rules = &pair.rules;
+        let asker = Asker::of(question, arrival.is_stream);
+        let view_id = pair.views.views.view_of(arrival.identity.address);
+        let view = &pair.views.views.views[usize::from(view_id)];
+        let zone = rules.zone_of(&question.name);
+        let route = match zone {
+            Some((Zone::Route(route), _)) => usize::from(route),
+            _ => 0,
+        };
+        let key = Key {
+            name: question.name,
+            qtype: question.qtype,
+            dnssec_ok: asker.is_dnssec_ok(),
+            checking_disabled: asker.checking_disabled,
+            route: rules.routes[route].tag,
+        };
+        let now_ms = now_us / 1000;
+        let is_local = matches!(zone, Some((Zone::Local { .. }, _)));
+        if !is_local {
+            let hit = self.cache.with(&key, now_ms, |entry| {
+                if entry.rejudge(rules, pair.rules_generation, pair.bounds()) {
+                    lane.count(Counter::CacheRejudged);
+                }
+                self.reply_from(
+                    pair,
+                    arrival.lane,
+                    view_id,
+                    &asker,
+                    question.echo,
+                    entry,
+                    now_ms,
+                    arrival.is_stream,
+                    out,
+                )
+            });
+            if let Some(has_reply) = hit {
+                lane.count(Counter::CacheHits);
+                return if has_reply { Outcome::Reply } else { Outcome::Silence };
+            }
+        }
+        let meaning = inspect::judge(rules, &question.name, &Targets::default());
+        let verdict = decide(view, meaning.asked, AppMask::EMPTY);
+        let count = || pair.views.decisions.count(arrival.lane, view_id, verdict.app, verdict.action);
+        if verdict.action == Action::Block {
+            count();
+            let has_reply = self.write_block(
+                pair,
+                arrival.lane,
+                view,
+                &asker,
+                question.echo,
+                question.qtype,
+                &meaning,
+                &verdict,
+                arrival.is_stream,
+                out,
+            );
+            return if has_reply { Outcome::Reply } else { Outcome::Silence };
+        }
+        let template = match zone {
+            Some((Zone::Local { apex, below }, zone_octets)) => {
+                let is_apex = zone_octets == question.name.wire_length();
+                Some((if is_apex { apex } else { below }, zone_octets))
+            }
+            _ if question.qtype == rtype::ANY => Some((rules.any_template, question.name.wire_length())),
+            _ => None,
+        };
+        if let Some((template, zone_octets)) = template {
+            count();
+            self.write_template(rules, lane, &asker, question, template, zone_octets, arrival.is_stream, out);
+            return Outcome::Reply;
+        }
+        if !question.recursion_desired {
+            count();
+            lane.count(Counter::RefusedRecursion);
+            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
+        }
+        lane.count(Counter::CacheMisses);
+        let tuning = &pair.views.views.tuning;
+        let waiter =
+            Waiter { asker, echo: question.echo.into(), identity: arrival.identity, origin: (arrival.origin)() };
+        match self.pending.join(&key, waiter, tuning.pending_in_all, tuning.pending_a_client, now_ms) {
+            Joined::First => Outcome::Ask(key),
+            Joined::Coalesced => {
+                lane.count(Counter::PendingCoalesced);
+                Outcome::Waiting
+            }
+            Joined::Repeated => {
+                lane.count(Counter::PendingCoalesced);
+                Outcome::Silence
+            }
+            over @ (Joined::OverAll | Joined::OverClient) => {
+                lane.count(if over == Joined::OverAll { Counter::PendingShedAll } else { Counter::PendingShedClient });
+                count();
+                let error = ExtendedError { code: 0, text: b"too many questions are under way" };
+                self.plain_reply(arrival, question, rcode::SERVFAIL, Some(error), out)
+            }
+        }
+    }
+
+    /// Decides on an entry and writes the reply; false is silence by policy.
+    fn reply_from(
+        &self,
+        pair: &Pair,
+        lane_at: usize,
+        view_id: u16,
+        asker: &Asker,
+        echo: &[u8],
+        entry: &Entry,
+        now_ms: u64,
+        is_stream: bool,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let lane = &self.lanes[lane_at];
+        let views = &pair.views.views;
+        let view = &views.views[usize::from(view_id)];
+        let Meaning { asked, found, .. } = entry.meaning;
+        let verdict = decide(view, asked, found);
+        pair.views.decisions.count(lane_at, view_id, verdict.app, verdict.action);
+        if verdict.action == Action::Block {
+            return self.write_block(
+                pair,
+                lane_at,
+                view,
+                asker,
+                echo,
+                entry.key.qtype,
+                &entry.meaning,
+                &verdict,
+                is_stream,
+                out,
+            );
+        }
+        let is_authentic =
+            entry.is_authentic && views.tuning.trust_ad && (asker.authentic_data || asker.is_dnssec_ok());
+        let error = entry.error.map(|(code, text)| ExtendedError { code, text: text.as_bytes() });
+        let is_cut = wire::write_reply(out, asker, echo, entry.rcode, is_authentic, entry.counts, &entry.body, error);
+        if is_cut {
+            lane.count(Counter::RepliesTruncated);
+        } else {
+            let most = if is_live(view, asked, found) { views.tuning.live_ttl } else { u32::MAX };
+            let age = entry.age(now_ms);
+            let body_at = HEADER_OCTETS + echo.len();
+            for &place in &entry.ttl_places {
+                let at = body_at + usize::from(place);
+                if let Some(octets) = out.get_mut(at..at + 4) {
+                    let stored = u32::from_be_bytes([octets[0], octets[1], octets[2], octets[3]]);
+                    octets.copy_from_slice(&stored.saturating_sub(age).min(most).to_be_bytes());
+                }
+            }
+        }
+        self.replied(lane, is_stream, out);
+        true
+    }
+
+    /// Writes the answer of the view for the app that decided; false is silence.
+    fn write_block(
+        &self,
+        pair: &Pair,
+        lane_at: usize,
+        view: &View,
+        asker: &Asker,
+        echo: &[u8],
+        qtype: u16,
+        meaning: &Meaning,
+        verdict: &Verdict,
+        is_stream: bool,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let lane = &self.lanes[lane_at];
+        let rules = &pair.rules;
+        let app = usize::from(verdict.app.unwrap_or(0));
+        let template = &rules.templates[usize::from(view.answers[app])];
+        if template.is_silent {
+            lane.count(Counter::DroppedPolicy);
+            return false;
+        }
+        let exists = template.rcode == rcode::NXDOMAIN
+            && meaning.exact.is_some_and(|set| is_empty_non_terminal(view, &rules.sets[set as usize]));
+        let code = if exists { rcode::NOERROR } else { template.rcode };
+        let Sections { answer, authority, body } = template.sections(qtype);
+        let counts = Counts { answer: *answer, authority: *authority };
+        let error = template.error.as_ref().map(|(code, text)| ExtendedError { code: *code, text });
+        if wire::write_reply(out, asker, echo, code, false, counts, body, error) {
+            lane.count(Counter::RepliesTruncated);
+        }
+        self.replied(lane, is_stream, out);
+        true
+    }
+
+    /// Writes a prepared answer; the SOA of a local zone belongs to the zone's own name.
+    fn write_template(
+        &self,
+        rules: &Rules,
+        lane: &Lane,
+        asker: &Asker,
+        question: &Question<'_>,
+        template: u16,
+        zone_octets: usize,
+        is_stream: bool,
+        out: &mut Vec<u8>,
+    ) {
+        let template = &rules.templates[usize::from(template)];
+        let Sections { answer, authority, body } = template.sections(question.qtype);
+        let counts = Counts { answer: *answer, authority: *authority };
+        let error = template.error.as_ref().map(|(code, text)| ExtendedError { code: *code, text });
+        let is_cut = wire::write_reply(out, asker, question.echo, template.rcode, false, counts, body, error);
+        let inside = question.name.wire_length() - zone_octets;
+        if inside > 0 && *answer == 0 && *authority > 0 && !is_cut {
+            let owner_at = HEADER_OCTETS + question.echo.len();
+            let pointer = 0xC000u16 | (HEADER_OCTETS + inside) as u16;
+            out[owner_at..owner_at + 2].copy_from_slice(&pointer.to_be_bytes());
+        }
+        self.replied(lane, is_stream, out);
+    }
+
+    fn plain_reply(
+        &self,
+        arrival: &Arrival<'_>,
+        question: &Question<'_>,
+        rcode: u16,
+        error: Option<ExtendedError<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let asker = Asker::of(question, arrival.is_stream);
+        wire::write_reply(out, &asker, question.echo, rcode, false, Counts::default(), &[], error);
+        self.replied(&self.lanes[arrival.lane], arrival.is_stream, out)
+    }
+
+    fn replied(&self, lane: &Lane, is_stream: bool, out: &[u8]) -> Outcome {
+        lane.count_reply(is_stream, out[3] & 0x0F);
+        Outcome::Reply
+    }
+
+    /// A question's answer is here, from whatever transport: stores it and replies to all who wait.
+    pub fn finish(&self, lane_at: usize, key: &Key, result: Result<Answer, Failure>, replies: &mut Outbound) {
+        let lane = &self.lanes[lane_at];
+        let now_ms = self.now_us() / 1000;
+        let pair = self.pair.load();
+        let (answer, error) = match result {
+            Ok(answer) => (answer, None),
+            Err(failure) => (Answer { rcode: rcode::SERVFAIL, ttl: FAILURE_TTL, ..Answer::default() }, failure.error()),
+        };
+        let meaning = inspect::judge(&pair.rules, &key.name, &answer.targets);
+        let mut entry = Entry::new(key.clone(), answer, meaning, pair.rules_generation, now_ms);
+        entry.error = error;
+        // Stored before anybody is let go: who asks in between finds it.
+        if self.cache.insert(entry.clone(), now_ms) {
+            lane.count(Counter::CacheInserted);
+        }
+        for waiter in self.pending.take(key) {
+            self.reply_to(&pair, lane_at, waiter, &entry, now_ms, replies);
+        }
+    }
+
+    fn reply_to(
+        &self,
+        pair: &Pair,
+        lane_at: usize,
+        waiter: Waiter,
+        entry: &Entry,
+        now_ms: u64,
+        replies: &mut Outbound,
+    ) {
+        let lane = &self.lanes[lane_at];
+        let view_id = pair.views.views.view_of(waiter.identity.address);
+        let is_stream = matches!(waiter.origin, Origin::Stream(_));
+        let out = replies.buffer();
+        let has_reply =
+            self.reply_from(pair, lane_at, view_id, &waiter.asker, &waiter.echo, entry, now_ms, is_stream, out);
+        match waiter.origin {
+            Origin::Datagram(path) => {
+                if has_reply {
+                    replies.push(&path.peer, path.local);
+                    for _ in 0..replies.send(path.socket) {
+                        lane.count(Counter::RepliesNotSent);
+                    }
+                }
+            }
+            Origin::Stream(token) => {
+                let reply = has_reply.then(|| out.clone());
+                self.push_work(lane, Work::Reply { token, reply });
+            }
+        }
+    }
+
+    /// Hands a question over to a stream, when one datagram was not enough.
+    pub fn want_stream(&self, lane_at: usize, key: &Key, id: u16, replies: &mut Outbound) {
+        let lane = &self.lanes[lane_at];
+        lane.count(Counter::UpstreamStreams);
+        let exchange = self.next_exchange.fetch_add(1, Relaxed);
+        let mut query = Vec::new();
+        wire::write_query(&mut query, id, key.name.as_wire(), key.qtype, key.dnssec_ok, key.checking_disabled);
+        let servers = self.pair.load().servers(key.route).iter().map(|s| s.address).collect();
+        let since_ms = self.now_us() / 1000;
+        lock(&self.streams).insert(exchange, Stream { key: key.clone(), id, since_ms });
+        if !self.push_work(lane, Work::Stream { exchange, servers, query }) {
+            lock(&self.streams).remove(&exchange);
+            self.finish(lane_at, key, Err(Failure::Unreachable), replies);
+        }
+    }
+
+    /// What came of a stream exchange.
+    pub fn complete(&self, lane_at: usize, exchange: u64, packet: Option<&[u8]>, replies: &mut Outbound) {
+        let Some(stream) = lock(&self.streams).remove(&exchange) else { return };
+        let result = match packet {
+            None => Err(Failure::Unreachable),
+            Some(packet) if packet.get(..2) != Some(&stream.id.to_be_bytes()) => Err(Failure::Refused),
+            Some(packet) => match self.read_answer(lane_at, packet, &stream.key) {
+                Ok(answer) => Ok(answer),
+                Err(Problem::Chain) => Err(Failure::Chain),
+                Err(_) => Err(Failure::Refused),
+            },
+        };
+        if result.is_ok() {
+            self.lanes[lane_at].count(Counter::UpstreamAnswered);
+        }
+        self.finish(lane_at, &stream.key, result, replies);
+    }
+
+    /// Reads an upstream's answer, guarded, and counts what is wrong with it.
+    pub fn read_answer(&self, lane_at: usize, packet: &[u8], key: &Key) -> Result<Answer, Problem> {
+        let lane = &self.lanes[lane_at];
+        let bounds = self.pair.load().bounds();
+        let read = guarded(|| inspect::read_answer(packet, &key.name, key.qtype, key.dnssec_ok, bounds));
+        let result = read.unwrap_or_else(|| {
+            lane.count(Counter::DroppedPanic);
+            Err(Problem::Malformed)
+        });
+        match result {
+            Err(Problem::NotOurs) => lane.count(Counter::UpstreamUnexpected),
+            Err(Problem::Truncated) => lane.count(Counter::UpstreamTruncated),
+            Err(Problem::Failed(_)) => lane.count(Counter::UpstreamFailed),
+            Err(Problem::Malformed) => lane.count(Counter::UpstreamMalformed),
+            Err(Problem::Chain) => lane.count(Counter::UpstreamChain),
+            Ok(_) => {}
+        }
+        result
+    }
+
+    /// Lets those go who wait for something that nobody answers any more.
+    pub fn sweep(&self, lane_at: usize, replies: &mut Outbound) {
+        let before = (self.now_us() / 1000).saturating_sub(GIVEN_UP_MS);
+        lock(&self.streams).retain(|_, stream| stream.since_ms >= before);
+        for key in self.pending.older_than(before) {
+            self.lanes[lane_at].count(Counter::PendingExpired);
+            self.finish(lane_at, &key, Err(Failure::Unreachable), replies);
+        }
+    }
+
+    /// Asks some serve thread to start an exchange.
+    pub fn ask_elsewhere(&self, command: Command) {
+        let at = self.next_inbox.fetch_add(1, Relaxed) as usize % self.inboxes.len();
+        let inbox = &self.inboxes[at];
+        lock(&inbox.commands).push(command);
+        inbox.bell.ring();
+    }
+
+    fn push_work(&self, lane: &Lane, work: Work) -> bool {
+        {
+            let mut ring = lock(&self.work);
+            if ring.len() >= RING_BOUND {
+                lane.count(Counter::RingFull);
+                return false;
+            }
+            ring.push_back(work);
+        }
+        lane.count(Counter::RingPushed);
+        self.work_bell.ring();
+        true
+    }
+
+    /// Takes at most `most` pieces of work; the bell stays rung while there is more.
+    pub fn take_work(&self, most: usize) -> Vec<Work> {
+        self.work_bell.hush();
+        let mut ring = lock(&self.work);
+        let count = ring.len().min(most);
+        let taken = ring.drain(..count).collect();
+        if !ring.is_empty() {
+            self.work_bell.ring();
+        }
+        taken
+    }
+
+    /// Every counter by name; what was only explained is not among them.
+    pub fn counters(&self) -> HashMap<&'static str, u64> {
+        let counted = &self.lanes[..self.lanes.len() - 1];
+        Counter::NAMES
+            .iter()
+            .enumerate()
+            .map(|(at, &name)| (name, counted.iter().map(|lane| lane.read(at)).sum()))
+            .collect()
+    }
+
+    /// Sizes now, by name.
+    pub fn sizes(&self) -> HashMap<&'static str, u64> {
+        let (entries, octets, evicted) = self.cache.sizes();
+        let (questions, waiters) = self.pending.sizes();
+        let pair = self.pair.load();
+        [
+            ("cache.entries", entries as u64),
+            ("cache.octets", octets as u64),
+            ("cache.evicted", evicted),
+            ("pending.questions", questions as u64),
+            ("pending.waiters", waiters as u64),
+            ("ring.waiting", lock(&self.work).len() as u64),
+            ("ring.streams", lock(&self.streams).len() as u64),
+            ("rules.generation", pair.rules_generation),
+            ("rules.names", pair.rules.table.prints.iter().filter(|&&print| print != 0).count() as u64),
+            ("views.generation", pair.views.generation),
+        ]
+        .into()
+    }
+
+    /// The decisions of each set of views: generation, whether it is the last time they are given, the counts.
+    pub fn read_decisions(&self) -> Vec<(u64, bool, Vec<DecisionCount>)> {
+        let mut all = Vec::new();
+        lock(&self.retired).retain(|views| {
+            // Nobody else holds them: no query counts with them any more.
+            let is_final = Arc::strong_count(views) == 1;
+            all.push((views.generation, is_final, views.decisions.read()));
+            !is_final
+        });
+        let now = self.pair.load();
+        all.push((now.views.generation, false, now.views.decisions.read()));
+        all
+    }
+
+    /// What would be done with a question, and why; counts nothing and asks nobody.
+    pub fn explain(&self, client: IpAddr, name: &wire::FoldedName, qtype: u16) -> Explanation {
+        let pair = self.pair.load_full();
+        let views = &pair.views.views;
+        let address = crate::identity::Address::from(client);
+        let view_id = views.view_of(address);
+        let view = &views.views[usize::from(view_id)];
+        let zone = pair.rules.zone_of(name);
+        let route = match zone {
+            Some((Zone::Route(route), _)) => usize::from(route),
+            _ => 0,
+        };
+        let key =
+            Key { name: *name, qtype, dnssec_ok: false, checking_disabled: false, route: pair.rules.routes[route].tag };
+        let now_ms = self.now_us() / 1000;
+        let targets = self.cache.with(&key, now_ms, |entry| entry.targets(pair.bounds()));
+        let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::default()));
+        let verdict = decide(view, meaning.asked, meaning.found);
+        let mut query = Vec::new();
+        wire::write_query(&mut query, 0, name.as_wire(), qtype, false, false);
+        let spare = self.lanes.len() - 1;
+        let mut out = Vec::new();
+        let reply = wire::parse_question(&query).ok().and_then(|question| {
+            let asker = Asker::of(&question, true);
+            let has_reply = match zone {
+                _ if verdict.action == Action::Block => self.write_block(
+                    &pair,
+                    spare,
+                    view,
+                    &asker,
+                    question.echo,
+                    qtype,
+                    &meaning,
+                    &verdict,
+                    true,
+                    &mut out,
+                ),
+                Some((Zone::Local { apex, below }, octets)) => {
+                    let template = if octets == name.wire_length() { apex } else { below };
+                    self.write_template(
+                        &pair.rules,
+                        &self.lanes[spare],
+                        &asker,
+                        &question,
+                        template,
+                        octets,
+                        true,
+                        &mut out,
+                    );
+                    true
+                }
+                _ => false,
+            };
+            has_reply.then_some(out)
+        });
+        let zone = zone.map(|(zone, octets)| {
+            let start = name.wire_length() - octets;
+            let origin = wire::FoldedName::from_wire(&name.as_wire()[start..]).unwrap_or(*name);
+            let what = if matches!(zone, Zone::Route(_)) { "routed" } else { "local" };
+            (what, origin.to_string())
+        });
+        Explanation {
+            view: view_id,
+            is_client: views.clients.find(address) != PrefixTable::NONE,
+            meaning,
+            verdict,
+            targets,
+            zone,
+            reply,
+            pair: pair.clone(),
+        }
+    }
+}
+
+/// Why a question gets what it gets.
+pub struct Explanation {
+    /// What was in force.
+    pub pair: Arc<Pair>,
+    /// The client's view.
+    pub view: u16,
+    /// Whether the client may ask at all.
+    pub is_client: bool,
+    /// What the name, and the answer if it is cached, mean.
+    pub meaning: Meaning,
+    /// What is done.
+    pub verdict: Verdict,
+    /// Where the cached answer leads; none when it is not cached.
+    pub targets: Option<Targets>,
+    /// `routed` or `local`, and the zone, when the name is in one.
+    pub zone: Option<(&'static str, String)>,
+    /// The reply, when it is made here.
+    pub reply: Option<Vec<u8>>,
+}
+
+/// Why nobody could answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No server of the route answered in time.
+    Unreachable,
+    /// None could be sent to.
+    Network,
+    /// Servers answered that they failed, or nothing that could be read.
+    Refused,
+    /// The alias chain loops or is too long.
+    Chain,
+}
+
+impl Failure {
+    fn error(self) -> Option<(u16, &'static str)> {
+        Some(match self {
+            Self::Unreachable => (22, "no upstream server answered in time"),
+            Self::Network => (23, "no upstream server could be reached"),
+            Self::Refused => (0, "the upstream servers answered with an error"),
+            Self::Chain => (0, "the alias chain loops or is too long"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_reading_a_packet_costs_that_packet() {
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let result = guarded(|| -> u32 { panic!("a parser's mistake") });
+        std::panic::set_hook(quiet);
+        assert_eq!(result, None);
+        assert_eq!(guarded(|| 7), Some(7));
+    }
+}

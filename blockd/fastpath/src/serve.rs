@@ -1,0 +1,148 @@
+//! The serve threads: one a core, each with its own listening sockets and its own exchanges.
+
+use crate::counters::Counter;
+use crate::exchange::{Exchanger, TOKEN_MARK};
+use crate::identity::Identity;
+use crate::pending::Origin;
+use crate::resolve::{Arrival, Core, Outcome};
+use crate::sockets::{Inbound, Outbound, Poller, ReturnPath, listen};
+use crate::wire;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The token of the inbox among the poller's.
+const INBOX: u64 = 1 << 62;
+/// Longest sleep: how stale a beat may be, and how late a stop.
+const LONGEST_SLEEP_MS: u64 = 250;
+/// How often those are let go whom nobody will answer, milliseconds.
+const SWEEP_MS: u64 = 500;
+
+/// Listening sockets, one set a thread: `sockets[thread][address]`.
+pub struct Listeners(Vec<Vec<OwnedFd>>);
+
+impl Listeners {
+    /// Opens them all; the error names the address.
+    pub fn open(addresses: &[SocketAddr], threads: usize) -> Result<Self, (SocketAddr, io::Error)> {
+        let mut sets: Vec<Vec<OwnedFd>> = (0..threads).map(|_| Vec::new()).collect();
+        for &address in addresses {
+            let sockets = listen(address, threads).map_err(|error| (address, error))?;
+            for (set, socket) in sets.iter_mut().zip(sockets) {
+                set.push(socket);
+            }
+        }
+        Ok(Self(sets))
+    }
+
+    /// Starts the threads.
+    pub fn serve(self, core: &Arc<Core>) -> io::Result<Vec<JoinHandle<()>>> {
+        self.0
+            .into_iter()
+            .enumerate()
+            .map(|(lane, sockets)| {
+                let core = Arc::clone(core);
+                let server = Thread::new(lane, sockets, &core)?;
+                std::thread::Builder::new().name(format!("blockd-serve-{lane}")).spawn(move || server.run(&core))
+            })
+            .collect()
+    }
+}
+
+struct Thread {
+    lane: usize,
+    sockets: Vec<OwnedFd>,
+    poller: Poller,
+}
+
+impl Thread {
+    fn new(lane: usize, sockets: Vec<OwnedFd>, core: &Core) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        for (at, socket) in sockets.iter().enumerate() {
+            poller.watch(socket.as_raw_fd(), at as u64)?;
+        }
+        poller.watch(core.inboxes[lane].bell.fd(), INBOX)?;
+        Ok(Self { lane, sockets, poller })
+    }
+
+    fn run(self, core: &Core) {
+        let inbox = &core.inboxes[self.lane];
+        let mut inbound = Inbound::default();
+        let mut outbound = Outbound::default();
+        let mut replies = Outbound::default();
+        let mut exchanger = Exchanger::new(self.lane);
+        let mut ready = Vec::new();
+        let mut swept_ms = 0;
+        while !core.is_stopping.load(Relaxed) {
+            inbox.beats.fetch_add(1, Relaxed);
+            let sleep = exchanger.expire(core, &self.poller, &mut replies).min(LONGEST_SLEEP_MS);
+            self.poller.wait(Duration::from_millis(sleep), &mut ready);
+            for &token in &ready {
+                if token == INBOX {
+                    inbox.bell.hush();
+                    let commands = std::mem::take(&mut *inbox.commands.lock().unwrap_or_else(PoisonError::into_inner));
+                    for command in commands {
+                        exchanger.obey(core, &self.poller, command, &mut replies);
+                    }
+                } else if token & TOKEN_MARK != 0 {
+                    exchanger.receive(core, &self.poller, token, &mut inbound, &mut replies);
+                } else {
+                    let socket = self.sockets[token as usize].as_raw_fd();
+                    self.serve_batch(core, socket, &mut inbound, &mut outbound, &mut exchanger, &mut replies);
+                }
+            }
+            if self.lane == 0 {
+                let now_ms = core.now_us() / 1000;
+                if now_ms >= swept_ms + SWEEP_MS {
+                    swept_ms = now_ms;
+                    core.sweep(self.lane, &mut replies);
+                }
+            }
+        }
+    }
+
+    fn serve_batch(
+        &self,
+        core: &Core,
+        socket: RawFd,
+        inbound: &mut Inbound,
+        outbound: &mut Outbound,
+        exchanger: &mut Exchanger,
+        replies: &mut Outbound,
+    ) {
+        let lane = &core.lanes[self.lane];
+        let count = inbound.receive(socket);
+        let now_us = core.now_us();
+        for at in 0..count {
+            let Some(datagram) = inbound.datagram(at) else { continue };
+            let (peer, local) = (datagram.peer, datagram.local);
+            if peer.port() == 0 {
+                lane.count(Counter::QueriesUdp);
+                lane.count(Counter::DroppedNoQuery);
+                continue;
+            }
+            let arrival = Arrival {
+                lane: self.lane,
+                identity: Identity::from(peer),
+                origin: &|| Origin::Datagram(ReturnPath { socket, peer, local }),
+                is_stream: false,
+            };
+            // A query longer than the buffer is no query: its first octets with a stray one read as FORMERR.
+            let packet =
+                if datagram.is_cut { datagram.octets.get(..wire::HEADER_OCTETS) } else { Some(datagram.octets) };
+            match core.answer(&arrival, packet.unwrap_or(&[]), now_us, outbound.buffer()) {
+                Outcome::Reply => {
+                    outbound.push(&peer, local);
+                }
+                Outcome::Ask(key) => exchanger.ask(core, &self.poller, key, replies),
+                Outcome::Silence | Outcome::Waiting => {}
+            }
+        }
+        for _ in 0..outbound.send(socket) {
+            lane.count(Counter::RepliesNotSent);
+        }
+    }
+}

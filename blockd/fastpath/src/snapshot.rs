@@ -1,0 +1,660 @@
+//! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
+
+use crate::decide::{AppMask, NO_RULE_SET, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone};
+use crate::domains::{DomainTable, HashKey};
+use crate::identity::Address;
+use crate::lists::{self, Format};
+use crate::prefixes::{Prefix, PrefixTable, Ranges};
+use crate::wire::{FoldedName, MAX_LABELS};
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::net::{IpAddr, SocketAddr};
+
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x01";
+
+/// What a rule does to its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleKind {
+    /// The name and all below it.
+    Suffix,
+    /// The name alone.
+    Host,
+    /// Taken out.
+    Hole,
+    /// From a list: the name and all below it.
+    ListSuffix,
+    /// From a list: the name alone.
+    ListHost,
+}
+
+/// A list that belongs to an app.
+#[derive(Debug)]
+pub struct ListInput {
+    /// The file's bytes.
+    pub bytes: Vec<u8>,
+    /// How it is written.
+    pub format: Format,
+    /// Whether its names are holes.
+    pub is_hole: bool,
+}
+
+/// One live app: the index in [`RulesInput::apps`] is its bit.
+#[derive(Debug, Default)]
+pub struct AppInput {
+    /// Its own rules.
+    pub rules: Vec<(RuleKind, FoldedName)>,
+    /// Its lists.
+    pub lists: Vec<ListInput>,
+    /// Its networks.
+    pub networks: Vec<(Address, u8)>,
+    /// What it needs, transitively, itself included.
+    pub needs: AppMask,
+}
+
+/// All that rules are made of.
+#[derive(Debug, Default)]
+pub struct RulesInput {
+    /// What these inputs are told apart by.
+    pub digest: [u8; 16],
+    /// Live apps, in the order of their names.
+    pub apps: Vec<AppInput>,
+    /// Prepared answers.
+    pub templates: Vec<Template>,
+    /// Zones answered here or asked elsewhere.
+    pub zones: Vec<(FoldedName, Zone)>,
+    /// Routes, the default first.
+    pub routes: Vec<Vec<SocketAddr>>,
+    /// Answer to ANY.
+    pub any_template: u16,
+}
+
+/// What became of one list.
+#[derive(Debug, Default, Clone)]
+pub struct ListReport {
+    /// Names kept.
+    pub kept: u64,
+    /// Names skipped, by reason.
+    pub skipped: HashMap<&'static str, u64>,
+    /// The first skipped lines: number, reason, text.
+    pub samples: Vec<(u64, &'static str, Vec<u8>)>,
+}
+
+/// How many skipped lines a report shows.
+const SAMPLES: usize = 5;
+
+struct Builder {
+    key: HashKey,
+    sets: Vec<RuleSet>,
+    interned: HashMap<RuleSet, u32>,
+    names: HashMap<u64, u32>,
+}
+
+impl Builder {
+    fn change(&mut self, print: u64, change: impl FnOnce(&mut RuleSet)) {
+        let mut set = self.names.get(&print).map_or_else(RuleSet::default, |&index| self.sets[index as usize]);
+        change(&mut set);
+        let next = self.sets.len() as u32;
+        let index = *self.interned.entry(set).or_insert(next);
+        if index == next {
+            self.sets.push(set);
+        }
+        self.names.insert(print, index);
+    }
+
+    fn add(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
+        let mut prints = [0u64; MAX_LABELS + 1];
+        let count = self.key.suffixes(name, &mut prints);
+        let Some(&print) = prints[..count].last() else {
+            return;
+        };
+        self.change(print, |set| {
+            let mask = match kind {
+                RuleKind::Suffix => &mut set.suffix,
+                RuleKind::Host => &mut set.host,
+                RuleKind::Hole => &mut set.hole,
+                RuleKind::ListSuffix => &mut set.list_suffix,
+                RuleKind::ListHost => &mut set.list_host,
+            };
+            *mask = mask.or(app);
+        });
+    }
+
+    /// Enters the names between a blocked name and a hole or another app's rule below it (RFC 8020).
+    fn mark_above(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
+        let mut prints = [0u64; MAX_LABELS + 1];
+        let count = self.key.suffixes(name, &mut prints);
+        let mut covering = AppMask::EMPTY;
+        for &print in &prints[..count.saturating_sub(1)] {
+            if let Some(&index) = self.names.get(&print) {
+                let set = &self.sets[index as usize];
+                covering = covering.or(set.suffix).or(set.list_suffix);
+            }
+            if kind == RuleKind::Hole {
+                if !covering.and(app).is_empty() {
+                    self.change(print, |set| set.hole_below = set.hole_below.or(app));
+                }
+            } else if !covering.without(app).is_empty() {
+                self.change(print, |set| set.rule_below = set.rule_below.or(app));
+            }
+        }
+    }
+}
+
+/// Every rule of every app, in order; lists are read anew at each call, so that no name is kept in memory.
+fn each_rule(
+    input: &RulesInput,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+    mut each: impl FnMut(AppMask, RuleKind, &FoldedName),
+    mut reports: Option<&mut Vec<Vec<ListReport>>>,
+) {
+    for (bit, app) in input.apps.iter().enumerate() {
+        let mask = AppMask::of(bit);
+        for (kind, name) in &app.rules {
+            each(mask, *kind, name);
+        }
+        let mut app_reports = Vec::new();
+        for list in &app.lists {
+            let kind = match (list.is_hole, list.format) {
+                (true, _) => RuleKind::Hole,
+                (false, Format::Domains) => RuleKind::ListSuffix,
+                (false, Format::Hosts) => RuleKind::ListHost,
+            };
+            let mut report = ListReport::default();
+            lists::read(&list.bytes, list.format, to_ascii, &mut |number, line| match line {
+                Ok(name) => {
+                    report.kept += 1;
+                    each(mask, kind, &name);
+                }
+                Err((why, text)) => {
+                    *report.skipped.entry(why).or_default() += 1;
+                    if report.samples.len() < SAMPLES {
+                        report.samples.push((number, why, text[..text.len().min(80)].to_vec()));
+                    }
+                }
+            });
+            app_reports.push(report);
+        }
+        if let Some(reports) = reports.as_deref_mut() {
+            reports.push(app_reports);
+        }
+    }
+}
+
+/// Makes rules from their inputs; the second value says what became of each app's lists.
+pub fn build_rules(
+    input: RulesInput,
+    key: HashKey,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+) -> (Rules, Vec<Vec<ListReport>>) {
+    let mut builder = Builder { key, sets: Vec::new(), interned: HashMap::new(), names: HashMap::new() };
+    let mut reports = Vec::new();
+    each_rule(&input, to_ascii, |app, kind, name| builder.add(app, kind, name), Some(&mut reports));
+    each_rule(&input, to_ascii, |app, kind, name| builder.mark_above(app, kind, name), None);
+    let mut entries: Vec<(u64, u32)> = builder.names.into_iter().collect();
+    entries.sort_unstable();
+
+    let mut network_masks: Vec<AppMask> = Vec::new();
+    let mut intern = |mask: AppMask| match network_masks.iter().position(|&m| m == mask) {
+        Some(at) => at as u32,
+        None => {
+            network_masks.push(mask);
+            network_masks.len() as u32 - 1
+        }
+    };
+    let mut networks: HashMap<(Address, u8), AppMask> = HashMap::new();
+    for (bit, app) in input.apps.iter().enumerate() {
+        for &network in &app.networks {
+            let mask = networks.entry(network).or_default();
+            *mask = mask.or(AppMask::of(bit));
+        }
+    }
+    let mut prefixes: Vec<Prefix> =
+        networks.iter().map(|(&(address, length), &mask)| Prefix { address, length, value: intern(mask) }).collect();
+    prefixes.sort_by_key(|p| (p.address, p.length));
+    let mut union = |outer: u32, inner: u32| {
+        let mask = network_masks[outer as usize].or(network_masks[inner as usize]);
+        match network_masks.iter().position(|&m| m == mask) {
+            Some(at) => at as u32,
+            None => {
+                network_masks.push(mask);
+                network_masks.len() as u32 - 1
+            }
+        }
+    };
+    let networks = PrefixTable::build(&prefixes, &mut union);
+
+    let routes = input.routes.into_iter().map(route).collect();
+    let rules = Rules {
+        digest: input.digest,
+        key,
+        table: DomainTable::build(&entries),
+        sets: builder.sets,
+        networks,
+        network_masks,
+        needs: input.apps.iter().map(|app| app.needs).collect(),
+        templates: input.templates,
+        zones: input.zones.into_iter().map(|(name, zone)| (name.as_wire().to_vec(), zone)).collect(),
+        routes,
+        any_template: input.any_template,
+    };
+    (rules, reports)
+}
+
+fn route(servers: Vec<SocketAddr>) -> Route {
+    let mut names: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+    names.sort();
+    let mut hasher = SipHasher13::new();
+    hasher.write(names.join(" ").as_bytes());
+    let tag = hasher.finish128().h1 as u32;
+    Route { servers, tag }
+}
+
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+    fn u16(&mut self, value: u16) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    fn bytes(&mut self, value: &[u8]) {
+        self.u64(value.len() as u64);
+        self.0.extend_from_slice(value);
+    }
+    fn each<T>(&mut self, values: &[T], mut write: impl FnMut(&mut Self, &T)) {
+        self.u64(values.len() as u64);
+        for value in values {
+            write(self, value);
+        }
+    }
+    fn table(&mut self, table: &PrefixTable) {
+        self.each(&table.v4.starts, |w, &v| w.u32(v));
+        self.each(&table.v4.values, |w, &v| w.u32(v));
+        self.each(&table.v6.starts, |w, &v| w.0.extend_from_slice(&v.to_le_bytes()));
+        self.each(&table.v6.values, |w, &v| w.u32(v));
+    }
+    fn sections(&mut self, sections: &Sections) {
+        self.u16(sections.answer);
+        self.u16(sections.authority);
+        self.bytes(&sections.body);
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
+        self.0 = tail;
+        Some(head)
+    }
+    fn u8(&mut self) -> Option<u8> {
+        Some(self.take(1)?[0])
+    }
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
+    }
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+    fn mask(&mut self) -> Option<AppMask> {
+        self.u64().map(AppMask)
+    }
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let count = usize::try_from(self.u64()?).ok()?;
+        self.take(count)
+    }
+    /// Reads a count and as many values; no more is reserved than the bytes that are there could hold.
+    fn each<T>(&mut self, mut read: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = usize::try_from(self.u64()?).ok()?;
+        if count > self.0.len() {
+            return None;
+        }
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(read(self)?);
+        }
+        Some(values)
+    }
+    fn table(&mut self) -> Option<PrefixTable> {
+        let v4 = Ranges { starts: self.each(Self::u32)?, values: self.each(Self::u32)? };
+        let v6 = Ranges {
+            starts: self.each(|r| Some(u128::from_le_bytes(r.take(16)?.try_into().ok()?)))?,
+            values: self.each(Self::u32)?,
+        };
+        (v4.starts.len() == v4.values.len() && v6.starts.len() == v6.values.len()).then_some(PrefixTable { v4, v6 })
+    }
+    fn sections(&mut self) -> Option<Sections> {
+        Some(Sections { answer: self.u16()?, authority: self.u16()?, body: self.bytes()?.to_vec() })
+    }
+}
+
+fn write_rules(w: &mut Writer, rules: &Rules) {
+    w.0.extend_from_slice(&rules.digest);
+    w.u64(rules.key.0);
+    w.u64(rules.key.1);
+    w.each(&rules.table.prints, |w, &v| w.u64(v));
+    w.each(&rules.table.sets, |w, &v| w.u32(v));
+    w.each(&rules.sets, |w, set| {
+        for mask in [set.suffix, set.host, set.hole, set.list_suffix, set.list_host, set.hole_below, set.rule_below] {
+            w.u64(mask.0);
+        }
+    });
+    w.table(&rules.networks);
+    w.each(&rules.network_masks, |w, mask| w.u64(mask.0));
+    w.each(&rules.needs, |w, mask| w.u64(mask.0));
+    w.each(&rules.templates, |w, template| {
+        w.u16(template.rcode);
+        w.u8(u8::from(template.is_silent));
+        w.each(&template.by_type, |w, (qtype, sections)| {
+            w.u16(*qtype);
+            w.sections(sections);
+        });
+        w.sections(&template.otherwise);
+        match &template.error {
+            None => w.u8(0),
+            Some((code, text)) => {
+                w.u8(1);
+                w.u16(*code);
+                w.bytes(text);
+            }
+        }
+    });
+    let mut zones: Vec<_> = rules.zones.iter().collect();
+    zones.sort_by_key(|(name, _)| *name);
+    w.each(&zones, |w, (name, zone)| {
+        w.bytes(name);
+        let (kind, first, second) = match zone {
+            Zone::Local { apex, below } => (0, *apex, *below),
+            Zone::Route(route) => (1, *route, 0),
+        };
+        w.u8(kind);
+        w.u16(first);
+        w.u16(second);
+    });
+    w.each(&rules.routes, |w, route| {
+        w.each(&route.servers, |w, server| w.bytes(server.to_string().as_bytes()));
+    });
+    w.u16(rules.any_template);
+}
+
+fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
+    let rules = Rules {
+        digest: r.take(16)?.try_into().ok()?,
+        key: HashKey(r.u64()?, r.u64()?),
+        table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u32)? },
+        sets: r.each(|r| {
+            Some(RuleSet {
+                suffix: r.mask()?,
+                host: r.mask()?,
+                hole: r.mask()?,
+                list_suffix: r.mask()?,
+                list_host: r.mask()?,
+                hole_below: r.mask()?,
+                rule_below: r.mask()?,
+            })
+        })?,
+        networks: r.table()?,
+        network_masks: r.each(Reader::mask)?,
+        needs: r.each(Reader::mask)?,
+        templates: r.each(|r| {
+            Some(Template {
+                rcode: r.u16()?,
+                is_silent: r.u8()? != 0,
+                by_type: r.each(|r| Some((r.u16()?, r.sections()?)))?,
+                otherwise: r.sections()?,
+                error: match r.u8()? {
+                    0 => None,
+                    _ => Some((r.u16()?, r.bytes()?.to_vec())),
+                },
+            })
+        })?,
+        zones: r
+            .each(|r| {
+                let name = FoldedName::from_wire(r.bytes()?)?;
+                let (kind, first, second) = (r.u8()?, r.u16()?, r.u16()?);
+                let zone = match kind {
+                    0 => Zone::Local { apex: first, below: second },
+                    _ => Zone::Route(first),
+                };
+                Some((name.as_wire().to_vec(), zone))
+            })?
+            .into_iter()
+            .collect(),
+        routes: r.each(|r| {
+            let servers = r.each(|r| std::str::from_utf8(r.bytes()?).ok()?.parse().ok())?;
+            Some(route(servers))
+        })?,
+        any_template: r.u16()?,
+    };
+    is_consistent(&rules).then_some(rules)
+}
+
+/// Every index points somewhere, so that the hot path may trust them.
+fn is_consistent(rules: &Rules) -> bool {
+    let template = |index: u16| usize::from(index) < rules.templates.len();
+    let sets = rules.sets.len() as u32;
+    rules.table.is_sound()
+        && sets < NO_RULE_SET
+        && rules.table.sets.iter().zip(&rules.table.prints).all(|(&set, &print)| print == 0 || set < sets)
+        && [&rules.networks.v4.values, &rules.networks.v6.values]
+            .into_iter()
+            .flatten()
+            .all(|&v| v == PrefixTable::NONE || (v as usize) < rules.network_masks.len())
+        && rules.needs.len() <= AppMask::WIDTH
+        && !rules.routes.is_empty()
+        && template(rules.any_template)
+        && rules.zones.values().all(|zone| match *zone {
+            Zone::Local { apex, below } => template(apex) && template(below),
+            Zone::Route(route) => usize::from(route) < rules.routes.len(),
+        })
+}
+
+fn write_views(w: &mut Writer, views: &Views) {
+    w.each(&views.views, |w, view| {
+        for mask in [view.block, view.monitor, view.allow, view.exempt] {
+            w.u64(mask.0);
+        }
+        w.each(&view.answers, |w, &v| w.u16(v));
+    });
+    w.table(&views.devices);
+    w.u16(views.unidentified);
+    w.table(&views.clients);
+    let t = &views.tuning;
+    for value in [
+        t.live_ttl,
+        t.ttl_floor,
+        t.ttl_ceiling,
+        t.negative_ttl_ceiling,
+        u32::from(t.trust_ad),
+        t.client_rate,
+        t.client_burst,
+        t.pending_in_all,
+        t.pending_a_client,
+    ] {
+        w.u32(value);
+    }
+}
+
+fn read_views(r: &mut Reader<'_>, rules: &Rules) -> Option<Views> {
+    let views = Views {
+        views: r.each(|r| {
+            Some(View {
+                block: r.mask()?,
+                monitor: r.mask()?,
+                allow: r.mask()?,
+                exempt: r.mask()?,
+                answers: r.each(Reader::u16)?,
+            })
+        })?,
+        devices: r.table()?,
+        unidentified: r.u16()?,
+        clients: r.table()?,
+        tuning: Tuning {
+            live_ttl: r.u32()?,
+            ttl_floor: r.u32()?,
+            ttl_ceiling: r.u32()?,
+            negative_ttl_ceiling: r.u32()?,
+            trust_ad: r.u32()? != 0,
+            client_rate: r.u32()?,
+            client_burst: r.u32()?,
+            pending_in_all: r.u32()?,
+            pending_a_client: r.u32()?,
+        },
+    };
+    let view = |index: u32| (index as usize) < views.views.len();
+    let is_consistent = view(u32::from(views.unidentified))
+        && [&views.devices.v4.values, &views.devices.v6.values]
+            .into_iter()
+            .flatten()
+            .all(|&v| v == PrefixTable::NONE || view(v))
+        && views.views.iter().all(|v| {
+            v.answers.len() == rules.needs.len() && v.answers.iter().all(|&a| usize::from(a) < rules.templates.len())
+        });
+    is_consistent.then_some(views)
+}
+
+fn digest(bytes: &[u8]) -> [u8; 16] {
+    let mut hasher = SipHasher13::new();
+    hasher.write(bytes);
+    hasher.finish128().as_bytes()
+}
+
+/// The whole file: magic, digest of the rest, rules, views, and what Python keeps with them.
+pub fn encode(rules: &Rules, views: &Views, meta: &[u8]) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.0.extend_from_slice(MAGIC);
+    writer.0.extend_from_slice(&[0; 16]);
+    write_rules(&mut writer, rules);
+    write_views(&mut writer, views);
+    writer.bytes(meta);
+    let sum = digest(&writer.0[24..]);
+    writer.0[8..24].copy_from_slice(&sum);
+    writer.0
+}
+
+/// Reads a file back; says what is wrong with one that is cut, changed or of another version.
+pub fn decode(bytes: &[u8]) -> Result<(Rules, Views, Vec<u8>), &'static str> {
+    if bytes.get(..8) != Some(MAGIC) {
+        return Err("it is no snapshot of this version of blockd");
+    }
+    let (Some(sum), Some(body)) = (bytes.get(8..24), bytes.get(24..)) else {
+        return Err("it is cut short");
+    };
+    if digest(body) != *sum {
+        return Err("its digest does not fit its content: it was cut or changed");
+    }
+    let mut reader = Reader(body);
+    let rules = read_rules(&mut reader).ok_or("its rules cannot be read")?;
+    let views = read_views(&mut reader, &rules).ok_or("its views cannot be read")?;
+    let meta = reader.bytes().ok_or("its description cannot be read")?.to_vec();
+    if !reader.0.is_empty() {
+        return Err("there are bytes behind its end");
+    }
+    Ok((rules, views, meta))
+}
+
+/// A device or client prefix from text and length; bits below the length must be zero.
+pub fn network(address: IpAddr, length: u8) -> Option<(Address, u8)> {
+    match Address::from(address) {
+        Address::V4(bits) if address.is_ipv4() => {
+            let is_clean = length <= 32 && (length == 32 || bits << length == 0 || length == 0 && bits == 0);
+            is_clean.then_some((Address::V4(bits), length))
+        }
+        Address::V6(bits) => {
+            let is_clean = length <= 128 && (length == 128 || bits << length == 0);
+            is_clean.then_some((Address::V6(bits), length))
+        }
+        Address::V4(_) => None,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn name(text: &str) -> FoldedName {
+        FoldedName::from_rule_text(text.as_bytes()).unwrap()
+    }
+
+    pub(crate) fn rules_of(apps: Vec<AppInput>) -> Rules {
+        let input = RulesInput {
+            apps,
+            templates: vec![Template::default()],
+            routes: vec![vec!["127.0.0.1:53".parse().unwrap()]],
+            ..RulesInput::default()
+        };
+        build_rules(input, HashKey(1, 2), &mut |_| None).0
+    }
+
+    fn app(rules: &[(RuleKind, &str)]) -> AppInput {
+        AppInput { rules: rules.iter().map(|(kind, text)| (*kind, name(text))).collect(), ..AppInput::default() }
+    }
+
+    fn views() -> Views {
+        Views {
+            views: vec![View { answers: vec![0, 0], ..View::default() }],
+            devices: PrefixTable::default(),
+            unidentified: 0,
+            clients: PrefixTable::default(),
+            tuning: Tuning {
+                live_ttl: 60,
+                ttl_floor: 0,
+                ttl_ceiling: 86400,
+                negative_ttl_ceiling: 3600,
+                trust_ad: false,
+                client_rate: 1,
+                client_burst: 1,
+                pending_in_all: 1,
+                pending_a_client: 1,
+            },
+        }
+    }
+
+    #[test]
+    fn most_specific_rule_of_each_app_decides() {
+        use RuleKind::*;
+        let rules = rules_of(vec![
+            app(&[(Suffix, "a.example"), (Hole, "b.a.example"), (Suffix, "c.b.a.example"), (Host, "h.example")]),
+            app(&[(ListSuffix, "b.a.example"), (Hole, "x.b.a.example")]),
+        ]);
+        let apps = |text: &str| rules.find(&name(text)).apps.0;
+        assert_eq!(apps("a.example"), 0b01);
+        assert_eq!(apps("b.a.example"), 0b10);
+        assert_eq!(apps("c.b.a.example"), 0b11);
+        assert_eq!(apps("x.b.a.example"), 0b00);
+        assert_eq!(apps("y.c.b.a.example"), 0b11);
+        assert_eq!(apps("h.example"), 0b01);
+        assert_eq!(apps("z.h.example"), 0);
+        assert_eq!(apps("example"), 0);
+        let exact = rules.find(&name("a.example")).exact.unwrap();
+        assert_eq!(rules.sets[exact as usize].hole_below.0, 0b01);
+        assert_eq!(rules.sets[exact as usize].rule_below.0, 0b10);
+    }
+
+    #[test]
+    fn a_file_reads_back_and_a_changed_octet_does_not() {
+        let rules = rules_of(vec![app(&[(RuleKind::Suffix, "a.example")]), app(&[])]);
+        let file = encode(&rules, &views(), b"meta");
+        let (back, _, meta) = decode(&file).unwrap();
+        assert_eq!((back.table, back.sets, &meta[..]), (rules.table, rules.sets, &b"meta"[..]));
+        for at in 0..file.len() {
+            let mut bad = file.clone();
+            bad[at] ^= 1;
+            assert!(decode(&bad).is_err(), "octet {at}");
+            assert!(decode(&file[..at]).is_err());
+        }
+    }
+}

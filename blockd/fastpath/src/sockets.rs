@@ -1,0 +1,470 @@
+//! Datagram sockets in batches: the crate's only dealings with the kernel, and with `unsafe`.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Datagrams a system call.
+pub const BATCH: usize = 64;
+/// Longest datagram that is read whole; a longer one is marked as cut.
+pub const DATAGRAM_OCTETS: usize = 4096;
+const CONTROL_WORDS: usize = 8;
+const RECEIVE_BUFFER_OCTETS: libc::c_int = 4 << 20;
+
+/// The address that a datagram was sent to, so that its reply comes from there.
+#[derive(Debug, Clone, Copy)]
+pub enum LocalAddress {
+    /// The kernel did not say.
+    Unknown,
+    /// IPv4.
+    V4(Ipv4Addr),
+    /// IPv6 and interface.
+    V6(Ipv6Addr, u32),
+}
+
+/// How a reply gets back.
+#[derive(Debug, Clone)]
+pub struct ReturnPath {
+    /// The listening socket.
+    pub socket: RawFd,
+    /// Who asked.
+    pub peer: SocketAddr,
+    /// What was asked.
+    pub local: LocalAddress,
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn set_option<T>(fd: RawFd, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
+    // SAFETY: the pointer is to a live value whose size is given beside it.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size_of::<T>() as libc::socklen_t) })
+        .map(drop)
+}
+
+fn socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no pointers; the descriptor is owned from here on.
+    let socket = unsafe {
+        let fd = check(libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0))?;
+        OwnedFd::from_raw_fd(fd)
+    };
+    if address.is_ipv6() {
+        set_option(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1 as libc::c_int)?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &OwnedFd, address: &SocketAddr) -> io::Result<()> {
+    let (storage, length) = to_raw(address);
+    // SAFETY: storage is a filled socket address of the length beside it.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const storage).cast(), length) }).map(drop)
+}
+
+/// Opens one listening socket for each thread, all on one address.
+///
+/// SO_REUSEPORT would let two daemons share a port in silence, so a plain socket tries the address first.
+pub fn listen(address: SocketAddr, threads: usize) -> io::Result<Vec<OwnedFd>> {
+    bind(&socket(&address)?, &address)?;
+    (0..threads)
+        .map(|_| {
+            let socket = socket(&address)?;
+            let fd = socket.as_raw_fd();
+            set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1 as libc::c_int)?;
+            grow_receive_buffer(fd);
+            if address.is_ipv4() {
+                set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1 as libc::c_int)?;
+                // Never believe path MTU messages: a forged one would make replies fragment (RFC 9715).
+                set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
+            } else {
+                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1 as libc::c_int)?;
+                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)?;
+            }
+            bind(&socket, &address)?;
+            Ok(socket)
+        })
+        .collect()
+}
+
+fn grow_receive_buffer(fd: RawFd) {
+    // Without the right to go over the system's bound, as far as the bound.
+    if set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_OCTETS).is_err() {
+        let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER_OCTETS);
+    }
+}
+
+/// Opens a socket for exchanges with upstreams, on the given port.
+pub fn open_source(is_ipv4: bool, port: u16) -> io::Result<OwnedFd> {
+    let address: SocketAddr =
+        if is_ipv4 { (Ipv4Addr::UNSPECIFIED, port).into() } else { (Ipv6Addr::UNSPECIFIED, port).into() };
+    let socket = socket(&address)?;
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Whether an address is this machine's: only then can a socket be bound to it.
+pub fn is_own_address(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+}
+
+fn to_raw(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all zeroes is a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
+    match address {
+        SocketAddr::V4(v4) => {
+            // SAFETY: sockaddr_storage is large and aligned enough for every socket address.
+            let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in>() };
+            raw.sin_family = libc::AF_INET as libc::sa_family_t;
+            raw.sin_port = v4.port().to_be();
+            raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+            (storage, size_of::<libc::sockaddr_in>() as libc::socklen_t)
+        }
+        SocketAddr::V6(v6) => {
+            // SAFETY: as above.
+            let raw = unsafe { &mut *(&raw mut storage).cast::<libc::sockaddr_in6>() };
+            raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            raw.sin6_port = v6.port().to_be();
+            raw.sin6_addr.s6_addr = v6.ip().octets();
+            raw.sin6_flowinfo = v6.flowinfo();
+            raw.sin6_scope_id = v6.scope_id();
+            (storage, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
+        }
+    }
+}
+
+fn from_raw(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match libc::c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says which address is in there.
+            let raw = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let raw = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, u16::from_be(raw.sin6_port), 0, raw.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+type Control = [u64; CONTROL_WORDS];
+
+/// Buffers for one recvmmsg.
+pub struct Inbound {
+    buffers: Box<[[u8; DATAGRAM_OCTETS]]>,
+    names: Box<[libc::sockaddr_storage]>,
+    controls: Box<[Control]>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+}
+
+/// One datagram of a batch.
+pub struct Datagram<'a> {
+    /// Its octets, at most [`DATAGRAM_OCTETS`].
+    pub octets: &'a [u8],
+    /// Whether there were more.
+    pub is_cut: bool,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// The address it was sent to.
+    pub local: LocalAddress,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        // SAFETY: all zeroes is valid for these plain structures; pointers are set before each use.
+        let (names, vectors, headers) = unsafe {
+            (
+                vec![zeroed::<libc::sockaddr_storage>(); BATCH].into_boxed_slice(),
+                vec![zeroed::<libc::iovec>(); BATCH].into_boxed_slice(),
+                vec![zeroed::<libc::mmsghdr>(); BATCH].into_boxed_slice(),
+            )
+        };
+        Self {
+            buffers: vec![[0; DATAGRAM_OCTETS]; BATCH].into_boxed_slice(),
+            names,
+            controls: vec![[0; CONTROL_WORDS]; BATCH].into_boxed_slice(),
+            vectors,
+            headers,
+        }
+    }
+}
+
+impl Inbound {
+    /// Receives what is there, at most [`BATCH`], without waiting; 0 when nothing is.
+    pub fn receive(&mut self, socket: RawFd) -> usize {
+        for at in 0..BATCH {
+            self.vectors[at] = libc::iovec { iov_base: self.buffers[at].as_mut_ptr().cast(), iov_len: DATAGRAM_OCTETS };
+            let header = &mut self.headers[at].msg_hdr;
+            header.msg_name = (&raw mut self.names[at]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = &raw mut self.vectors[at];
+            header.msg_iovlen = 1;
+            header.msg_control = self.controls[at].as_mut_ptr().cast();
+            header.msg_controllen = size_of::<Control>() as _;
+            header.msg_flags = 0;
+        }
+        // SAFETY: every header points into buffers of this struct that outlive the call.
+        let count = unsafe {
+            libc::recvmmsg(
+                socket,
+                self.headers.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        usize::try_from(count).unwrap_or(0)
+    }
+
+    /// A datagram of the last batch.
+    pub fn datagram(&self, at: usize) -> Option<Datagram<'_>> {
+        let header = &self.headers[at];
+        let length = (header.msg_len as usize).min(DATAGRAM_OCTETS);
+        Some(Datagram {
+            octets: &self.buffers[at][..length],
+            is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            peer: from_raw(&self.names[at])?,
+            local: self.local(at),
+        })
+    }
+
+    fn local(&self, at: usize) -> LocalAddress {
+        let header = &raw const self.headers[at].msg_hdr;
+        // SAFETY: the kernel filled the control buffer; CMSG_* walk inside its length, and the data of a control
+        // message is read unaligned after its level and type were looked at.
+        unsafe {
+            let mut control = libc::CMSG_FIRSTHDR(header);
+            while !control.is_null() {
+                match ((*control).cmsg_level, (*control).cmsg_type) {
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                        let info = libc::CMSG_DATA(control).cast::<libc::in_pktinfo>().read_unaligned();
+                        return LocalAddress::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()));
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                        let info = libc::CMSG_DATA(control).cast::<libc::in6_pktinfo>().read_unaligned();
+                        return LocalAddress::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex);
+                    }
+                    _ => control = libc::CMSG_NXTHDR(header, control),
+                }
+            }
+        }
+        LocalAddress::Unknown
+    }
+}
+
+/// Replies of one batch, sent with one sendmmsg.
+pub struct Outbound {
+    buffers: Vec<Vec<u8>>,
+    names: Box<[libc::sockaddr_storage]>,
+    controls: Box<[Control]>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+    count: usize,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        let Inbound { names, controls, vectors, headers, .. } = Inbound::default();
+        Self {
+            buffers: (0..BATCH).map(|_| Vec::with_capacity(2048)).collect(),
+            names,
+            controls,
+            vectors,
+            headers,
+            count: 0,
+        }
+    }
+}
+
+impl Outbound {
+    /// The buffer for the next reply.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffers[self.count]
+    }
+
+    /// Takes what was written to [`Outbound::buffer`] into the batch; true when the batch is full.
+    pub fn push(&mut self, peer: &SocketAddr, local: LocalAddress) -> bool {
+        let at = self.count;
+        let (name, name_length) = to_raw(peer);
+        self.names[at] = name;
+        self.vectors[at] =
+            libc::iovec { iov_base: self.buffers[at].as_mut_ptr().cast(), iov_len: self.buffers[at].len() };
+        let header = &mut self.headers[at].msg_hdr;
+        header.msg_name = (&raw mut self.names[at]).cast();
+        header.msg_namelen = name_length;
+        header.msg_iov = &raw mut self.vectors[at];
+        header.msg_iovlen = 1;
+        header.msg_flags = 0;
+        header.msg_control = self.controls[at].as_mut_ptr().cast();
+        header.msg_controllen = size_of::<Control>() as _;
+        // SAFETY: the control buffer is aligned and large enough for one message of either kind.
+        let used = unsafe {
+            let control = libc::CMSG_FIRSTHDR(header);
+            match local {
+                LocalAddress::Unknown => 0,
+                LocalAddress::V4(address) => {
+                    let mut info: libc::in_pktinfo = zeroed();
+                    info.ipi_spec_dst.s_addr = u32::from_ne_bytes(address.octets());
+                    fill_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+                }
+                LocalAddress::V6(address, interface) => {
+                    let mut info: libc::in6_pktinfo = zeroed();
+                    info.ipi6_addr.s6_addr = address.octets();
+                    // The interface matters to link-local addresses alone; else the routing table decides.
+                    info.ipi6_ifindex = if address.is_unicast_link_local() { interface } else { 0 };
+                    fill_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                }
+            }
+        };
+        header.msg_controllen = used as _;
+        if used == 0 {
+            header.msg_control = std::ptr::null_mut();
+        }
+        self.count += 1;
+        self.count == BATCH
+    }
+
+    /// Sends the batch; says how many could not be sent.
+    pub fn send(&mut self, socket: RawFd) -> usize {
+        let (mut at, mut lost) = (0, 0);
+        while at < self.count {
+            let rest = &mut self.headers[at..self.count];
+            // SAFETY: every header of the batch points into buffers of this struct.
+            let sent = unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
+            match usize::try_from(sent) {
+                Ok(sent) if sent > 0 => at += sent,
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    // One that cannot be sent (no route, a full queue) must not hold up the others.
+                    at += 1;
+                    lost += 1;
+                }
+            }
+        }
+        self.count = 0;
+        lost
+    }
+}
+
+/// Writes one control message; returns the octets it takes.
+///
+/// # Safety
+/// `control` must point to a buffer with room for `T` as a control message.
+unsafe fn fill_control<T>(control: *mut libc::cmsghdr, level: libc::c_int, kind: libc::c_int, value: T) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*control).cmsg_level = level;
+        (*control).cmsg_type = kind;
+        (*control).cmsg_len = libc::CMSG_LEN(size_of::<T>() as libc::c_uint) as _;
+        libc::CMSG_DATA(control).cast::<T>().write_unaligned(value);
+        libc::CMSG_SPACE(size_of::<T>() as libc::c_uint) as usize
+    }
+}
+
+/// Sends one datagram to an upstream.
+pub fn send_to(socket: RawFd, octets: &[u8], peer: &SocketAddr) -> bool {
+    let (name, length) = to_raw(peer);
+    // SAFETY: buffer and address live through the call, their lengths beside them.
+    let sent = unsafe {
+        libc::sendto(socket, octets.as_ptr().cast(), octets.len(), libc::MSG_DONTWAIT, (&raw const name).cast(), length)
+    };
+    usize::try_from(sent).is_ok_and(|sent| sent == octets.len())
+}
+
+/// Waits for readable descriptors.
+#[derive(Debug)]
+pub struct Poller(OwnedFd);
+
+impl Poller {
+    /// An empty one.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; the descriptor is owned from here on.
+        unsafe { Ok(Self(OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?))) }
+    }
+
+    /// Watches a descriptor; closing it ends that.
+    pub fn watch(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        // SAFETY: the event lives through the call.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+    }
+
+    /// The tokens that are ready, at most 64.
+    pub fn wait(&self, timeout: Duration, ready: &mut Vec<u64>) {
+        ready.clear();
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        let milliseconds = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the array has room for as many events as are asked for.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 64, milliseconds) };
+        ready.extend(events.iter().take(usize::try_from(count).unwrap_or(0)).map(|event| event.u64));
+    }
+}
+
+/// An eventfd: how one side of the seam wakes the other.
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    /// A silent one.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; the descriptor is owned from here on.
+        unsafe { Ok(Self(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))?))) }
+    }
+    /// Makes it readable.
+    pub fn ring(&self) {
+        let one = 1u64;
+        // SAFETY: eight octets of a live value; a full counter is readable all the same.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+    /// Makes it silent.
+    pub fn hush(&self) {
+        let mut count = 0u64;
+        // SAFETY: room for eight octets.
+        unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+    /// Its descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Random octets from the kernel, drawn in blocks: what an attacker would have to guess comes from here.
+#[derive(Debug)]
+pub struct Entropy {
+    block: [u8; 256],
+    used: usize,
+}
+
+impl Default for Entropy {
+    fn default() -> Self {
+        Self { block: [0; 256], used: 256 }
+    }
+}
+
+impl Entropy {
+    /// A random 64-bit number.
+    pub fn draw(&mut self) -> u64 {
+        if self.used + 8 > self.block.len() {
+            // SAFETY: room for the block; requests of up to 256 octets are never cut short (getrandom(2)).
+            let got = unsafe { libc::getrandom(self.block.as_mut_ptr().cast(), self.block.len(), 0) };
+            assert!(got == self.block.len() as isize, "the kernel gives no random numbers");
+            self.used = 0;
+        }
+        let mut octets = [0; 8];
+        octets.copy_from_slice(&self.block[self.used..self.used + 8]);
+        self.used += 8;
+        u64::from_ne_bytes(octets)
+    }
+
+    /// A random 16-bit number.
+    pub fn draw_short(&mut self) -> u16 {
+        self.draw() as u16
+    }
+}

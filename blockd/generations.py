@@ -1,0 +1,62 @@
+"""The state directory: generations of snapshot and inputs, the accepted one behind a link, a few older ones kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from blockd.policy.compile import SNAPSHOT
+from blockd.settings.source import Kept
+
+#: Generations that stay on disk, the one in force among them.
+KEPT = 3
+CURRENT = "current"
+
+
+class Generations:
+    """One directory, written by one daemon."""
+
+    def __init__(self, state: Path) -> None:
+        """Make the directory if need be. OSError when it cannot be."""
+        self._root = state / "generations"
+        self._current = state / CURRENT
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
+
+    def new(self) -> Path:
+        """Name a directory for the next generation; nothing is there yet."""
+        numbers = [int(path.name) for path in self._root.iterdir() if path.name.isdigit()]
+        return self._root / f"{max(numbers, default=0) + 1:08}"
+
+    def current(self, config: Path) -> Path | None:
+        """Give the accepted generation, if there is one and it was made of this config file."""
+        try:
+            generation = self._current.resolve(strict=True)
+            kept = Kept(generation)
+        except (OSError, ValueError, KeyError):
+            return None
+        is_ours = kept.config == config and (generation / SNAPSHOT).is_file()
+        return generation if is_ours else None
+
+    def accept(self, generation: Path) -> None:
+        """Make a generation the one that the next start uses, and forget the oldest."""
+        link = self._current.with_name(CURRENT + ".new")
+        link.unlink(missing_ok=True)
+        link.symlink_to(generation.relative_to(self._current.parent))
+        os.replace(link, self._current)
+        _sync(self._current.parent)
+        others = sorted(path for path in self._root.iterdir() if path.name.isdigit() and path != generation)
+        for old in others[: max(0, len(others) - KEPT + 1)]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def reject(self, generation: Path) -> None:
+        """Forget a generation that was not accepted."""
+        shutil.rmtree(generation, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,254 @@
+"""Every metric, declared here: native counters under names that operators rely on. Labels are bounded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from blockd import __version__
+from blockd.fastpath import Fastpath
+from blockd.resolver.routes import Routes, dead_servers
+from blockd.resolver.streams import Streams
+from blockd.settings.values import show_endpoint
+from blockd.transport.tcp import TcpListener
+
+#: Metric -> help, labels, and the native counters that feed it: prefix of the counter's name -> label values.
+#: A counter `a.b.c` under the prefix `a` gives the label values `b` and `c`.
+COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "blockd_queries": ("Queries received, by transport.", ("proto",), "queries"),
+    "blockd_questions": ("Well-formed questions, by type; rare types are other.", ("qtype",), "types"),
+    "blockd_replies": ("Replies, by transport and response code.", ("proto", "rcode"), "replies"),
+    "blockd_replies_truncated": ("Replies that did not fit and were sent with TC.", (), "replies.truncated"),
+    "blockd_replies_not_sent": ("Replies that the kernel did not take.", (), "replies.not_sent"),
+    "blockd_dropped": ("Queries without a reply.", ("reason",), "dropped"),
+    "blockd_refused": ("Queries refused before any policy.", ("reason",), "refused"),
+    "blockd_admission_buckets_evicted": (
+        "Rate-limit buckets in use that had to make room.",
+        (),
+        "admission.buckets_evicted",
+    ),
+    "blockd_cache_hits": ("Questions answered from the cache.", (), "cache.hits"),
+    "blockd_cache_misses": ("Questions that had to be asked upstream.", (), "cache.misses"),
+    "blockd_cache_inserted": ("Answers stored.", (), "cache.inserted"),
+    "blockd_cache_rejudged": ("Entries judged anew because the rules moved on.", (), "cache.rejudged"),
+    "blockd_pending_coalesced": ("Questions that joined one under way.", (), "pending.coalesced"),
+    "blockd_pending_shed": ("Questions not asked because too many wait.", ("bound",), "pending.shed"),
+    "blockd_pending_expired": ("Questions that nobody answered in any way.", (), "pending.expired"),
+    "blockd_upstream_queries": ("Queries sent upstream.", (), "upstream.sent"),
+    "blockd_upstream_answers": ("Usable answers.", (), "upstream.answered"),
+    "blockd_upstream_timeouts": ("Exchanges that ran out of time.", (), "upstream.timed_out"),
+    "blockd_upstream_streams": ("Questions moved to TCP.", (), "upstream.streams"),
+    "blockd_upstream_exhausted": ("Questions for which every server failed.", (), "upstream.exhausted"),
+    "blockd_ring_pushed": ("Pieces of work handed to Python.", (), "ring.pushed"),
+    "blockd_ring_full": ("Pieces of work that found the ring full.", (), "ring.full"),
+}
+
+#: What was wrong with a message from upstream, or with sending one: native name -> label.
+UPSTREAM_FAULTS = {
+    "upstream.not_sent": "not_sent",
+    "upstream.failed": "failed",
+    "upstream.malformed": "malformed",
+    "upstream.chain": "chain",
+    "upstream.wrong_id": "wrong_id",
+    "upstream.unexpected": "unexpected",
+    "upstream.truncated": "truncated",
+}
+
+GAUGES = {
+    "blockd_cache_entries": ("Answers in the cache.", "cache.entries"),
+    "blockd_cache_bytes": ("Memory that they take.", "cache.octets"),
+    "blockd_pending_questions": ("Questions under way.", "pending.questions"),
+    "blockd_pending_queries": ("Queries that wait for them.", "pending.waiters"),
+    "blockd_ring_waiting": ("Pieces of work that Python has not taken yet.", "ring.waiting"),
+    "blockd_rules_generation": ("Generation of the rules in force.", "rules.generation"),
+    "blockd_rules_names": ("Names in the domain table.", "rules.names"),
+    "blockd_views_generation": ("Generation of the views in force.", "views.generation"),
+}
+
+
+@dataclass
+class ReloadCounts:
+    """What became of reloads."""
+
+    succeeded: int = 0
+    failed: int = 0
+    was_last_successful: bool = True
+    last_success: float = 0.0
+
+    def success(self, now: float) -> None:
+        """Count one that took."""
+        self.succeeded += 1
+        self.was_last_successful = True
+        self.last_success = now
+
+    def failure(self) -> None:
+        """Count one that changed nothing."""
+        self.failed += 1
+        self.was_last_successful = False
+
+
+@dataclass
+class DecisionCounts:
+    """Decisions by names, over all generations: numbers mean something within one alone."""
+
+    folded: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    #: Generation of views -> (groups, apps) by number.
+    names: dict[int, tuple[list[str], list[str]]] = field(default_factory=dict)
+
+    def published(self, generation: int, meta: dict[str, Any]) -> None:
+        """Learn what the numbers of a new generation mean."""
+        self.names[generation] = (meta["groups"], meta["apps"])
+
+    def read(self, fastpath: Fastpath) -> Counter[tuple[str, str, str]]:
+        """Give the sums by (group, app, action); the counts of generations that ended are folded in."""
+        total: Counter[tuple[str, str, str]] = Counter()
+        for generation, is_final, cells in fastpath.decisions():
+            if generation not in self.names:
+                continue
+            groups, apps = self.names[generation]
+            for view, bit, action, count in cells:
+                key = (groups[view], "" if bit is None else apps[bit], action)
+                (self.folded if is_final else total)[key] += count
+            if is_final:
+                del self.names[generation]
+        return total + self.folded
+
+
+class Metrics(Collector):
+    """Reads everything at each scrape; nothing is counted twice or kept between."""
+
+    def __init__(
+        self,
+        fastpath: Fastpath,
+        tcp: TcpListener,
+        streams: Streams,
+        routes: Routes,
+        reloads: ReloadCounts,
+        decisions: DecisionCounts,
+    ) -> None:
+        """Take what counts."""
+        self._fastpath = fastpath
+        self._tcp = tcp
+        self._streams = streams
+        self._routes = routes
+        self._reloads = reloads
+        self._decisions = decisions
+        self.lists: list[dict[str, Any]] = []
+
+    def describe(self) -> Iterable[Metric]:
+        """Declare nothing beforehand: names are checked by a test."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give every metric."""
+        counters = self._fastpath.counters()
+        taken = {prefix for _, labels, prefix in COUNTERS.values() if not labels}
+        for name, (text, labels, prefix) in COUNTERS.items():
+            family = CounterMetricFamily(name, text, labels=labels)
+            if not labels:
+                family.add_metric([], counters[prefix])
+            else:
+                for counter, value in counters.items():
+                    if counter.startswith(prefix + ".") and counter not in taken:
+                        family.add_metric(counter[len(prefix) + 1 :].split("."), value)
+            yield family
+        faults = CounterMetricFamily("blockd_upstream_faults", "What went wrong with upstreams.", labels=["reason"])
+        for counter, reason in UPSTREAM_FAULTS.items():
+            faults.add_metric([reason], counters[counter])
+        yield faults
+        sizes = self._fastpath.sizes()
+        yield _counter("blockd_cache_evicted", "Answers that made room.", sizes["cache.evicted"])
+        for name, (text, size) in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=sizes[size])
+        yield self._decision_family()
+        yield from self._server_families()
+        yield from self._stream_families()
+        yield from self._reload_families()
+        yield from self._list_families()
+
+    def _decision_family(self) -> Metric:
+        labels = ["group", "app", "action"]
+        family = CounterMetricFamily("blockd_decisions", "Decisions, by group, app and action.", labels=labels)
+        for key, count in sorted(self._decisions.read(self._fastpath).items()):
+            family.add_metric(list(key), count)
+        return family
+
+    def _server_families(self) -> Iterator[Metric]:
+        sent = CounterMetricFamily("blockd_upstream_server_queries", "Queries to each upstream.", labels=["server"])
+        answered = CounterMetricFamily("blockd_upstream_server_answers", "Answers of each upstream.", labels=["server"])
+        waited = CounterMetricFamily(
+            "blockd_upstream_server_wait_seconds", "Seconds from query to answer, added up.", labels=["server"]
+        )
+        up = GaugeMetricFamily("blockd_upstream_server_up", "Whether each upstream answers.", labels=["server"])
+        servers = self._fastpath.servers()
+        dead = dead_servers(servers)
+        for server in servers:
+            label = [show_endpoint(server["address"])]
+            sent.add_metric(label, server["sent"])
+            answered.add_metric(label, server["answered"])
+            waited.add_metric(label, server["waited_us"] / 1e6)
+            up.add_metric(label, server["address"] not in dead)
+        yield from (sent, answered, waited, up)
+
+    def _stream_families(self) -> Iterator[Metric]:
+        counts = self._tcp.counts
+        yield GaugeMetricFamily("blockd_tcp_connections", "Open connections.", value=self._tcp.open_connections)
+        yield _counter("blockd_tcp_accepted", "Connections accepted.", counts.accepted)
+        closed = CounterMetricFamily(
+            "blockd_tcp_closed", "Connections refused or closed by a bound.", labels=["reason"]
+        )
+        closed.add_metric(["client"], counts.refused_client)
+        closed.add_metric(["for_another"], counts.closed_for_another)
+        closed.add_metric(["idle"], counts.closed_idle)
+        closed.add_metric(["slow_reader"], counts.closed_slow_reader)
+        closed.add_metric(["many_queries"], counts.closed_many_queries)
+        yield closed
+        yield GaugeMetricFamily("blockd_streams", "Questions under way over TCP.", value=self._streams.under_way)
+        yield _counter("blockd_streams_refused", "Questions not asked over TCP: too many.", self._streams.refused)
+
+    def _reload_families(self) -> Iterator[Metric]:
+        reloads = CounterMetricFamily("blockd_config_reloads", "Reloads, by result.", labels=["result"])
+        reloads.add_metric(["success"], self._reloads.succeeded)
+        reloads.add_metric(["failure"], self._reloads.failed)
+        yield reloads
+        yield GaugeMetricFamily(
+            "blockd_config_last_reload_successful",
+            "Whether the last reload, or the start, took the config as it stands.",
+            value=self._reloads.was_last_successful,
+        )
+        yield GaugeMetricFamily(
+            "blockd_config_last_reload_success_timestamp_seconds",
+            "When the policy in force was taken in.",
+            value=self._reloads.last_success,
+        )
+        info = GaugeMetricFamily("blockd_build_info", "Version, as a label.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+
+    def _list_families(self) -> Iterator[Metric]:
+        kept = GaugeMetricFamily("blockd_list_names", "Names kept of an app's lists.", labels=["app"])
+        skipped = GaugeMetricFamily("blockd_list_lines_skipped", "Lines skipped.", labels=["app"])
+        names: Counter[str] = Counter()
+        lines: Counter[str] = Counter()
+        for report in self.lists:
+            names[report["app"]] += report["kept"]
+            lines[report["app"]] += sum(report["skipped"].values())
+        for app in names:
+            kept.add_metric([app], names[app])
+            skipped.add_metric([app], lines[app])
+        yield from (kept, skipped)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def wall_clock() -> float:
+    """Seconds since 1970."""
+    return time.time()

@@ -1,0 +1,1 @@
+"""What the policy is: from inputs to a snapshot, and why a name gets what it gets."""

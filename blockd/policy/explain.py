@@ -1,0 +1,186 @@
+"""Why a name gets what it gets: the hot path's own decision, with names for its numbers and places for its rules."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dnslib import QTYPE, RCODE, DNSError, DNSRecord
+
+from blockd.apps.catalogue import Entry
+from blockd.fastpath import _native, fold_rule_name, line_of
+from blockd.policy.inputs import Inputs
+from blockd.policy.views import device_prefixes
+from blockd.settings.schema import UNIDENTIFIED
+from blockd.settings.values import Address, to_ascii
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rule and where it stands."""
+
+    app: str
+    kind: str
+    rule: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        """Give rule and place in one line."""
+        return f"{self.app}: {self.kind} {self.rule} ({self.file}:{self.line})"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The whole reasoning for one question."""
+
+    client: str
+    name: str
+    qtype: str
+    group: str
+    device: str
+    view: dict[str, list[str]]
+    asked: list[str]
+    found: list[str]
+    is_cached: bool
+    rule: Place | None
+    target: str | None
+    action: str
+    app: str | None
+    answer: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the fields by name."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Give the text that a person reads."""
+
+        def names(apps: list[str]) -> str:
+            return ", ".join(apps) or "-"
+
+        rows = [
+            ("question", f"{self.name} {self.qtype}"),
+            ("device", f"{self.client}: {self.device}"),
+            ("group", self.group),
+            ("view", "; ".join(f"{key} {names(apps)}" for key, apps in self.view.items())),
+            ("asked", names(self.asked)),
+            ("found", names(self.found) if self.is_cached else "not known: the answer is not in the cache"),
+        ]
+        if self.rule is not None:
+            rows.append(("rule", str(self.rule)))
+        if self.target is not None:
+            rows.append(("target", self.target))
+        rows.append(("verdict", f"{self.action} ({self.app})" if self.app else self.action))
+        rows += [("answer" if at == 0 else "", line) for at, line in enumerate(self.answer)]
+        return [f"{label:10}{text}" for label, text in rows]
+
+
+def explain(
+    inputs: Inputs, decision: _native.Decision, meta: dict[str, Any], client: Address, name: str, qtype: str
+) -> Explanation:
+    """Give names to a native decision, and places in the inputs that it was compiled from."""
+    apps: list[str] = meta["apps"]
+
+    def of_mask(mask: int) -> list[str]:
+        return [app for at, app in enumerate(apps) if mask >> at & 1]
+
+    app = None if decision["app"] is None else apps[decision["app"]]
+    rule, target = decision["rule"], None
+    if decision["target_rule"] is not None:
+        target, rule = decision["target_rule"]
+    elif decision["target_addresses"]:
+        target = ", ".join(decision["target_addresses"])
+    place = None
+    if app is not None and rule is not None:
+        place = locate(inputs, inputs.catalogue.entries[app], *rule)
+    group = meta["groups"][decision["view"]]
+    return Explanation(
+        client=str(client),
+        name=name,
+        qtype=qtype,
+        group=group,
+        device=_device(inputs, client, group),
+        view=meta["views"][decision["view"]],
+        asked=of_mask(decision["asked"]),
+        found=of_mask(decision["found"]),
+        is_cached=decision["is_cached"],
+        rule=place,
+        target=target,
+        action=decision["action"],
+        app=app,
+        answer=_answer(decision),
+    )
+
+
+def _device(inputs: Inputs, client: Address, group: str) -> str:
+    if group == UNIDENTIFIED:
+        return "in no group's networks"
+    held = [n for n, _ in device_prefixes(inputs) if n.version == client.version and client in n]
+    network = max(held, key=lambda n: n.prefixlen)
+    at = inputs.settings.groups[group].networks.index(network)
+    line = inputs.document.line(("groups", group, "networks", at))
+    return f"in {network} ({inputs.config}:{line})"
+
+
+def _answer(decision: _native.Decision) -> list[str]:
+    if not decision["is_client"]:
+        return ["REFUSED: the address is not among server.clients"]
+    reply = decision["reply"]
+    if reply is not None:
+        return _show(reply)
+    if decision["action"] == "block":
+        return ["none: the policy drops the query"]
+    if decision["zone"] is not None and decision["zone"][0] == "routed":
+        return [f"from the servers of upstream.zones {decision['zone'][1]}"]
+    return ["from the cache" if decision["is_cached"] else "from upstream"]
+
+
+def _show(reply: bytes) -> list[str]:
+    """Show a reply that this program built; dnslib never reads what came from the network."""
+    try:
+        record = DNSRecord.parse(reply)
+    except DNSError as error:
+        return [f"unreadable: {error}"]
+    lines = [str(rr) for rr in (*record.rr, *record.auth)]
+    for additional in record.ar:
+        for option in getattr(additional, "rdata", None) or []:
+            if getattr(option, "code", None) == 15:
+                data = bytes(option.data)
+                code = int.from_bytes(data[:2], "big")
+                lines.append(f"EDE {code}: {data[2:].decode(errors='replace')}")
+    return [str(RCODE.get(record.header.rcode)), *lines]
+
+
+def locate(inputs: Inputs, entry: Entry, kind: str, rule: str) -> Place:
+    """Find file and line of a rule in the inputs; lists are searched as the compiler reads them."""
+    app = entry.app
+    keys = {"suffix": "suffixes", "host": "hosts", "hole": "holes"}
+    if kind in keys:
+        names: list[str] = getattr(app, keys[kind])
+        if rule in names:
+            line = entry.document.line((keys[kind], names.index(rule)))
+            return Place(app.app, kind, rule, str(entry.document.file), line)
+    for at, item in enumerate(app.lists):
+        if (item.kind == "hole") == (kind == "hole"):
+            found = line_of(inputs.list_data(entry, at), item.format, rule, to_ascii)
+            if found is not None:
+                return Place(app.app, kind, rule, str(entry.list_path(at)), found)
+    return Place(app.app, kind, rule, str(entry.document.file), 0)
+
+
+def read_question(name: str, qtype: str) -> tuple[str, int]:
+    """Read a question from a command line. ValueError says what is wrong with it."""
+    number = QTYPE.reverse.get(qtype.upper())
+    if number is None and qtype.upper().startswith("TYPE") and qtype[4:].isdigit():
+        number = int(qtype[4:])
+    if number is None or not 0 < number < 65536:
+        raise ValueError(f"{qtype!r} is no query type, such as A, AAAA, HTTPS or TYPE65")
+    return "." if name == "." else fold_rule_name(to_ascii(name)), number
+
+
+def read_meta(snapshot: _native.Snapshot) -> dict[str, Any]:
+    """Read what :mod:`blockd.policy.compile` kept with a snapshot."""
+    meta: dict[str, Any] = json.loads(snapshot.meta)
+    return meta

@@ -1,0 +1,64 @@
+"""What each group gets: four disjoint sets of apps, and which prefixes are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blockd.apps.catalogue import Catalogue
+from blockd.policy.inputs import Inputs
+from blockd.settings.schema import UNIDENTIFIED, Policy
+from blockd.settings.values import Network, read_network
+
+#: Who may ask when the config does not say: this machine and private networks (RFC 1918, 4193, 3927, 4291).
+USUAL_CLIENTS: tuple[Network, ...] = tuple(
+    read_network(text)
+    for text in (
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """One group's policy as sets of app names; no app is in two."""
+
+    group: str
+    policy: Policy
+    block: frozenset[str]
+    monitor: frozenset[str]
+    allow: frozenset[str]
+
+
+def group_views(inputs: Inputs) -> list[GroupView]:
+    """Give each group's view, unidentified last; the place in the list is the ViewId."""
+    groups = [*inputs.settings.groups, UNIDENTIFIED]
+    return [_view(group, inputs.settings.policies[group], inputs.catalogue) for group in groups]
+
+
+def _view(group: str, policy: Policy, catalogue: Catalogue) -> GroupView:
+    # What is allowed opens what it needs: an app that is let in but cannot work is blocked with extra steps.
+    allow = frozenset().union(*(catalogue.needs(app) for app in policy.allow))
+    block = frozenset(policy.block) - allow
+    return GroupView(group, policy, block, frozenset(policy.monitor) - allow - block, allow)
+
+
+def device_prefixes(inputs: Inputs) -> list[tuple[Network, int]]:
+    """Give every prefix of every group with the ViewId it leads to."""
+    groups = inputs.settings.groups.values()
+    return [(network, view) for view, group in enumerate(groups) for network in group.networks]
+
+
+def client_prefixes(inputs: Inputs) -> Sequence[Network]:
+    """Give the networks that may ask at all."""
+    if inputs.settings.server.clients is not None:
+        return list(dict.fromkeys(inputs.settings.server.clients))
+    devices = (network for network, _ in device_prefixes(inputs))
+    return list(dict.fromkeys((*USUAL_CLIENTS, *devices)))

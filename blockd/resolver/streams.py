@@ -1,0 +1,111 @@
+"""Questions to upstreams over TCP, when one datagram was not enough (RFC 7766)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.protocols.basic import Int16StringReceiver
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from twisted.internet.posixbase import PosixReactorBase
+
+#: Seconds that one server has, connection included.
+PATIENCE = 0.7
+#: Servers that are tried: with the datagram before, a client waits less than two seconds.
+MAX_SERVERS = 2
+#: Exchanges at once; more are failed at once, and counted.
+MAX_EXCHANGES = 1_000
+
+Complete = Callable[[int, bytes | None], None]
+
+
+class _Exchange(Int16StringReceiver):
+    """Sends one query, takes the first message that comes back."""
+
+    MAX_LENGTH = 65535
+
+    def __init__(self, query: bytes, done: Callable[[bytes | None], None]) -> None:
+        self._query = query
+        self._done = done
+
+    def connectionMade(self) -> None:
+        self.sendString(self._query)
+
+    def stringReceived(self, string: bytes) -> None:
+        self._done(string)
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self._done(None)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._done(None)
+
+
+class _Once(ClientFactory):
+    noisy = False
+
+    def __init__(self, query: bytes, done: Callable[[bytes | None], None]) -> None:
+        self._query = query
+        self._done = done
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        return _Exchange(self._query, self._done)
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        self._done(None)
+
+
+class Streams:
+    """All stream exchanges under way."""
+
+    def __init__(self, reactor: PosixReactorBase, complete: Complete) -> None:
+        """``complete(exchange, answer or None)`` is called once for every ``ask``."""
+        self._reactor = reactor
+        self._complete = complete
+        self.under_way = 0
+        self.refused = 0
+
+    def ask(self, exchange: int, servers: list[tuple[str, int]], query: bytes) -> None:
+        """Ask the servers in turn until one answers."""
+        if self.under_way >= MAX_EXCHANGES:
+            self.refused += 1
+            self._complete(exchange, None)
+            return
+        self.under_way += 1
+        self._try(exchange, servers[:MAX_SERVERS], query)
+
+    def _try(self, exchange: int, servers: list[tuple[str, int]], query: bytes) -> None:
+        if not servers:
+            self._finish(exchange, None)
+            return
+        (host, port), rest = servers[0], servers[1:]
+        is_done = False
+
+        def done(answer: bytes | None) -> None:
+            nonlocal is_done
+            if is_done:
+                return
+            is_done = True
+            if timer.active():
+                timer.cancel()
+            connector.disconnect()
+            if answer is None:
+                self._try(exchange, rest, query)
+            else:
+                self._finish(exchange, answer)
+
+        timer = self._reactor.callLater(PATIENCE, done, None)
+        try:
+            connector: Any = self._reactor.connectTCP(host, port, _Once(query, done), timeout=PATIENCE)
+        except (ConnectError, OSError):
+            timer.cancel()
+            self._try(exchange, rest, query)
+
+    def _finish(self, exchange: int, answer: bytes | None) -> None:
+        self.under_way -= 1
+        self._complete(exchange, answer)

@@ -1,0 +1,158 @@
+"""YAML with places: plain values, and the line of each, so that every complaint can point at one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from blockd.problems import InputError, Problem
+
+Path = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+#: A config of 100,000 inventory lines has them in a file of their own; more than this is a mistake or an attack.
+MAX_OCTETS = 4 << 20
+MAX_DEPTH = 20
+
+
+class Document:
+    """One YAML file: ``values`` as plain Python, ``line(path)`` for where each stands."""
+
+    def __init__(self, file: FilePath, data: bytes) -> None:
+        """Read it. InputError when it is no YAML, repeats a key, or uses anchors."""
+        self.file = file
+        self._lines: dict[Path, int] = {}
+        if len(data) > MAX_OCTETS:
+            raise self.error((), f"the file has {len(data)} octets, at most {MAX_OCTETS} are read")
+        try:
+            text = data.decode("utf-8-sig")
+            self._refuse_anchors(text)
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.values: Any = {} if node is None else self._value(node, (), 0)
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            raise InputError([Problem(str(file), line, "", "the file is not UTF-8")]) from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            what = getattr(error, "problem", None) or str(error)
+            line = 0 if mark is None else mark.line + 1
+            raise InputError([Problem(str(file), line, "", f"this is no YAML: {what}")]) from None
+
+    def _refuse_anchors(self, text: str) -> None:
+        # Nine lines of anchors can stand for a billion values; nothing here needs them.
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
+                line = token.start_mark.line + 1
+                text = "anchors and aliases (& and *) are not read; write the value out, or quote it"
+                raise InputError([Problem(str(self.file), line, "", text)])
+
+    def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if depth > MAX_DEPTH:
+            raise self.error(path, f"nested more than {MAX_DEPTH} deep")
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(child, (*path, at), depth + 1) for at, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            values: dict[Hashable, Any] = {}
+            for key_node, child in node.value:
+                key = self._scalar(key_node)
+                if not isinstance(key, str):
+                    key = str(key_node.value)
+                line = key_node.start_mark.line + 1
+                if key in values:
+                    first = self._lines[(*path, key)]
+                    text = f"the key stands twice, first in line {first}; keep one"
+                    raise InputError([Problem(str(self.file), line, ".".join(map(str, (*path, key))), text)])
+                self._lines[(*path, key)] = line
+                values[key] = self._value(child, (*path, key), depth + 1)
+            return values
+        return self._scalar(node)
+
+    @staticmethod
+    def _scalar(node: yaml.Node) -> Any:
+        constructor = yaml.SafeLoader("")
+        try:
+            return constructor.construct_object(node, deep=True)
+        finally:
+            constructor.dispose()
+
+    def line(self, path: Path) -> int:
+        """Give the line of a value, or of the nearest thing around it."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 0)
+
+    def error(self, path: Path, text: str) -> InputError:
+        """Make an error about one place."""
+        return InputError([self.problem(path, text)])
+
+    def problem(self, path: Path, text: str) -> Problem:
+        """Make a problem about one place."""
+        return Problem(str(self.file), self.line(path), ".".join(map(str, path)), text)
+
+    def validate(self, model: type[Model]) -> Model:
+        """Check the values against a schema. InputError lists all that is wrong at once."""
+        if not isinstance(self.values, dict):
+            raise self.error((), "expected keys and values at the top of the file")
+        try:
+            return model.model_validate(self.values)
+        except ValidationError as error:
+            problems = []
+            for detail in error.errors():
+                path = self._known_part(detail["loc"])
+                problems.append(self.problem(path, _explain(detail, model, path)))
+            raise InputError(list(dict.fromkeys(problems))) from None
+
+    def _known_part(self, loc: tuple[int | str, ...]) -> Path:
+        # A schema's alternatives add steps of their own to the path; only what stands in the file is a place.
+        path: Path = ()
+        for step in loc:
+            if (*path, step) in self._lines:
+                path = (*path, step)
+        if loc and loc[-1] not in path and isinstance(loc[-1], str) and "[" not in loc[-1] and "-" not in loc[-1]:
+            path = (*path, loc[-1])
+        return path
+
+
+def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        known = ", ".join(_fields_at(model, path[:-1]))
+        return f"unknown key; known here: {known}" if known else "unknown key"
+    if kind == "missing":
+        return "this key is missing"
+    text = str(detail["msg"]).removeprefix("Value error, ")
+    given = detail["input"]
+    if kind == "value_error" or isinstance(given, dict | list):
+        return text
+    return f"{text[0].lower()}{text[1:]}, but {given!r} stands here"
+
+
+def _fields_at(model: Any, path: Path) -> list[str]:
+    for step in path:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(step))
+            if field is None:
+                return []
+            model = field.annotation
+        arguments = [a for a in getattr(model, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if arguments:
+            model = arguments[0]
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def find_scalar(file: FilePath, section: str, key: str) -> str | None:
+    """Find one value in a file that may be no good otherwise: ``section: {key: value}`` or the same in two lines."""
+    try:
+        text = file.read_bytes()[:MAX_OCTETS].decode(errors="replace")
+    except OSError:
+        return None
+    flow = re.search(rf"^{section}:\s*\{{[^}}]*\b{key}:\s*([^,}}\s]+)", text, re.MULTILINE)
+    block = re.search(rf"^{section}:\s*(?:#.*)?\n(?:[ \t]+.*\n|\s*\n)*?[ \t]+{key}:\s*(\S+)", text, re.MULTILINE)
+    found = flow or block
+    return found.group(1).strip("\"'") if found else None

@@ -1,0 +1,85 @@
+"""Reads the config file; what one key says about another is checked here, with both places known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from blockd.problems import InputError, Problem
+from blockd.settings.document import Document
+from blockd.settings.schema import RESTART_KEYS, UNIDENTIFIED, Settings
+from blockd.settings.source import Source
+from blockd.settings.values import Network, read_name
+
+#: Group and app names become metric labels and file names.
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def load_settings(path: Path, source: Source) -> tuple[Settings, Document]:
+    """Read and check a config file. InputError has every problem with its line."""
+    document = Document(path, source.read(path))
+    settings = document.validate(Settings)
+    problems = [*_check_groups(settings, document), *_check_policies(settings, document)]
+    problems += _check_zones(settings, document)
+    if problems:
+        raise InputError(problems)
+    return settings, document
+
+
+def _check_groups(settings: Settings, document: Document) -> list[Problem]:
+    problems = []
+    seen: dict[Network, tuple[str, int]] = {}
+    for group, members in settings.groups.items():
+        place = ("groups", group)
+        if not NAME.fullmatch(group):
+            problems.append(document.problem(place, "a group's name is lower-case letters, digits and '-'"))
+        if group == UNIDENTIFIED:
+            problems.append(document.problem(place, "everybody else is unidentified: it has a policy, but no members"))
+        if group not in settings.policies:
+            text = f"this group has no policy; write policies: {{{group}: {{}}}} if it gets no blocks"
+            problems.append(document.problem(place, text))
+        for at, network in enumerate(members.networks):
+            here = (*place, "networks", at)
+            if network in seen:
+                other, line = seen[network]
+                text = f"{network} is in group {other} already (line {line}); inside one another is meant, equal is not"
+                problems.append(document.problem(here, text))
+            seen[network] = (group, document.line(here))
+    return problems
+
+
+def _check_policies(settings: Settings, document: Document) -> list[Problem]:
+    problems = []
+    for name, policy in settings.policies.items():
+        place = ("policies", name)
+        if name != UNIDENTIFIED and name not in settings.groups:
+            problems.append(document.problem(place, "no group has this name; groups are defined under groups:"))
+        for app in sorted(set(policy.allow) & {*policy.block, *policy.monitor}):
+            problems.append(document.problem((*place, "allow"), f"{app} is allowed and blocked or monitored; keep one"))
+    if UNIDENTIFIED not in settings.policies:
+        text = f"the policy of {UNIDENTIFIED} is missing; write {UNIDENTIFIED}: {{}} if it gets no blocks"
+        problems.append(document.problem(("policies",), text))
+    return problems
+
+
+def _check_zones(settings: Settings, document: Document) -> list[Problem]:
+    problems = []
+    for zone, servers in settings.upstream.zones.items():
+        place = ("upstream", "zones", zone)
+        try:
+            read_name(zone)
+        except ValueError as error:
+            problems.append(document.problem(place, str(error)))
+        if not servers:
+            problems.append(document.problem(place, "expected at least one server"))
+    return problems
+
+
+def changed_restart_keys(old: Settings, new: Settings) -> list[str]:
+    """Name the keys that differ and that only a restart takes in."""
+
+    def value(settings: Settings, key: str) -> object:
+        section, name = key.split(".")
+        return getattr(getattr(settings, section), name)
+
+    return [key for key in RESTART_KEYS if value(old, key) != value(new, key)]

@@ -1,0 +1,172 @@
+"""Every key of the config file: its type, default, unit, and whether a reload or a restart takes it in."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from blockd.settings.values import DomainName, Endpoint, NetworkValue, Upstream
+
+Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
+AppName = str
+
+#: Keys that are read at start alone: a reload that changes one is refused and names it.
+RESTART_KEYS = (
+    "server.listen",
+    "server.threads",
+    "admin.listen",
+    "admin.socket",
+    "state.directory",
+    "cache.size_mb",
+)
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Tcp(Section):
+    """Bounds of DNS over TCP (RFC 7766)."""
+
+    connections: int = Field(4096, ge=1, le=100_000, description="Open connections in all.")
+    connections_a_client: int = Field(64, ge=1, description="Open connections of one client.")
+    queries_a_connection: int = Field(10_000, ge=1, description="Queries on one connection, then it is closed.")
+    queries_at_once: int = Field(128, ge=1, description="Unanswered queries on one connection before reading stops.")
+    idle: float = Field(10.0, gt=0, description="Seconds without a whole query, or without a reader, until closed.")
+
+
+class Server(Section):
+    """Where and for whom queries are answered."""
+
+    listen: list[Endpoint] = Field(min_length=1, description="Addresses for UDP and TCP. Restart.")
+    threads: Literal["auto"] | int = Field("auto", description="Serve threads; auto is one a core. Restart.")
+    clients: list[NetworkValue] | None = Field(
+        None, description="Who may ask. Default: loopback, private ranges and every group's networks."
+    )
+    client_rate: int = Field(2_000, ge=1, le=1_000_000, description="Queries a second of one client (/32, /64).")
+    client_burst: int = Field(4_000, ge=1, le=10_000_000, description="Queries at once of one client.")
+    tcp: Tcp = Tcp()
+
+    @field_validator("threads")
+    @classmethod
+    def _a_few(cls, threads: Literal["auto"] | int) -> Literal["auto"] | int:
+        if isinstance(threads, int) and not 1 <= threads <= 256:
+            raise ValueError("expected auto or a number from 1 to 256")
+        return threads
+
+
+class Admin(Section):
+    """Where operators and dashboards look."""
+
+    listen: Endpoint = Field(description="Address of /metrics, /healthz and /readyz. Restart.")
+    socket: str = Field("/run/blockd/control.sock", description="Path of the control socket. Restart.")
+
+
+class State(Section):
+    """What outlives the daemon."""
+
+    directory: str = Field("/var/lib/blockd", description="Directory of snapshots and their inputs. Restart.")
+
+
+class UpstreamSettings(Section):
+    """Who is asked what is not answered here."""
+
+    servers: Literal["system"] | list[Upstream] = Field(
+        description="Addresses, the preferred first; system reads /etc/resolv.conf at each reload."
+    )
+    zones: dict[str, list[Upstream]] = Field(default_factory=dict, description="Other servers for a zone and below.")
+    trust_ad: bool = Field(False, description="Pass AD on: only for validating servers on a path nobody else can use.")
+    pending: int = Field(20_000, ge=1, le=1_000_000, description="Queries that may wait for an upstream, in all.")
+    pending_a_client: int = Field(200, ge=1, description="Queries of one client that may wait.")
+
+    @field_validator("servers")
+    @classmethod
+    def _some(cls, servers: Literal["system"] | list[Upstream]) -> Literal["system"] | list[Upstream]:
+        if not servers:
+            raise ValueError("expected at least one server, or the word system")
+        return servers
+
+
+class Cache(Section):
+    """What is kept of answers."""
+
+    size_mb: int = Field(256, ge=1, le=1 << 20, description="Largest size, MiB. Restart.")
+    ttl_floor: int = Field(0, ge=0, le=3_600, description="Smallest TTL kept, seconds.")
+    ttl_ceiling: int = Field(86_400, ge=1, le=604_800, description="Largest TTL kept, seconds.")
+    negative_ttl_ceiling: int = Field(3_600, ge=0, le=10_800, description="Largest TTL of a negative answer, seconds.")
+
+
+class Apps(Section):
+    """Where the catalogue comes from."""
+
+    builtin: bool = Field(True, description="Read the apps that blockd ships.")
+    directory: str | None = Field(None, description="A site's own apps, one YAML file an app.")
+
+
+class Group(Section):
+    """A set of devices."""
+
+    networks: list[NetworkValue] = Field(default_factory=list, description="Prefixes; the longest wins.")
+
+
+class Sinkhole(Section):
+    """Where blocked devices are sent."""
+
+    ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
+
+    @field_validator("ipv4", "ipv6", mode="before")
+    @classmethod
+    def _address(cls, text: object) -> object:
+        return text if not isinstance(text, str) else (IPv6Address(text) if ":" in text else IPv4Address(text))
+
+
+class Policy(Section):
+    """What a group gets for each app."""
+
+    block: list[AppName] = Field(default_factory=list, description="Apps that are refused.")
+    monitor: list[AppName] = Field(default_factory=list, description="Apps that pass and are counted.")
+    allow: list[AppName] = Field(default_factory=list, description="Apps that pass with all that they need.")
+    answer: Answer = Field("nxdomain", description="How a block is answered.")
+    answer_by_app: dict[AppName, Answer] = Field(default_factory=dict, description="Another answer for some apps.")
+    sinkhole: Sinkhole = Sinkhole()
+
+    @model_validator(mode="after")
+    def _sinkhole_has_an_address(self) -> Policy:
+        answers = {self.answer, *self.answer_by_app.values()}
+        if "sinkhole" in answers and self.sinkhole.ipv4 is None and self.sinkhole.ipv6 is None:
+            raise ValueError("answer: sinkhole needs sinkhole: {ipv4: ADDRESS, ipv6: ADDRESS}, one of them at least")
+        return self
+
+
+class Answers(Section):
+    """What blocked and live answers carry."""
+
+    ttl: int = Field(30, ge=0, le=3_600, description="TTL of a block, seconds.")
+    live_ttl: int = Field(60, ge=0, le=86_400, description="Largest TTL sent where a later block must bite, seconds.")
+    ede: bool = Field(True, description="Say why in an Extended DNS Error (RFC 8914).")
+    contact: str | None = Field(None, description="Whom to ask, such as mailto:security@dept.example.")
+
+
+class Settings(Section):
+    """The whole file."""
+
+    server: Server
+    admin: Admin
+    state: State = State()
+    upstream: UpstreamSettings
+    cache: Cache = Cache()
+    apps: Apps = Apps()
+    groups: dict[str, Group] = Field(default_factory=dict)
+    policies: dict[str, Policy]
+    answers: Answers = Answers()
+
+
+#: The group of everybody whom no evidence places.
+UNIDENTIFIED = "unidentified"
+
+__all__ = ["RESTART_KEYS", "UNIDENTIFIED", "Answer", "DomainName", "Policy", "Settings"]

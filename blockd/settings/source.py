@@ -1,0 +1,74 @@
+"""Where inputs are read from: the disk as it is now, or what was kept with a snapshot."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from blockd.problems import InputError, Problem
+
+#: Beside a snapshot: what it was made of.
+MANIFEST = "manifest.json"
+INPUTS = "inputs"
+
+
+class Source(ABC):
+    """Reads files and remembers what it read, so that it can be kept and told apart."""
+
+    def __init__(self) -> None:
+        """Start with nothing read."""
+        self.files: dict[Path, bytes] = {}
+
+    def read(self, path: Path) -> bytes:
+        """Read a file, once. InputError says which and why not."""
+        if path not in self.files:
+            self.files[path] = self._read(path)
+        return self.files[path]
+
+    @abstractmethod
+    def _read(self, path: Path) -> bytes: ...
+
+    @abstractmethod
+    def yaml_files(self, directory: Path) -> list[Path]:
+        """List the YAML files of a directory, in order. InputError when there is no such directory."""
+
+
+class Disk(Source):
+    """The files as they are now."""
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
+
+    def yaml_files(self, directory: Path) -> list[Path]:
+        """List the YAML files of a directory, in order. InputError when there is no such directory."""
+        if not directory.is_dir():
+            raise InputError([Problem(str(directory), 0, "", "there is no such directory")])
+        return sorted(directory.glob("*.yaml"))
+
+
+class Kept(Source):
+    """The files as they were when a snapshot was accepted."""
+
+    def __init__(self, generation: Path) -> None:
+        """Read the manifest of a generation. OSError or ValueError when there is none that can be read."""
+        super().__init__()
+        manifest: dict[str, Any] = json.loads((generation / MANIFEST).read_text())
+        self.config = Path(manifest["config"])
+        self._kept: dict[Path, Path] = {
+            Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
+        }
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return self._kept[path].read_bytes()
+        except (KeyError, OSError):
+            raise InputError([Problem(str(path), 0, "", "was not kept with the snapshot")]) from None
+
+    def yaml_files(self, directory: Path) -> list[Path]:
+        """List the YAML files of a directory, in order."""
+        return sorted(path for path in self._kept if path.parent == directory and path.suffix == ".yaml")

@@ -1,0 +1,86 @@
+"""Value types of config and catalogue: a bad value fails where it is read, with what would be right."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Annotated, Any
+
+import idna
+from pydantic import BeforeValidator
+
+from blockd.fastpath import fold_rule_name
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+def to_ascii(text: str) -> str:
+    """Turn an internationalised name into A-labels (UTS 46, not transitional). ValueError when it is none."""
+    return text if text.isascii() else idna.encode(text, uts46=True).decode()
+
+
+def read_name(text: Any) -> str:
+    """Read a domain name as rules write it: folded, A-labels, no dot at the end."""
+    if not isinstance(text, str):
+        raise ValueError("expected a domain name, such as tiktok.com")
+    try:
+        return fold_rule_name(to_ascii(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no domain name: {error}") from None
+
+
+def read_network(text: Any) -> Network:
+    """Read a prefix; bits behind its length are a mistake, and so is a mapped IPv4 address."""
+    if not isinstance(text, str):
+        raise ValueError('expected a network, such as 10.20.0.0/16 or "2001:db8:20::/48"')
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        hint = ""
+        with suppress(ValueError):
+            hint = f"; did you mean {ip_network(text, strict=False)}?"
+        raise ValueError(f"{text!r} is no network: {error}{hint}") from None
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise ValueError(f"{text!r} maps IPv4 addresses: write them as IPv4")
+    return network
+
+
+def read_endpoint(text: Any, default_port: int | None = None) -> tuple[Address, int]:
+    """Read ``address:port``, with brackets around IPv6; the port may go where there is a usual one."""
+    example = "10.0.0.53:53 or [2001:db8::53]:53"
+    if not isinstance(text, str):
+        raise ValueError(f'expected "address:port", such as {example}')
+    host, port = text, default_port
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        text_port = rest.removeprefix(":") if rest else ""
+    elif text.count(":") == 1:
+        host, _, text_port = text.partition(":")
+    else:
+        text_port = ""
+    try:
+        if text_port:
+            port = int(text_port)
+        address = ip_address(host)
+    except ValueError:
+        raise ValueError(f"{text!r} is no address and port, such as {example}") from None
+    if port is None or not 0 < port < 65536:
+        raise ValueError(f"{text!r} needs a port from 1 to 65535, such as {example}")
+    return address, port
+
+
+def _read_upstream(text: Any) -> tuple[Address, int]:
+    return read_endpoint(text, default_port=53)
+
+
+DomainName = Annotated[str, BeforeValidator(read_name)]
+NetworkValue = Annotated[Network, BeforeValidator(read_network)]
+Endpoint = Annotated[tuple[Address, int], BeforeValidator(read_endpoint)]
+Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream)]
+
+
+def show_endpoint(endpoint: tuple[Address | str, int]) -> str:
+    """Write an address and port the way :func:`read_endpoint` reads them."""
+    address, port = endpoint
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"

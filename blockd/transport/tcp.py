@@ -1,0 +1,219 @@
+"""DNS over TCP (RFC 7766): pipelined, answered out of order, every client and connection bounded."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.base import DelayedCall
+from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.protocol import ServerFactory
+from twisted.protocols.basic import Int16StringReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+
+class Limits(Interface):
+    """Bounds, as the config gives them; read at each use, so that a reload takes them in."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections in all."""
+
+    @property
+    def connections_a_client(self) -> int:
+        """Open connections of one client."""
+
+    @property
+    def queries_a_connection(self) -> int:
+        """Queries on one connection."""
+
+    @property
+    def queries_at_once(self) -> int:
+        """Unanswered queries on one connection."""
+
+    @property
+    def idle(self) -> float:
+        """Seconds."""
+
+
+Answer = Callable[[bytes, tuple[str, int], int], bytes | None]
+
+
+@dataclass
+class StreamCounts:
+    """What happened to connections."""
+
+    accepted: int = 0
+    refused_client: int = 0
+    closed_for_another: int = 0
+    closed_idle: int = 0
+    closed_slow_reader: int = 0
+    closed_many_queries: int = 0
+
+
+@implementer(IPushProducer)
+class _Connection(Int16StringReceiver):
+    MAX_LENGTH = 65535
+    transport: Any
+
+    def __init__(self, listener: TcpListener, peer: tuple[str, int]) -> None:
+        self._listener = listener
+        self.peer = peer
+        self._queries = 0
+        self._unanswered: set[int] = set()
+        self._is_slow = False
+        self._timer: DelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._timer = self._listener.later(self._expire)
+
+    def stringReceived(self, string: bytes) -> None:
+        self._listener.used(self)
+        self._reset_timer()
+        self._queries += 1
+        token = self._listener.next_token(self)
+        self._unanswered.add(token)
+        reply = self._listener.answer(string, self.peer, token)
+        if reply is not None:
+            self.reply(token, reply or None)
+        if self._queries >= self._listener.limits.queries_a_connection:
+            self._listener.counts.closed_many_queries += 1
+            self.transport.loseConnection()
+            return
+        self._pace()
+
+    def reply(self, token: int, reply: bytes | None) -> None:
+        """Send a reply; none is the policy's silence."""
+        self._listener.forget_token(token)
+        self._unanswered.discard(token)
+        if reply is not None:
+            self.sendString(reply)
+        self._pace()
+
+    def _pace(self) -> None:
+        # A client that pipelines without end waits for its answers, not we for memory.
+        if self._is_slow or len(self._unanswered) >= self._listener.limits.queries_at_once:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self._is_slow = True
+        self._pace()
+
+    def resumeProducing(self) -> None:
+        self._is_slow = False
+        self._pace()
+
+    def stopProducing(self) -> None:
+        pass
+
+    def _reset_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(self._listener.limits.idle)
+
+    def _expire(self) -> None:
+        counts = self._listener.counts
+        if self._is_slow:
+            counts.closed_slow_reader += 1
+            self.transport.abortConnection()
+        elif self._unanswered:
+            # It waits for an upstream; that has a deadline of its own.
+            self._timer = self._listener.later(self._expire)
+        else:
+            counts.closed_idle += 1
+            self.transport.abortConnection()
+
+    def make_room(self) -> None:
+        """Close for a newer connection."""
+        self._listener.counts.closed_for_another += 1
+        self.transport.abortConnection()
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        for token in self._unanswered:
+            self._listener.forget_token(token)
+        self._listener.gone(self)
+
+
+class TcpListener(ServerFactory):
+    """The connections of all TCP listeners, and their bounds."""
+
+    noisy = False
+
+    def __init__(self, reactor: PosixReactorBase, answer: Answer, limits: Limits) -> None:
+        """``answer(query, peer, token)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it."""
+        self._reactor = reactor
+        self.answer = answer
+        self.limits = limits
+        self.counts = StreamCounts()
+        self._waiting: dict[int, _Connection] = {}
+        self._next_token = 0
+        #: Oldest use first.
+        self._connections: OrderedDict[_Connection, None] = OrderedDict()
+        self._by_client: Counter[str] = Counter()
+
+    @property
+    def open_connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+    def buildProtocol(self, addr: IAddress | None) -> _Connection | None:
+        """Take a connection in, close the oldest idle one for it, or refuse it."""
+        host, port = addr.host, addr.port  # type: ignore[union-attr]
+        if self._by_client[host] >= self.limits.connections_a_client:
+            self.counts.refused_client += 1
+            return None
+        if len(self._connections) >= self.limits.connections:
+            oldest = next(iter(self._connections))
+            oldest.make_room()
+        connection = _Connection(self, (host, port))
+        connection.factory = self
+        self._connections[connection] = None
+        self._by_client[host] += 1
+        self.counts.accepted += 1
+        return connection
+
+    def later(self, call: Callable[[], None]) -> DelayedCall:
+        """Run a call when a connection was idle for too long."""
+        return self._reactor.callLater(self.limits.idle, call)
+
+    def next_token(self, connection: _Connection) -> int:
+        """Number a query."""
+        self._next_token += 1
+        self._waiting[self._next_token] = connection
+        return self._next_token
+
+    def forget_token(self, token: int) -> None:
+        """Drop a query's number: it is answered, or its connection is gone."""
+        self._waiting.pop(token, None)
+
+    def reply(self, token: int, reply: bytes | None) -> None:
+        """Bring the answer of a query that had to wait."""
+        connection = self._waiting.get(token)
+        if connection is not None:
+            connection.reply(token, reply)
+
+    def used(self, connection: _Connection) -> None:
+        """Note that a connection is in use."""
+        if connection in self._connections:
+            self._connections.move_to_end(connection)
+
+    def gone(self, connection: _Connection) -> None:
+        """Note that a connection is closed."""
+        if self._connections.pop(connection, self) is None:
+            host = connection.peer[0]
+            self._by_client[host] -= 1
+            if not self._by_client[host]:
+                del self._by_client[host]
