@@ -407,9 +407,20 @@ impl Fastpath {
     }
 
     /// What would be done with a question, and why; counts nothing and asks nobody.
-    fn decide<'py>(&self, py: Python<'py>, client: IpAddr, name: &str, qtype: u16) -> PyResult<Bound<'py, PyDict>> {
+    ///
+    /// With `answer`, as if the upstream had said that; ValueError when it is no answer to the question.
+    #[pyo3(signature = (client, name, qtype, answer=None))]
+    fn decide<'py>(
+        &self,
+        py: Python<'py>,
+        client: IpAddr,
+        name: &str,
+        qtype: u16,
+        answer: Option<&[u8]>,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let name = if name == "." { FoldedName::ROOT } else { rule_name(name)? };
-        let judged = self.core.explain(client, &name, qtype);
+        let judged =
+            self.core.explain(client, &name, qtype, answer).map_err(|problem| bad(format!("{problem:?}")))?;
         let dict = PyDict::new(py);
         let rule = |app: Option<u8>, of: &FoldedName| {
             let place = app.and_then(|app| judged.pair.rules.deciding_rule(of, app));

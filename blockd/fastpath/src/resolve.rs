@@ -864,7 +864,15 @@ impl Core {
     }
 
     /// What would be done with a question, and why; counts nothing and asks nobody.
-    pub fn explain(&self, client: IpAddr, name: &wire::FoldedName, qtype: u16) -> Explanation {
+    ///
+    /// With an answer, as if the upstream had said that; else with what the cache holds.
+    pub fn explain(
+        &self,
+        client: IpAddr,
+        name: &wire::FoldedName,
+        qtype: u16,
+        answer: Option<&[u8]>,
+    ) -> Result<Explanation, Problem> {
         let pair = self.pair.load_full();
         let views = &pair.views.views;
         let address = crate::identity::Address::from(client);
@@ -878,7 +886,10 @@ impl Core {
         let key =
             Key { name: *name, qtype, dnssec_ok: false, checking_disabled: false, route: pair.rules.routes[route].tag };
         let now_ms = self.now_us() / 1000;
-        let targets = self.cache.with(&key, now_ms, |entry| entry.targets(pair.bounds()));
+        let targets = match answer {
+            Some(packet) => Some(inspect::read_answer(packet, name, qtype, false, pair.bounds())?.targets),
+            None => self.cache.with(&key, now_ms, |entry| entry.targets(pair.bounds())),
+        };
         let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::default()));
         let verdict = decide(view, meaning.asked, meaning.found);
         let mut query = Vec::new();
@@ -924,7 +935,7 @@ impl Core {
             let what = if matches!(zone, Zone::Route(_)) { "routed" } else { "local" };
             (what, origin.to_string())
         });
-        Explanation {
+        Ok(Explanation {
             view: view_id,
             is_client: views.clients.find(address) != PrefixTable::NONE,
             meaning,
@@ -933,7 +944,7 @@ impl Core {
             zone,
             reply,
             pair: pair.clone(),
-        }
+        })
     }
 }
 

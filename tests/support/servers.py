@@ -1,0 +1,122 @@
+"""Real servers from Debian, run in the foreground from temporary directories."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import dns.exception
+import dns.message
+import dns.query
+
+from tests.support.daemon import free_port
+
+
+class RealServer:
+    """A server process on 127.0.0.1; use it as a context."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make its directory."""
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """Write the configuration, give the command line."""
+        raise NotImplementedError
+
+    def __enter__(self) -> RealServer:
+        """Run it and wait until it answers."""
+        command = self.command()
+        assert shutil.which(command[0]), f"{command[0]} is missing: make test-packages installs it"
+        log = (self.directory / "log").open("wb")
+        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            try:
+                dns.query.udp(dns.message.make_query(".", "NS"), "127.0.0.1", timeout=0.2, port=self.port)
+                return self
+            except (dns.exception.Timeout, OSError):
+                assert self.process.poll() is None, (self.directory / "log").read_text()
+        raise AssertionError((self.directory / "log").read_text())
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Nsd(RealServer):
+    """NSD with zones from text: origin -> records."""
+
+    def __init__(self, directory: Path, zones: dict[str, str]) -> None:
+        """Write the zones."""
+        super().__init__(directory)
+        self.zones = zones
+
+    def command(self) -> list[str]:
+        """Write nsd.conf and the zone files."""
+        rows = [
+            "server:",
+            f"  ip-address: 127.0.0.1@{self.port}",
+            '  username: ""',
+            '  chroot: ""',
+            f'  zonesdir: "{self.directory}"',
+            f'  pidfile: "{self.directory}/nsd.pid"',
+            f'  database: ""',
+            f'  xfrdfile: "{self.directory}/xfrd.state"',
+            f'  zonelistfile: "{self.directory}/zone.list"',
+            "  server-count: 1",
+            "  rrl-ratelimit: 0",
+            "  minimal-responses: no",
+            "remote-control:",
+            "  control-enable: no",
+        ]
+        for at, (origin, records) in enumerate(self.zones.items()):
+            file = self.directory / f"{at}.zone"
+            soa = f"$ORIGIN {origin}\n$TTL 300\n@ IN SOA ns.invalid. host.invalid. 1 3600 600 86400 30\n@ IN NS ns.invalid.\n"
+            file.write_text(soa + records + "\n")
+            rows += ["zone:", f'  name: "{origin}"', f'  zonefile: "{file}"']
+        conf = self.directory / "nsd.conf"
+        conf.write_text("\n".join(rows) + "\n")
+        return ["nsd", "-d", "-c", str(conf)]
+
+
+class Unbound(RealServer):
+    """Unbound with a server section of the test's own and forwarders or stubs."""
+
+    def __init__(self, directory: Path, server: list[str], rest: list[str]) -> None:
+        """Keep the lines."""
+        super().__init__(directory)
+        self._server, self._rest = server, rest
+
+    def command(self) -> list[str]:
+        """Write unbound.conf."""
+        rows = [
+            "server:",
+            f"  interface: 127.0.0.1@{self.port}",
+            "  access-control: 127.0.0.0/8 allow_snoop",
+            "  do-not-query-localhost: no",
+            '  username: ""',
+            '  chroot: ""',
+            f'  directory: "{self.directory}"',
+            '  pidfile: ""',
+            "  use-syslog: no",
+            "  do-ip6: no",
+            *(f"  {line}" for line in self._server),
+            *self._rest,
+            "remote-control:",
+            "  control-enable: no",
+        ]
+        conf = self.directory / "unbound.conf"
+        conf.write_text("\n".join(rows) + "\n")
+        return ["unbound", "-d", "-c", str(conf)]
