@@ -9,7 +9,7 @@ from typing import Any
 from typing import Protocol as Interface
 
 from twisted.internet.base import DelayedCall
-from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.protocol import ServerFactory
 from twisted.protocols.basic import Int16StringReceiver
@@ -56,7 +56,7 @@ class StreamCounts:
     closed_many_queries: int = 0
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class _Connection(Int16StringReceiver):
     MAX_LENGTH = 65535
     transport: Any
@@ -67,26 +67,26 @@ class _Connection(Int16StringReceiver):
         self._queries = 0
         self._unanswered: set[int] = set()
         self._is_slow = False
+        self._is_closing = False
         self._timer: DelayedCall | None = None
 
-    def connectionMade(self) -> None:
+    def connectionMade(self) -> None:  # noqa: N802  Twisted's name
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._timer = self._listener.later(self._expire)
 
-    def stringReceived(self, string: bytes) -> None:
+    def stringReceived(self, string: bytes) -> None:  # noqa: N802  Twisted's name
         self._listener.used(self)
         self._reset_timer()
         self._queries += 1
         token = self._listener.next_token(self)
         self._unanswered.add(token)
         reply = self._listener.answer(string, self.peer, token)
-        if reply is not None:
-            self.reply(token, reply or None)
         if self._queries >= self._listener.limits.queries_a_connection:
             self._listener.counts.closed_many_queries += 1
-            self.transport.loseConnection()
-            return
+            self._is_closing = True
+        if reply is not None:
+            self.reply(token, reply or None)
         self._pace()
 
     def reply(self, token: int, reply: bytes | None) -> None:
@@ -96,24 +96,41 @@ class _Connection(Int16StringReceiver):
         if reply is not None:
             self.sendString(reply)
         self._pace()
+        if self._is_closing and not self._unanswered:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     def _pace(self) -> None:
-        # A client that pipelines without end waits for its answers, not we for memory.
-        if self._is_slow or len(self._unanswered) >= self._listener.limits.queries_at_once:
-            self.transport.pauseProducing()
-        else:
-            self.transport.resumeProducing()
+        # A client that pipelines without end, or does not read, waits: what it sent stays in its own socket.
+        is_full = len(self._unanswered) >= self._listener.limits.queries_at_once
+        must_wait = self._is_slow or self._is_closing or is_full
+        if must_wait and not self.paused:
+            super().pauseProducing()
+        elif not must_wait and self.paused:
+            super().resumeProducing()
 
-    def pauseProducing(self) -> None:
+    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Stop reading: the client does not read."""
         self._is_slow = True
         self._pace()
 
-    def resumeProducing(self) -> None:
+    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Read again."""
         self._is_slow = False
         self._pace()
 
-    def stopProducing(self) -> None:
-        pass
+    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+        """Do nothing: the connection is gone already."""
+
+    def readConnectionLost(self) -> None:  # noqa: N802  Twisted's name
+        """Answer what is under way to a client that has said all it will (RFC 7766 6.2.4)."""
+        self._is_closing = True
+        if not self._unanswered:
+            self.transport.abortConnection()
+
+    def writeConnectionLost(self) -> None:  # noqa: N802  Twisted's name
+        """End: nobody reads any more."""
+        self.transport.abortConnection()
 
     def _reset_timer(self) -> None:
         if self._timer is not None and self._timer.active():

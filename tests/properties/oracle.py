@@ -1,0 +1,99 @@
+"""The decision in its plainest form: what the hot path must equal, written from docs/architecture.md alone.
+
+`mutation` plants one mistake, so that a test can show that it would be noticed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+
+@dataclass
+class App:
+    """Rules of one app."""
+
+    suffixes: set[str] = field(default_factory=set)
+    hosts: set[str] = field(default_factory=set)
+    holes: set[str] = field(default_factory=set)
+    domains: set[str] = field(default_factory=set)
+    hosts_list: set[str] = field(default_factory=set)
+    networks: set[IPv4Network] = field(default_factory=set)
+    needs: set[str] = field(default_factory=set)
+
+
+def path(name: str) -> list[str]:
+    """Give a name and all above it, the name first."""
+    labels = name.split(".")
+    return [".".join(labels[at:]) for at in range(len(labels))]
+
+
+class Oracle:
+    """One policy over some apps."""
+
+    def __init__(self, apps: dict[str, App], block: set[str], monitor: set[str], allow: set[str], mutation: str = ""):
+        """Fold the view; count each branch that is met."""
+        self.apps, self.mutation, self.met = apps, mutation, Counter[str]()
+        self.allow = self.closure(allow)
+        self.block = block - self.allow
+        self.monitor = monitor - self.allow - self.block
+
+    def closure(self, names: set[str]) -> set[str]:
+        """Give apps and all that they need."""
+        more = set(names).union(*(self.apps[name].needs for name in names))
+        return more if more == names else self.closure(more)
+
+    def matches(self, app: App, name: str) -> str:
+        """Say `in`, `hole` or nothing."""
+        for at, above in enumerate(path(name)):
+            is_host = above in app.hosts and (at == 0 or self.mutation == "host blocks below")
+            is_in = above in app.suffixes or is_host
+            if above in app.holes and not (is_in and self.mutation == "tie to the block"):
+                self.met["tie to the hole" if is_in else "hole"] += 1
+                is_listed = app.domains & set(path(name)) and self.mutation == "list beats hole"
+                return "in" if is_listed else "hole"
+            if is_in:
+                self.met["host" if above not in app.suffixes else "suffix"] += 1
+                return "in"
+        if app.domains & set(path(name)) or name in app.hosts_list:
+            self.met["list"] += 1
+            return "in"
+        return ""
+
+    def decide(self, name: str, targets: list[str], addresses: list[IPv4Address]) -> tuple[str, str | None]:
+        """Give action and app."""
+        asked = {key for key, app in self.apps.items() if self.matches(app, name) == "in"}
+        holes = {key for key, app in self.apps.items() if self.matches(app, name) == "hole"}
+        cleared = holes if self.mutation == "hole clears no needs" else self.closure(holes)
+        led = {key for key, app in self.apps.items() if any(self.matches(app, target) == "in" for target in targets)}
+        led |= {key for key, app in self.apps.items() if any(a in n for n in app.networks for a in addresses)}
+        if led & cleared:
+            self.met["cleared by a hole"] += 1
+        found = led - cleared
+        opened = asked | found if self.mutation == "target opens" else asked
+        for action, bits in (
+            ("allow", opened & self.allow),
+            ("block", asked & self.block),
+            ("block", found & self.block),
+            ("monitor", (asked | found) & self.monitor),
+        ):
+            if bits:
+                self.met[f"{action} by {'asked' if bits & asked else 'found'}"] += 1
+                return action, min(bits)
+        self.met["pass"] += 1
+        return "pass", None
+
+    def exists(self, name: str) -> bool:
+        """Say whether something open lies below a blocked name (RFC 8020)."""
+        for key, app in self.apps.items():
+            for rule in app.suffixes | app.hosts | app.holes | app.domains | app.hosts_list:
+                if name not in path(rule)[1:]:
+                    continue
+                covering = {k for k, a in self.apps.items() if (a.suffixes | a.domains) & set(path(name))}
+                if rule in app.holes and key in self.block and key in covering:
+                    return True
+                blocks = app.suffixes | app.hosts | app.domains | app.hosts_list
+                if rule in blocks and key in self.allow and covering - {key}:
+                    return True
+        return False

@@ -1,0 +1,158 @@
+"""The native decision equals the oracle over random policies whose names do meet the rules."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import dns.message
+import pytest
+
+from blockd.fastpath import Fastpath, load
+from blockd.policy.compile import compile_snapshot
+from blockd.policy.inputs import read_inputs
+from blockd.settings.source import Source
+from tests.properties.oracle import App, Oracle
+from tests.support.upstream import answer
+
+POLICIES = 250
+QUESTIONS = 60
+#: Each branch must be met so often, or the policies do not meet their rules.
+FEWEST = 100
+BRANCHES = {
+    "hole",
+    "tie to the hole",
+    "suffix",
+    "host",
+    "list",
+    "cleared by a hole",
+    "allow by asked",
+    "block by asked",
+    "block by found",
+    "monitor by asked",
+    "monitor by found",
+    "pass",
+    "nodata",
+}
+MUTATIONS = ("tie to the block", "list beats hole", "host blocks below", "hole clears no needs", "target opens")
+CONFIG = Path("/memory/blockd.yaml")
+
+
+class Memory(Source):
+    """Inputs that are in no file system."""
+
+    def __init__(self, contents: dict[Path, str]) -> None:
+        super().__init__()
+        self._contents = contents
+
+    def _read(self, path: Path) -> bytes:
+        return self._contents[path].encode()
+
+    def yaml_files(self, directory: Path) -> list[Path]:
+        return sorted(path for path in self._contents if path.parent == directory and path.suffix == ".yaml")
+
+
+def random_name(rng: random.Random) -> str:
+    """Draw from so few names that rules and questions meet."""
+    labels = [rng.choice("abc") for _ in range(rng.randint(1, 3))]
+    return ".".join([*labels, rng.choice(["x", "y"]), "example"])
+
+
+def random_apps(rng: random.Random) -> dict[str, App]:
+    """Draw a few apps with rules that nest and tie."""
+    names = [f"app{at}" for at in range(rng.randint(1, 5))]
+    apps = {}
+    for name in names:
+        draw = {key: {random_name(rng) for _ in range(rng.randint(0, 3))} for key in ("s", "h", "o", "d", "l")}
+        ties = {n for n in draw["s"] if rng.random() < 0.15}
+        networks = {IPv4Network((0xC0000200 | rng.randrange(16) << 4, 28)) for _ in range(rng.randint(0, 1))}
+        needs = {other for other in names if other != name and rng.random() < 0.2}
+        apps[name] = App(draw["s"] | {random_name(rng)}, draw["h"], draw["o"] | ties, draw["d"], draw["l"], networks, needs)
+    return apps
+
+
+def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpath:
+    """Take the whole way from YAML to a snapshot file."""
+    contents = {
+        CONFIG: json.dumps(
+            {
+                "server": {"listen": ["127.0.0.1:53"]},
+                "admin": {"listen": "127.0.0.1:9153"},
+                "upstream": {"servers": ["127.0.0.1:53"]},
+                "apps": {"builtin": False, "directory": "apps"},
+                "policies": {"unidentified": policy},
+            }
+        )
+    }
+    directory = CONFIG.parent / "apps"
+    for name, app in apps.items():
+        values = {
+            "app": name,
+            "title": name,
+            "needs": sorted(app.needs),
+            "suffixes": sorted(app.suffixes),
+            "hosts": sorted(app.hosts),
+            "holes": sorted(app.holes),
+            "networks": sorted(map(str, app.networks)),
+            "lists": [{"file": f"{name}.d", "format": "domains"}, {"file": f"{name}.h", "format": "hosts"}],
+        }
+        contents[directory / f"{name}.yaml"] = json.dumps(values)
+        contents[directory / f"{name}.d"] = "\n".join(sorted(app.domains))
+        contents[directory / f"{name}.h"] = "\n".join(f"0.0.0.0 {n}" for n in sorted(app.hosts_list))
+    snapshot = compile_snapshot(read_inputs(CONFIG, Memory(contents))).snapshot
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(snapshot)
+        file.flush()
+        return Fastpath(load(file.name), [], 0, 0)
+
+
+def mismatches(mutation: str, met: Counter[str]) -> Iterator[str]:
+    """Compare policy after policy; give each difference."""
+    rng = random.Random(20230316)
+    for _ in range(POLICIES):
+        apps = random_apps(rng)
+        policy: dict[str, list[str]] = {"block": [], "monitor": [], "allow": []}
+        for name in apps:
+            policy[rng.choice(["block", "block", "monitor", "allow"])].append(name)
+        native = compile_policy(apps, policy)
+        oracle = Oracle(apps, set(policy["block"]), set(policy["monitor"]), set(policy["allow"]), mutation)
+        for _ in range(QUESTIONS):
+            name = random_name(rng)
+            chain = [random_name(rng) for _ in range(rng.choice([0, 0, 1, 2]))]
+            chain = [link for at, link in enumerate(chain) if link not in [name, *chain[:at]]]
+            address = IPv4Address(0xC0000200 | rng.randrange(256))
+            links = zip([name, *chain], chain, strict=False)
+            records = [f"{owner}. 60 IN CNAME {target}." for owner, target in links]
+            records.append(f"{chain[-1] if chain else name}. 60 IN A {address}")
+            wire = answer(dns.message.make_query(name, "A"), *records)
+            got = native.decide("192.0.2.1", name, 1, wire)
+            wanted = oracle.decide(name, chain, [address])
+            app = None if got["app"] is None else sorted(apps)[got["app"]]
+            if (got["action"], app) != wanted:
+                yield f"{policy} {apps} {name} {chain} {address}: {(got['action'], app)} is not {wanted}"
+            elif got["action"] == "block" and got["reply"] is not None:
+                is_nodata = got["reply"][3] & 15 == 0
+                if is_nodata:
+                    oracle.met["nodata"] += 1
+                if is_nodata != oracle.exists(name):
+                    yield f"{policy} {apps} {name}: nodata is {is_nodata}"
+        met.update(oracle.met)
+
+
+def test_the_native_decision_equals_the_oracle() -> None:
+    """Every branch is met often enough, and there is no difference."""
+    met: Counter[str] = Counter()
+    assert next(mismatches("", met), None) is None
+    assert set(met) == BRANCHES
+    assert min(met.values()) >= FEWEST, met
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_planted_mistake_is_noticed(mutation: str) -> None:
+    """A comparison that cannot fail shows nothing."""
+    assert next(mismatches(mutation, Counter()), None) is not None

@@ -1,0 +1,89 @@
+"""Any text gives a value or the one error of its parser, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockd.fastpath import fold_rule_name, line_of
+from blockd.policy.answers import ede_text
+from blockd.policy.inputs import _system_servers
+from blockd.problems import InputError
+from blockd.settings.document import Document
+from blockd.settings.schema import Settings
+from blockd.settings.values import read_endpoint, read_name, read_network, show_endpoint, to_ascii
+
+NAMES = st.text(alphabet="aB1-_.*\\ é\x00", max_size=80) | st.text(max_size=20)
+YAML = st.text(alphabet="abserv: {}[]-,\n\"'&*#|>0.\t", max_size=200) | st.binary(max_size=100).map(repr)
+
+
+@given(NAMES)
+def test_a_name_is_read_or_refused(text: str) -> None:
+    """What is read is folded, and reads the same again."""
+    try:
+        name = read_name(text)
+    except ValueError:
+        return
+    assert name == read_name(name) == fold_rule_name(name) == name.lower()
+    assert len(name) <= 253
+    assert all(0 < len(label) <= 63 for label in name.split("."))
+
+
+@given(st.text(max_size=50) | st.ip_addresses().map(str) | st.integers())
+def test_a_network_is_read_or_refused(text: object) -> None:
+    """Only what is a prefix without stray bits is one."""
+    try:
+        network = read_network(text)
+    except ValueError:
+        return
+    assert read_network(str(network)) == network
+
+
+@given(st.text(max_size=50) | st.tuples(st.ip_addresses(), st.integers(0, 70000)).map(show_endpoint))
+def test_an_endpoint_is_read_or_refused(text: str) -> None:
+    """What is read is written the same way."""
+    try:
+        endpoint = read_endpoint(text)
+    except ValueError:
+        return
+    assert read_endpoint(show_endpoint(endpoint)) == endpoint
+
+
+@settings(max_examples=300)
+@given(YAML | st.binary(max_size=200).map(lambda data: data.decode("latin-1")))
+def test_a_config_is_read_or_refused(text: str) -> None:
+    """Whatever stands in the file, the error is one that names the file."""
+    try:
+        Document(Path("x.yaml"), text.encode()).validate(Settings)
+    except InputError as error:
+        assert all(problem.file == "x.yaml" for problem in error.problems)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["domains", "hosts"]))
+def test_a_list_is_searched_whatever_is_in_it(data: bytes, kind: str) -> None:
+    """A line number or none."""
+    found = line_of(data + b"\na.example\n0.0.0.0 a.example\n", kind, "a.example", to_ascii)
+    assert found is None or 1 <= found <= data.count(b"\n") + 3
+
+
+@given(st.binary(max_size=300))
+def test_resolv_conf_is_read_whatever_is_in_it(data: bytes) -> None:
+    """Servers or none."""
+    assert all(port == 53 for _, port in _system_servers(data))
+
+
+def test_the_text_of_an_error_is_cut_between_characters() -> None:
+    """A long title with accents leaves no half character."""
+    values = {
+        "server": {"listen": ["127.0.0.1:53"]},
+        "admin": {"listen": "127.0.0.1:1"},
+        "upstream": {"servers": ["127.0.0.1"]},
+        "policies": {"unidentified": {}},
+    }
+    document = Document(Path("x"), b"{}")
+    document.values = values
+    text = ede_text(document.validate(Settings), "é" * 200)
+    assert len(text) <= 180
+    text.decode()
