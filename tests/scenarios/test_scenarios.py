@@ -1,0 +1,83 @@
+"""Runs the text scenarios beside this file: cache, chain and view behaviour, against the running daemon.
+
+A line is one step:
+
+- ``upstream: RECORD`` adds a record that the scripted upstream has; ``upstream forget NAME`` takes its records away.
+- ``CLIENT asks NAME TYPE [+do] [+cd] [+tcp] [+nord]: RCODE [RECORD | ...]`` asks and compares rcode and answer.
+- ``upstream was asked: NAME ...`` compares all names asked since the last such line, in order.
+- ``wait SECONDS``; ``policy GROUP: YAML`` changes a policy and reloads; ``cache: YAML`` and ``app NAME: YAML`` likewise.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import dns.flags
+import pytest
+import yaml
+
+from tests.conftest import Serve
+from tests.support.daemon import Blockd
+from tests.support.questions import CORPORATE, GUEST, PERSONAL, STRANGER, ask, rcode
+from tests.support.upstream import Upstream
+
+FILES = sorted(Path(__file__).parent.glob("*.scenario"))
+CLIENTS = {"corporate": CORPORATE, "personal": PERSONAL, "guest": GUEST, "stranger": STRANGER}
+ASKS = re.compile(r"(\w+) asks (\S+) (\S+)((?: \+\w+)*): (\w+)(?: (.+))?")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_scenario(file: Path, serve: Serve, upstream: Upstream) -> None:
+    """Every step holds, in order."""
+    blockd = serve([upstream.address])
+    seen = 0
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        step = line.split("#")[0].strip()
+        place = f"{file.name}:{number}: {step}"
+        if not step:
+            continue
+        if found := ASKS.fullmatch(step):
+            _ask(blockd, place, *found.groups(""))
+        elif step.startswith("upstream: "):
+            record = step.removeprefix("upstream: ")
+            upstream.records.setdefault(record.split()[0].rstrip("."), []).append(record)
+        elif step.startswith("upstream forget "):
+            upstream.records.pop(step.split()[2], None)
+        elif step.startswith("upstream was asked:"):
+            assert upstream.names()[seen:] == step.partition(":")[2].split(), place
+            seen = len(upstream.asked)
+        elif step.startswith("wait "):
+            time.sleep(float(step.split()[1]))
+        elif step.startswith("policy "):
+            group, _, values = step.removeprefix("policy ").partition(": ")
+            blockd.values["policies"][group] = yaml.safe_load(values)
+            _reload(blockd, place)
+        elif step.startswith("app "):
+            name, _, values = step.removeprefix("app ").partition(": ")
+            blockd.write_app(name, **yaml.safe_load(values))
+            _reload(blockd, place)
+        elif step.startswith("cache: "):
+            blockd.values["cache"].update(yaml.safe_load(step.removeprefix("cache: ")))
+            _reload(blockd, place)
+        else:
+            raise AssertionError(f"{place}: this is no step")
+
+
+def _reload(blockd: Blockd, place: str) -> None:
+    done = blockd.reload()
+    assert done.returncode == 0, place + "\n" + done.stderr
+
+
+def _ask(blockd: Blockd, place: str, who: str, name: str, qtype: str, marks: str, wanted: str, records: str) -> None:
+    flags = dns.flags.CD if "+cd" in marks else dns.flags.Flag(0)
+    flags |= dns.flags.Flag(0) if "+nord" in marks else dns.flags.RD
+    got = ask(
+        blockd, name, qtype, client=CLIENTS[who], tcp="+tcp" in marks, flags=int(flags), want_dnssec="+do" in marks
+    )
+    assert rcode(got) == wanted, place
+    if records:
+        rows = [row.strip() for row in records.split("|")] if records != "nothing" else []
+        have = [row for rrset in got.answer for row in rrset.to_text().replace("\n", "|").split("|")]
+        assert [row.replace(" IN ", " ", 1) for row in have] == [row.replace(" IN ", " ", 1) for row in rows], place
