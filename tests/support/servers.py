@@ -33,16 +33,18 @@ class RealServer:
         """Run it and wait until it answers."""
         command = self.command()
         assert shutil.which(command[0]), f"{command[0]} is missing: make test-packages installs it"
-        log = (self.directory / "log").open("wb")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        with (self.directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             try:
                 dns.query.udp(dns.message.make_query(".", "NS"), "127.0.0.1", timeout=0.2, port=self.port)
                 return self
             except (dns.exception.Timeout, OSError):
-                assert self.process.poll() is None, (self.directory / "log").read_text()
-        raise AssertionError((self.directory / "log").read_text())
+                if self.process.poll() is not None:
+                    break
+        self.__exit__()
+        raise AssertionError(f"{command[0]} does not answer:\n{(self.directory / 'log').read_text()}")
 
     def __exit__(self, *_: object) -> None:
         """End it."""
@@ -83,7 +85,7 @@ class Nsd(RealServer):
         ]
         for at, (origin, records) in enumerate(self.zones.items()):
             file = self.directory / f"{at}.zone"
-            soa = f"$ORIGIN {origin}\n$TTL 300\n@ IN SOA ns.invalid. host.invalid. 1 3600 600 86400 30\n@ IN NS ns.invalid.\n"
+            soa = f"$ORIGIN {origin}.\n$TTL 300\n@ IN SOA ns.invalid. host.invalid. 1 3600 600 86400 30\n@ IN NS ns.invalid.\n"
             file.write_text(soa + records + "\n")
             rows += ["zone:", f'  name: "{origin}"', f'  zonefile: "{file}"']
         conf = self.directory / "nsd.conf"

@@ -112,7 +112,7 @@ class Upstream:
     def _reply(self, wire: bytes, port: int, is_tcp: bool) -> list[bytes]:
         query = dns.message.from_wire(wire)
         question = query.question[0]
-        name = question.name.to_text().rstrip(".") or "."
+        name = question.name.to_text().rstrip(".")
         kind = dns.rdatatype.to_text(question.rdtype)
         asked = Asked(query.id, port, name, kind, wire, is_tcp, time.monotonic())
         self.asked.append(asked)
