@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -133,17 +133,16 @@ def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:
     return f"{text[0].lower()}{text[1:]}, but {given!r} stands here"
 
 
-def _fields_at(model: Any, path: Path) -> list[str]:
+def _fields_at(schema: Any, path: Path) -> list[str]:
+    """Name the keys that a schema has at a path."""
     for step in path:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            field = model.model_fields.get(str(step))
-            if field is None:
-                return []
-            model = field.annotation
-        arguments = [a for a in getattr(model, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if arguments:
-            model = arguments[0]
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        if get_origin(schema) in (dict, list):
+            schema = get_args(schema)[-1]
+        elif isinstance(schema, type) and issubclass(schema, BaseModel) and step in schema.model_fields:
+            schema = schema.model_fields[str(step)].annotation
+        else:
+            return []
+    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
 
 
 def find_scalar(file: FilePath, section: str, key: str) -> str | None:

@@ -315,11 +315,7 @@ impl Core {
         let (rules, rules_generation) =
             if is_same { (now.rules.clone(), now.rules_generation) } else { (rules, now.rules_generation + 1) };
         let generation = now.views.generation + 1;
-        let order = rules
-            .routes
-            .iter()
-            .map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect()))
-            .collect();
+        let order = self.configured_order(&rules);
         let decisions = Decisions::new(self.lanes.len(), views.views.len());
         lock(&self.retired).push(now.views.clone());
         self.pair.store(Arc::new(Pair {
@@ -331,10 +327,18 @@ impl Core {
         (rules_generation, generation)
     }
 
+    fn configured_order(&self, rules: &Rules) -> Vec<(u32, Vec<Arc<Server>>)> {
+        rules
+            .routes
+            .iter()
+            .map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect()))
+            .collect()
+    }
+
     /// Puts each route's servers into a new order.
     pub fn set_order(&self, order: &HashMap<SocketAddr, u32>) {
         self.pair.rcu(|pair| {
-            let mut routes = pair.order.clone();
+            let mut routes = self.configured_order(&pair.rules);
             for (_, servers) in &mut routes {
                 // Stable: equals stay as the config has them.
                 servers.sort_by_key(|s| order.get(&s.address).copied().unwrap_or(0));

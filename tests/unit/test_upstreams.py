@@ -1,0 +1,137 @@
+"""Upstreams that die, fail, cut, or have zones of their own."""
+
+from __future__ import annotations
+
+import time
+
+import dns.message
+
+from blockd.fastpath import _native
+from blockd.resolver.routes import SILENT_UNTIL_DEAD, dead_servers
+from tests.conftest import Serve
+from tests.support.daemon import free_port
+from tests.support.questions import PERSONAL, addresses, ask, ede, rcode
+from tests.support.upstream import Asked, Reply, Upstream, answer
+
+
+def any_address(query: dns.message.Message, asked: Asked) -> Reply:
+    """Answer every A question."""
+    return answer(query, f"{asked.name}. 300 IN A 192.0.2.1")
+
+
+def test_a_silent_server_is_passed_over_and_comes_back(serve: Serve) -> None:
+    """The first question waits 400 ms for it, then it is asked last; when it answers probes it is first again."""
+    with Upstream(lambda query, asked: None) as silent, Upstream(any_address) as alive:
+        blockd = serve([silent.address, alive.address])
+        started = time.monotonic()
+        assert addresses(ask(blockd, "a.example", client=PERSONAL)) == ["192.0.2.1"]
+        assert 0.35 < time.monotonic() - started < 1
+        for at in range(3):
+            ask(blockd, f"b{at}.example", client=PERSONAL)
+        deadline = time.monotonic() + 5
+        while not blockd.ready()["dead_upstreams"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert blockd.ready()["dead_upstreams"] == [silent.address]
+        assert blockd.metric("blockd_upstream_server_up", server=silent.address) == 0
+        started = time.monotonic()
+        ask(blockd, "c.example", client=PERSONAL)
+        assert time.monotonic() - started < 0.3
+        assert blockd.reload().returncode == 0
+        started = time.monotonic()
+        ask(blockd, "d.example", client=PERSONAL)
+        assert time.monotonic() - started < 0.3, "a reload does not forget who is dead"
+        silent.script = any_address
+        while blockd.ready()["dead_upstreams"]:
+            assert time.monotonic() < deadline + 5
+            time.sleep(0.1)
+        count = len(silent.asked)
+        ask(blockd, "e.example", client=PERSONAL)
+        assert silent.names()[count:] == ["e.example"]
+        assert f"upstream {silent.address} answers again" in blockd.log.read_text()
+
+
+def test_a_failing_server_is_passed_over(serve: Serve) -> None:
+    """SERVFAIL, REFUSED and rubbish of one are not the answer when another has it."""
+    for script in (
+        lambda query, asked: answer(query, rcode=2),
+        lambda query, asked: answer(query, rcode=5),
+        lambda query, asked: answer(query, "x.example. 1 IN A 192.0.2.9")[:-3],
+    ):
+        with Upstream(script) as failing, Upstream(any_address) as alive:
+            blockd = serve([failing.address, alive.address])
+            assert addresses(ask(blockd, "a.example", client=PERSONAL)) == ["192.0.2.1"]
+            assert len(failing.asked) == 1
+
+
+def test_when_all_are_dead_the_answer_says_so_in_time(serve: Serve) -> None:
+    """SERVFAIL with EDE 22 within two seconds; with EDE 23 when nothing can be sent."""
+    with Upstream(lambda query, asked: None) as one, Upstream(lambda query, asked: None) as two:
+        blockd = serve([one.address, two.address])
+        started = time.monotonic()
+        got = ask(blockd, "a.example", client=PERSONAL)
+        assert time.monotonic() - started < 2
+        assert rcode(got) == "SERVFAIL"
+        assert [code for code, _ in ede(got)] == [22]
+        started = time.monotonic()
+        assert rcode(ask(blockd, "a.example", client=PERSONAL, tcp=True)) == "SERVFAIL"
+        assert time.monotonic() - started < 0.5, "the failure is remembered"
+    unreachable = serve(["[2001:db8::53]:53"])
+    got = ask(unreachable, "a.example", client=PERSONAL)
+    assert rcode(got) == "SERVFAIL"
+    assert [code for code, _ in ede(got)][0] in (22, 23)
+
+
+def test_a_refused_port_is_no_disaster(serve: Serve) -> None:
+    """A server where nothing listens costs its turn, and the next has the answer."""
+    with Upstream(any_address) as alive:
+        blockd = serve([f"127.0.0.1:{free_port()}", alive.address])
+        assert addresses(ask(blockd, "a.example", client=PERSONAL)) == ["192.0.2.1"]
+
+
+def test_tcp_that_fails_is_a_failure_in_time(serve: Serve) -> None:
+    """TC from a server whose TCP answers nothing, or another question: SERVFAIL, within two seconds."""
+
+    def cut(query: dns.message.Message, asked: Asked) -> Reply:
+        if not asked.tcp:
+            wire = bytearray(answer(query))
+            wire[2] |= 2
+            return bytes(wire)
+        if asked.name == "silent.example":
+            return None
+        return answer(dns.message.make_query("other.example", "A", id=asked.id), "other.example. 60 IN A 192.0.2.66")
+
+    with Upstream(cut) as upstream:
+        blockd = serve([upstream.address])
+        for name in ("silent.example", "other-question.example"):
+            started = time.monotonic()
+            assert rcode(ask(blockd, name, client=PERSONAL)) == "SERVFAIL"
+            assert time.monotonic() - started < 2
+        assert blockd.metric("blockd_streams") == 0
+
+
+def test_a_zone_has_servers_of_its_own(serve: Serve) -> None:
+    """upstream.zones sends a zone and below elsewhere, reverse and special zones too; a reload moves it."""
+    with Upstream(any_address) as usual, Upstream(lambda q, a: answer(q, f"{a.name}. 300 IN {a.qtype} " + ("192.0.2.2" if a.qtype == "A" else "host.corp.example."))) as other:
+        zones = {"corp.example": [other.address], "10.in-addr.arpa": [other.address]}
+        blockd = serve([usual.address], upstream={"servers": [usual.address], "zones": zones})
+        assert addresses(ask(blockd, "a.corp.example", client=PERSONAL)) == ["192.0.2.2"]
+        assert addresses(ask(blockd, "corp.example", client=PERSONAL)) == ["192.0.2.2"]
+        assert addresses(ask(blockd, "notcorp.example", client=PERSONAL)) == ["192.0.2.1"]
+        assert rcode(ask(blockd, "1.0.0.10.in-addr.arpa", "PTR", client=PERSONAL)) == "NOERROR"
+        assert "1.0.0.10.in-addr.arpa" in other.names()
+        blockd.values["upstream"]["zones"] = {}
+        assert blockd.reload().returncode == 0
+        assert addresses(ask(blockd, "a.corp.example", client=PERSONAL)) == ["192.0.2.1"], "not the other's answer"
+        assert rcode(ask(blockd, "1.0.0.10.in-addr.arpa", "PTR", client=PERSONAL)) == "NXDOMAIN"
+
+
+def test_dead_is_who_was_silent_three_times() -> None:
+    """Silence counts in a row; an answer ends it."""
+
+    def server(port: int, silent: int) -> _native.ServerCounts:
+        counts = {"sent": 9, "answered": 1, "timed_out": 5, "failed": 0, "waited_us": 1}
+        return {"address": ("127.0.0.1", port), "silent_in_a_row": silent, **counts}  # type: ignore[typeddict-item]
+
+    servers = [server(1, SILENT_UNTIL_DEAD - 1), server(2, SILENT_UNTIL_DEAD), server(3, 0)]
+    assert dead_servers(servers) == {("127.0.0.1", 2)}
