@@ -1,0 +1,82 @@
+"""`blockd explain` gives the whole reasoning, from the daemon and offline alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Serve
+from tests.support.questions import CORPORATE, PERSONAL, STRANGER, ask
+from tests.support.upstream import Upstream
+
+
+@pytest.mark.parametrize("words", [[], ["--offline"]])
+def test_a_block_is_explained_with_file_and_line(words: list[str], serve: Serve, upstream: Upstream) -> None:
+    """Device, group, view, app, rule, verdict and the answer that is sent."""
+    blockd = serve([upstream.address])
+    done = blockd.run("explain", *words, "--client", CORPORATE, "vm.TikTok.com")
+    text = done.stdout
+    assert done.returncode == 0, done.stderr
+    config = blockd.file.read_text().splitlines()
+    line = next(at for at, row in enumerate(config, 1) if "127.0.0.1/32" in row)
+    assert f"device    127.0.0.1: in 127.0.0.1/32 ({blockd.file}:{line})" in text
+    assert "group     corporate" in text
+    assert "view      block bytedance-platform, tiktok; monitor -; allow -" in text
+    builtin = Path(__file__).parents[2] / "blockd" / "apps" / "builtin" / "tiktok.yaml"
+    line = builtin.read_text().splitlines().index("  - tiktok.com") + 1
+    assert f"rule      tiktok: suffix tiktok.com ({builtin}:{line})" in text
+    assert "verdict   block (tiktok)" in text
+    assert "answer    NXDOMAIN" in text
+    assert "EDE 15: TikTok is blocked by policy on this network; ask mailto:security@dept.example" in text
+
+
+def test_what_the_cache_knows_is_part_of_it(serve: Serve, upstream: Upstream) -> None:
+    """A name behind an alias: the target, its rule, and for another device no block."""
+    upstream.records["news.example"] = ["news.example. 300 IN CNAME p16.tiktokcdn.com."]
+    upstream.records["p16.tiktokcdn.com"] = ["p16.tiktokcdn.com. 300 IN A 71.18.0.1"]
+    blockd = serve([upstream.address])
+    before = json.loads(blockd.run("explain", "--json", "--client", CORPORATE, "news.example").stdout)
+    assert (before["action"], before["is_cached"]) == ("pass", False)
+    ask(blockd, "news.example", client=PERSONAL)
+    count = blockd.metric("blockd_decisions_total")
+    after = json.loads(blockd.run("explain", "--json", "--client", CORPORATE, "news.example").stdout)
+    assert (after["action"], after["app"], after["target"]) == ("block", "bytedance-platform", "71.18.0.1") or (
+        after["action"],
+        after["app"],
+    ) == ("block", "bytedance-platform")
+    assert after["found"] == ["bytedance-platform", "tiktok"]
+    assert blockd.metric("blockd_decisions_total") == count, "explaining counts nothing"
+    other = json.loads(blockd.run("explain", "--json", "--client", PERSONAL, "news.example").stdout)
+    assert (other["action"], other["group"], other["answer"]) == ("pass", "personal", ["from the cache"])
+
+
+def test_a_rule_of_a_list_is_found_by_its_line(serve: Serve, upstream: Upstream) -> None:
+    """In the inputs that were accepted, whatever the file says now."""
+    blockd = serve([upstream.address])
+    listed = blockd.directory / "apps" / "l.txt"
+    listed.write_text("# a list\n0.0.0.0 one.example two.example\n0.0.0.0 three.example\n")
+    blockd.write_app("listed", lists=[{"file": "l.txt", "format": "hosts"}])
+    blockd.values["policies"]["corporate"]["block"].append("listed")
+    assert blockd.reload().returncode == 0
+    listed.write_text("")
+    done = blockd.run("explain", "--client", CORPORATE, "three.example")
+    assert f"rule      listed: list host three.example ({listed}:3)" in done.stdout
+
+
+def test_questions_that_make_no_sense(serve: Serve, upstream: Upstream) -> None:
+    """Each with its reason and exit code 1."""
+    blockd = serve([upstream.address])
+    cases = [
+        (["--client", "nobody", "a.example"], "'nobody' does not appear to be an IPv4 or IPv6 address"),
+        (["--client", CORPORATE, "a..example"], "an empty label"),
+        (["--client", CORPORATE, "a.example", "NOTYPE"], "'NOTYPE' is no query type, such as A"),
+    ]
+    for words, wanted in cases:
+        done = blockd.run("explain", *words)
+        assert done.returncode == 1
+        assert wanted in done.stderr
+    done = blockd.run("explain", "--client", "192.0.2.1", "a.example")
+    assert "REFUSED: the address is not among server.clients" in done.stdout
+    assert "in no group's networks" in blockd.run("explain", "--client", STRANGER, "a.example").stdout

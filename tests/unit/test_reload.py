@@ -1,0 +1,207 @@
+"""Reloads and restarts: all or nothing, the last good policy always on disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Serve
+from tests.support.daemon import BLOCKD, Blockd, free_port
+from tests.support.questions import CORPORATE, PERSONAL, ask, rcode
+from tests.support.upstream import Upstream
+
+
+def test_both_ways_to_reload_are_the_same(serve: Serve, upstream: Upstream) -> None:
+    """SIGHUP and the command take the config in; the command prints the generations."""
+    blockd = serve([upstream.address])
+    blockd.values["policies"]["personal"] = {"block": ["tiktok"]}
+    done = blockd.reload()
+    assert done.stdout == "reloaded: rules generation 1, views generation 2\n", "rules are the same, views are not"
+    assert rcode(ask(blockd, "tiktok.com", client=PERSONAL)) == "NXDOMAIN"
+    blockd.values["policies"]["personal"] = {}
+    blockd.write()
+    blockd.hangup()
+    deadline = time.monotonic() + 10
+    while blockd.ready()["views_generation"] != 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    upstream.records["tiktok.com"] = ["tiktok.com. 60 IN A 192.0.2.1"]
+    assert rcode(ask(blockd, "tiktok.com", client=PERSONAL)) == "NOERROR"
+    blockd.write_app("other", suffixes=["other.example"])
+    blockd.values["policies"]["personal"] = {"block": ["other"]}
+    blockd.write()
+    done = blockd.run("reload", "--json")
+    assert json.loads(done.stdout) == {"ok": True, "problems": [], "rules_generation": 2, "views_generation": 4}
+    assert blockd.metric("blockd_config_reloads_total", result="success") == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "section", "change"),
+    [
+        ("server.listen", "server", lambda: {"listen": [f"127.0.0.1:{free_port()}"]}),
+        ("server.threads", "server", lambda: {"threads": 1}),
+        ("admin.listen", "admin", lambda: {"listen": f"127.0.0.1:{free_port()}"}),
+        ("admin.socket", "admin", lambda: {"socket": "other.sock"}),
+        ("state.directory", "state", lambda: {"directory": "elsewhere"}),
+        ("cache.size_mb", "cache", lambda: {"size_mb": 9}),
+    ],
+)
+def test_a_key_that_needs_a_restart_refuses_the_reload(
+    key: str, section: str, change: object, serve: Serve, upstream: Upstream
+) -> None:
+    """It is named with its line, and nothing else of the reload is taken in."""
+    blockd = serve([upstream.address])
+    blockd.values[section].update(change())  # type: ignore[operator]
+    blockd.values["policies"]["personal"] = {"block": ["tiktok"]}
+    blockd.write()
+    command = [*BLOCKD, "reload", "--socket", str(blockd.directory / "control.sock")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{key}: changed, and only a restart takes it in" in done.stderr
+    assert rcode(ask(blockd, "tiktok.com", client=PERSONAL)) == "NXDOMAIN", "from upstream: no such name"
+    assert blockd.metric("blockd_decisions_total", group="personal", action="block") == 0
+    assert blockd.metric("blockd_config_last_reload_successful") == 0
+
+
+def test_a_broken_config_at_start_runs_the_last_good_inputs(serve: Serve, upstream: Upstream) -> None:
+    """Whole, loudly, and /readyz says so; when the config is mended, a reload takes it in."""
+    blockd = serve([upstream.address])
+    blockd.write_app("extra", suffixes=["extra.example"])
+    blockd.values["policies"]["corporate"]["block"].append("extra")
+    assert blockd.reload().returncode == 0
+    blockd.stop()
+    blockd.file.write_text(blockd.file.read_text() + "nonsense: 1\n")
+    (blockd.directory / "apps" / "extra.yaml").write_text("app: extra\n")
+    blockd.start()
+    assert "THE CONFIG IS NOT IN FORCE" in blockd.log.read_text()
+    assert rcode(ask(blockd, "extra.example", client=CORPORATE)) == "NXDOMAIN"
+    assert blockd.metric("blockd_decisions_total", app="extra", action="block") == 1
+    ready = blockd.ready()
+    assert ready["config_in_force"] is False
+    assert any("nonsense: unknown key" in problem for problem in ready["problems"])
+    assert blockd.metric("blockd_config_last_reload_successful") == 0
+    blockd.write_app("extra", suffixes=["extra.example"])
+    assert blockd.reload().returncode == 0
+    assert blockd.ready()["config_in_force"] is True
+
+
+def test_a_broken_config_that_no_state_knows_is_fatal(tmp_path: Path, upstream: Upstream) -> None:
+    """Nothing was ever accepted for it: the start ends with the reason."""
+    blockd = Blockd(tmp_path, [upstream.address])
+    blockd.file.write_text(blockd.file.read_text() + "nonsense: 1\n")
+    with pytest.raises(AssertionError, match=r"nonsense: unknown key"):
+        blockd.start()
+
+
+def test_a_restart_compiles_nothing(serve: Serve, upstream: Upstream) -> None:
+    """Equal inputs start from the snapshot on disk."""
+    blockd = serve([upstream.address])
+    generation = blockd.ready()["generation"]
+    blockd.stop()
+    blockd.start()
+    assert blockd.ready()["generation"] == generation
+    blockd.stop()
+    blockd.values["answers"]["ttl"] = 31
+    blockd.write()
+    blockd.start()
+    assert blockd.ready()["generation"] > generation
+    assert ask(blockd, "tiktok.com", client=CORPORATE).authority[0].ttl == 31
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_snapshot_is_made_anew(damage: str, serve: Serve, upstream: Upstream) -> None:
+    """What fails its digest is not believed; the inputs are still there."""
+    blockd = serve([upstream.address])
+    blockd.stop()
+    snapshot = (blockd.directory / "state" / "current").resolve() / "snapshot"
+    data = bytearray(snapshot.read_bytes())
+    if damage == "cut":
+        snapshot.write_bytes(data[: len(data) // 2])
+    elif damage == "changed":
+        data[len(data) // 2] ^= 1
+        snapshot.write_bytes(data)
+    else:
+        snapshot.unlink()
+    blockd.start()
+    assert rcode(ask(blockd, "tiktok.com", client=CORPORATE)) == "NXDOMAIN"
+
+
+def test_generations_on_disk_are_few(serve: Serve, upstream: Upstream) -> None:
+    """Old ones go; refused ones leave nothing."""
+    blockd = serve([upstream.address])
+    for ttl in range(40, 46):
+        blockd.values["answers"]["ttl"] = ttl
+        assert blockd.reload().returncode == 0
+    good = blockd.file.read_text()
+    blockd.file.write_text(good + "x: 1\n")
+    assert blockd.run("reload").returncode == 1
+    blockd.file.write_text(good)
+    assert len(list((blockd.directory / "state" / "generations").iterdir())) == 3
+
+
+def test_killed_at_any_moment_it_starts_with_one_whole_generation(serve: Serve, upstream: Upstream) -> None:
+    """kill -9 during reloads: the next start has the policy before or after, never a mixture."""
+    blockd = serve([upstream.address])
+    for turn in range(5):
+        blockd.values["answers"]["ttl"] = 100 + turn
+        blockd.write()
+        blockd.hangup()
+        time.sleep(0.15 * turn)
+        assert blockd.process is not None
+        blockd.process.send_signal(signal.SIGKILL)
+        blockd.process.wait()
+        time.sleep(0.5)
+        blockd.start()
+        got = ask(blockd, "tiktok.com", client=CORPORATE)
+        assert rcode(got) == "NXDOMAIN"
+        assert got.authority[0].ttl == 100 + turn
+
+
+def test_reloads_at_once_end_with_the_newest(serve: Serve, upstream: Upstream) -> None:
+    """Ten commands at the same time: all succeed, few compile, the last written config is in force."""
+    blockd = serve([upstream.address])
+    blockd.values["answers"]["ttl"] = 77
+    blockd.write()
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(blockd.run("reload").returncode)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [0] * 10
+    assert ask(blockd, "tiktok.com", client=CORPORATE).authority[0].ttl == 77
+    assert blockd.ready()["views_generation"] <= 11
+
+
+def test_a_state_directory_that_cannot_be_is_fatal(tmp_path: Path, upstream: Upstream) -> None:
+    """The key, the path and what to do."""
+    (tmp_path / "file").write_text("")
+    blockd = Blockd(tmp_path, [upstream.address], state={"directory": "file/x"})
+    with pytest.raises(AssertionError, match=r"state.directory: .*file/x: Not a directory; make it"):
+        blockd.start()
+
+
+def test_the_control_socket_takes_commands_and_no_more(serve: Serve, upstream: Upstream) -> None:
+    """Rubbish gets an error; its mode keeps others out; without a daemon the command says so."""
+    blockd = serve([upstream.address])
+    path = blockd.directory / "control.sock"
+    assert path.stat().st_mode & 0o777 == 0o600
+    for line in (b"rubbish\n", b'{"command": "rm"}\n', b"[]\n", b'"x"\n'):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(line)
+            answer = json.loads(client.recv(65536))
+        assert answer["ok"] is False
+        assert "expected one of these commands: reload, explain, ready" in answer["error"]
+    blockd.stop()
+    done = blockd.run("reload")
+    assert done.returncode == 1
+    assert f"no daemon answers at {path}" in done.stderr
+    assert not path.exists()
