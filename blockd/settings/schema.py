@@ -94,7 +94,7 @@ class UpstreamSettings(Section):
 class Cache(Section):
     """What is kept of answers."""
 
-    size_mb: int = Field(256, ge=1, le=1 << 20, description="Largest size, MiB. Restart.")
+    size_mb: int = Field(256, ge=1, le=1 << 20, description="Largest size, MiB, of the answer cache. Restart.")
     ttl_floor: int = Field(0, ge=0, le=3_600, description="Smallest TTL kept, seconds.")
     ttl_ceiling: int = Field(86_400, ge=1, le=604_800, description="Largest TTL kept, seconds.")
     negative_ttl_ceiling: int = Field(3_600, ge=0, le=10_800, description="Largest TTL of a negative answer, seconds.")
@@ -116,8 +116,8 @@ class Group(Section):
 class Sinkhole(Section):
     """Where blocked devices are sent."""
 
-    ipv4: IPv4Address | None = None
-    ipv6: IPv6Address | None = None
+    ipv4: IPv4Address | None = Field(None, description="What A answers with `answer: sinkhole`.")
+    ipv6: IPv6Address | None = Field(None, description="What AAAA answers with `answer: sinkhole`.")
 
     @field_validator("ipv4", "ipv6", mode="before")
     @classmethod
@@ -131,7 +131,10 @@ class Policy(Section):
     block: list[AppName] = Field(default_factory=list, description="Apps that are refused.")
     monitor: list[AppName] = Field(default_factory=list, description="Apps that pass and are counted.")
     allow: list[AppName] = Field(default_factory=list, description="Apps that pass with all that they need.")
-    answer: Answer = Field("nxdomain", description="How a block is answered.")
+    answer: Answer = Field(
+        "nxdomain",
+        description="How a block is answered: nxdomain, nodata, refused, null (0.0.0.0 and ::), sinkhole or drop.",
+    )
     answer_by_app: dict[AppName, Answer] = Field(default_factory=dict, description="Another answer for some apps.")
     sinkhole: Sinkhole = Sinkhole()
 

@@ -70,12 +70,12 @@ class _Connection(Int16StringReceiver):
         self._is_closing = False
         self._timer: DelayedCall | None = None
 
-    def connectionMade(self) -> None:  # noqa: N802  Twisted's name
+    def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._timer = self._listener.later(self._expire)
 
-    def stringReceived(self, string: bytes) -> None:  # noqa: N802  Twisted's name
+    def stringReceived(self, string: bytes) -> None:
         self._listener.used(self)
         self._reset_timer()
         self._queries += 1
@@ -109,26 +109,26 @@ class _Connection(Int16StringReceiver):
         elif not must_wait and self.paused:
             super().resumeProducing()
 
-    def pauseProducing(self) -> None:  # noqa: N802  Twisted's name
+    def pauseProducing(self) -> None:
         """Stop reading: the client does not read."""
         self._is_slow = True
         self._pace()
 
-    def resumeProducing(self) -> None:  # noqa: N802  Twisted's name
+    def resumeProducing(self) -> None:
         """Read again."""
         self._is_slow = False
         self._pace()
 
-    def stopProducing(self) -> None:  # noqa: N802  Twisted's name
+    def stopProducing(self) -> None:
         """Do nothing: the connection is gone already."""
 
-    def readConnectionLost(self) -> None:  # noqa: N802  Twisted's name
+    def readConnectionLost(self) -> None:
         """Answer what is under way to a client that has said all it will (RFC 7766 6.2.4)."""
         self._is_closing = True
         if not self._unanswered:
             self.transport.abortConnection()
 
-    def writeConnectionLost(self) -> None:  # noqa: N802  Twisted's name
+    def writeConnectionLost(self) -> None:
         """End: nobody reads any more."""
         self.transport.abortConnection()
 

@@ -1,4 +1,4 @@
-"""The attacks on a filtering forwarder that docs/security.md lists: an id a row, and what a missing feature waits for."""
+"""The attacks on a filtering forwarder: an id a row, and the missing feature that a row waits for."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ class Row:
 def rows() -> list[Row]:
     """Read the table from the document."""
     text = DOC.read_text().split("<!-- flags table")[1].split("<!-- end of the flags table")[0]
-    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    cells = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
     return [Row(c[0], c[1], c[2] == "yes", c[3], c[4] == "yes") for c in cells[2:]]
 
 
@@ -76,7 +78,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 NUMBERS = itertools.count()
 
 
-@pytest.mark.parametrize(("row", "server"), SERVERS, ids=lambda value: value if isinstance(value, str) else f"{value.who}-{value.query.replace(' ', '+')}-{'hit' if value.cached else 'miss'}")
+@pytest.mark.parametrize(
+    ("row", "server"),
+    SERVERS,
+    ids=lambda value: (
+        value
+        if isinstance(value, str)
+        else f"{value.who}-{value.query.replace(' ', '+')}-{'hit' if value.cached else 'miss'}"
+    ),
+)
 def test_flags(row: Row, server: str, servers: dict[str, Any]) -> None:
     """The reply has these flags and no others."""
     running = servers["trust_ad" if row.who == "trust_ad" else server]

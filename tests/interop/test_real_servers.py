@@ -14,9 +14,15 @@ from tests.support.questions import CORPORATE, GUEST, PERSONAL, addresses, ask, 
 from tests.support.servers import Nsd, RealServer, Unbound
 
 ZONES = {
-    "tiktok.com": "www A 192.0.2.7\nwww AAAA 2001:db8::7\nbig TXT " + "\nbig TXT ".join(f'"{"x" * 200}{at}"' for at in range(20)),
+    "tiktok.com": "www A 192.0.2.7\nwww AAAA 2001:db8::7\nbig TXT "
+    + "\nbig TXT ".join(f'"{"x" * 200}{at}"' for at in range(20)),
     "tiktokcdn.com": "p16 A 192.0.2.8\n",
-    "example": "plain A 192.0.2.9\nnews CNAME p16.tiktokcdn.com.\nold DNAME tiktokcdn.com.\n*.wild A 192.0.2.10\nsvc HTTPS 1 p16.tiktokcdn.com. alpn=h2\n",
+    "example": """plain A 192.0.2.9
+news CNAME p16.tiktokcdn.com.
+old DNAME tiktokcdn.com.
+*.wild A 192.0.2.10
+svc HTTPS 1 p16.tiktokcdn.com. alpn=h2
+""",
 }
 
 

@@ -39,7 +39,7 @@ def tiktok(upstream: Upstream) -> Upstream:
 def test_invariant_1_judged_name_is_asked_name(serve: Serve, tiktok: Upstream) -> None:
     """What goes upstream is built from the question that was judged, folded, with nothing else of the client's."""
     blockd = serve([tiktok.address])
-    option = dns.edns.GenericOption(65001, b"\x02\x00\x00\x00\x00\x01")
+    option = dns.edns.GenericOption(dns.edns.OptionType.make(65001), b"\x02\x00\x00\x00\x00\x01")
     answer = ask(blockd, "PlAiN.ExAmPlE", client=PERSONAL, options=[option])
     assert addresses(answer) == ["192.0.2.9"]
     assert answer.question[0].name.to_text() == "PlAiN.ExAmPlE."

@@ -54,6 +54,7 @@ class Memory(Source):
         return self._contents[path].encode()
 
     def yaml_files(self, directory: Path) -> list[Path]:
+        """List what is there."""
         return sorted(path for path in self._contents if path.parent == directory and path.suffix == ".yaml")
 
 
@@ -72,7 +73,9 @@ def random_apps(rng: random.Random) -> dict[str, App]:
         ties = {n for n in draw["s"] if rng.random() < 0.15}
         networks = {IPv4Network((0xC0000200 | rng.randrange(16) << 4, 28)) for _ in range(rng.randint(0, 1))}
         needs = {other for other in names if other != name and rng.random() < 0.2}
-        apps[name] = App(draw["s"] | {random_name(rng)}, draw["h"], draw["o"] | ties, draw["d"], draw["l"], networks, needs)
+        apps[name] = App(
+            draw["s"] | {random_name(rng)}, draw["h"], draw["o"] | ties, draw["d"], draw["l"], networks, needs
+        )
     return apps
 
 

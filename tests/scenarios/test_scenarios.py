@@ -5,7 +5,7 @@ A line is one step:
 - ``upstream: RECORD`` adds a record that the scripted upstream has; ``upstream forget NAME`` takes its records away.
 - ``CLIENT asks NAME TYPE [+do] [+cd] [+tcp] [+nord]: RCODE [RECORD | ...]`` asks and compares rcode and answer.
 - ``upstream was asked: NAME ...`` compares all names asked since the last such line, in order.
-- ``wait SECONDS``; ``policy GROUP: YAML`` changes a policy and reloads; ``cache: YAML`` and ``app NAME: YAML`` likewise.
+- ``wait SECONDS``; ``policy GROUP: YAML``, ``cache: YAML`` and ``app NAME: YAML`` change that and reload.
 """
 
 from __future__ import annotations

@@ -21,9 +21,13 @@ class RealServer:
         """Make its directory."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.host, self.port = "127.0.0.1", free_port()
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Give address and port, as the config has them."""
+        return f"{self.host}:{self.port}"
 
     def command(self) -> list[str]:
         """Write the configuration, give the command line."""
@@ -38,7 +42,7 @@ class RealServer:
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             try:
-                dns.query.udp(dns.message.make_query(".", "NS"), "127.0.0.1", timeout=0.2, port=self.port)
+                dns.query.udp(dns.message.make_query(".", "NS"), self.host, timeout=0.2, port=self.port)
                 return self
             except (dns.exception.Timeout, OSError):
                 if self.process.poll() is not None:
@@ -69,12 +73,12 @@ class Nsd(RealServer):
         """Write nsd.conf and the zone files."""
         rows = [
             "server:",
-            f"  ip-address: 127.0.0.1@{self.port}",
+            f"  ip-address: {self.host}@{self.port}",
             '  username: ""',
             '  chroot: ""',
             f'  zonesdir: "{self.directory}"',
             f'  pidfile: "{self.directory}/nsd.pid"',
-            f'  database: ""',
+            '  database: ""',
             f'  xfrdfile: "{self.directory}/xfrd.state"',
             f'  zonelistfile: "{self.directory}/zone.list"',
             "  server-count: 1",
@@ -85,8 +89,8 @@ class Nsd(RealServer):
         ]
         for at, (origin, records) in enumerate(self.zones.items()):
             file = self.directory / f"{at}.zone"
-            soa = f"$ORIGIN {origin}.\n$TTL 300\n@ IN SOA ns.invalid. host.invalid. 1 3600 600 86400 30\n@ IN NS ns.invalid.\n"
-            file.write_text(soa + records + "\n")
+            head = f"$ORIGIN {origin}.\n$TTL 300\n@ IN SOA ns.invalid. host.invalid. 1 3600 600 86400 30\n"
+            file.write_text(f"{head}@ IN NS ns.invalid.\n{records}\n")
             rows += ["zone:", f'  name: "{origin}"', f'  zonefile: "{file}"']
         conf = self.directory / "nsd.conf"
         conf.write_text("\n".join(rows) + "\n")

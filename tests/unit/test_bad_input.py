@@ -44,7 +44,10 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "wrong-type": (lambda c: c["cache"].update(size_mb="big"), r"cache\.size_mb: .*integer.*'big'"),
     "bool-for-number": (lambda c: c["cache"].update(size_mb=True), r"cache\.size_mb: "),
-    "out-of-bounds": (lambda c: c["cache"].update(size_mb=0), r"cache\.size_mb: .*greater than or equal to 1.*0 stands"),
+    "out-of-bounds": (
+        lambda c: c["cache"].update(size_mb=0),
+        r"cache\.size_mb: .*greater than or equal to 1.*0 stands",
+    ),
     "missing-key": (lambda c: c["server"].pop("listen"), r"server\.listen: this key is missing"),
     "bad-cidr": (
         lambda c: c["groups"]["corporate"].update(networks=["10.20.0.1/16"]),
@@ -135,7 +138,7 @@ def test_a_file_that_is_no_config_says_so(case: str, tmp_path: Path) -> None:
     assert re.search(wanted, done.stderr), done.stderr
 
 
-APPS = {
+APPS: dict[str, tuple[dict[str, Any], str]] = {
     "public-suffix": ({"suffixes": ["co.uk"]}, r"x\.yaml:\d+: suffixes\.0: co\.uk is a public suffix"),
     "no-name": ({"suffixes": ["not a name"]}, r"suffixes\.0: 'not a name' is no domain name: a character"),
     "long-label": ({"hosts": ["a" * 64 + ".example"]}, r"hosts\.0: .* a label of more than 63 octets"),
@@ -146,7 +149,10 @@ APPS = {
     "bad-network": ({"networks": ["71.18.0.1/16"]}, r"networks\.0: .*did you mean 71\.18\.0\.0/16"),
     "unknown-key": ({"hosts": ["a.example"], "sufixes": []}, r"sufixes: unknown key; known here: app, title"),
     "bad-list": ({"lists": [{"file": "l", "format": "rpz"}]}, r"lists\.0\.format: "),
-    "list-is-gone": ({"lists": [{"file": "l", "format": "hosts"}]}, r"lists\.0\.file: .*/l cannot be read: No such file"),
+    "list-is-gone": (
+        {"lists": [{"file": "l", "format": "hosts"}]},
+        r"lists\.0\.file: .*/l cannot be read: No such file",
+    ),
     "name-of-another": ({"app": "tiktok", "hosts": ["a.example"]}, r"app: the file of tiktok is called tiktok\.yaml"),
 }
 
@@ -203,7 +209,9 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         assert done.stderr.startswith(f"{path}: cannot be read")
 
 
-@pytest.mark.parametrize(("kind", "key"), [("udp", "server.listen"), ("tcp", "server.listen"), ("admin", "admin.listen")])
+@pytest.mark.parametrize(
+    ("kind", "key"), [("udp", "server.listen"), ("tcp", "server.listen"), ("admin", "admin.listen")]
+)
 def test_a_port_in_use_is_fatal_and_named(kind: str, key: str, tmp_path: Path, upstream: Upstream) -> None:
     """The message has the key, the address and what to do; nothing is left running."""
     blockd = Blockd(tmp_path, [upstream.address])

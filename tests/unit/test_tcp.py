@@ -21,7 +21,8 @@ def framed(name: str, number: int) -> bytes:
 
 def receive(client: socket.socket, count: int) -> list[dns.message.Message]:
     """Read whole messages."""
-    data, found = b"", []
+    data = b""
+    found: list[dns.message.Message] = []
     while len(found) < count:
         chunk = client.recv(65536)
         assert chunk, f"closed after {len(found)} of {count}"

@@ -419,8 +419,7 @@ impl Fastpath {
         answer: Option<&[u8]>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let name = if name == "." { FoldedName::ROOT } else { rule_name(name)? };
-        let judged =
-            self.core.explain(client, &name, qtype, answer).map_err(|problem| bad(format!("{problem:?}")))?;
+        let judged = self.core.explain(client, &name, qtype, answer).map_err(|problem| bad(format!("{problem:?}")))?;
         let dict = PyDict::new(py);
         let rule = |app: Option<u8>, of: &FoldedName| {
             let place = app.and_then(|app| judged.pair.rules.deciding_rule(of, app));

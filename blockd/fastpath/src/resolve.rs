@@ -328,11 +328,7 @@ impl Core {
     }
 
     fn configured_order(&self, rules: &Rules) -> Vec<(u32, Vec<Arc<Server>>)> {
-        rules
-            .routes
-            .iter()
-            .map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect()))
-            .collect()
+        rules.routes.iter().map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect())).collect()
     }
 
     /// Puts each route's servers into a new order.

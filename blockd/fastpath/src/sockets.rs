@@ -162,6 +162,8 @@ pub struct Inbound {
     controls: Box<[Control]>,
     vectors: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
+    /// Headers that the last batch wrote to; at first all, so that each is filled once.
+    used: usize,
 }
 
 /// One datagram of a batch.
@@ -192,6 +194,7 @@ impl Default for Inbound {
             controls: vec![[0; CONTROL_WORDS]; BATCH].into_boxed_slice(),
             vectors,
             headers,
+            used: BATCH,
         }
     }
 }
@@ -199,16 +202,9 @@ impl Default for Inbound {
 impl Inbound {
     /// Receives what is there, at most [`BATCH`], without waiting; 0 when nothing is.
     pub fn receive(&mut self, socket: RawFd) -> usize {
-        for at in 0..BATCH {
-            self.vectors[at] = libc::iovec { iov_base: self.buffers[at].as_mut_ptr().cast(), iov_len: DATAGRAM_OCTETS };
-            let header = &mut self.headers[at].msg_hdr;
-            header.msg_name = (&raw mut self.names[at]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            header.msg_iov = &raw mut self.vectors[at];
-            header.msg_iovlen = 1;
-            header.msg_control = self.controls[at].as_mut_ptr().cast();
-            header.msg_controllen = size_of::<Control>() as _;
-            header.msg_flags = 0;
+        // The kernel wrote its lengths into the headers of the last batch, and into no others.
+        for at in 0..self.used {
+            self.reset(at);
         }
         // SAFETY: every header points into buffers of this struct that outlive the call.
         let count = unsafe {
@@ -220,7 +216,20 @@ impl Inbound {
                 std::ptr::null_mut(),
             )
         };
-        usize::try_from(count).unwrap_or(0)
+        self.used = usize::try_from(count).unwrap_or(0);
+        self.used
+    }
+
+    fn reset(&mut self, at: usize) {
+        self.vectors[at] = libc::iovec { iov_base: self.buffers[at].as_mut_ptr().cast(), iov_len: DATAGRAM_OCTETS };
+        let header = &mut self.headers[at].msg_hdr;
+        header.msg_name = (&raw mut self.names[at]).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        header.msg_iov = &raw mut self.vectors[at];
+        header.msg_iovlen = 1;
+        header.msg_control = self.controls[at].as_mut_ptr().cast();
+        header.msg_controllen = size_of::<Control>() as _;
+        header.msg_flags = 0;
     }
 
     /// A datagram of the last batch.

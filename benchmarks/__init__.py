@@ -1,0 +1,1 @@
+"""One command a question; results are written by the programs here, never by hand."""
