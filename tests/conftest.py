@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +15,29 @@ from tests.support.daemon import Blockd
 from tests.support.upstream import Upstream
 
 Serve = Callable[..., Blockd]
+
+
+def _children() -> set[str]:
+    """Name the living processes below this one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                parents[int(stat.parent.name)] = int(fields[1])
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return {str(pid) for pid in mine - {os.getpid()}}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """See that the tests leave no process and no network namespace behind."""
+    spaces = set(Path("/run/netns").glob("*"))
+    yield
+    assert not _children()
+    assert set(Path("/run/netns").glob("*")) == spaces
 
 
 @pytest.fixture

@@ -7,9 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.daemon import Blockd
+from tests.support.questions import CORPORATE, ask, rcode
+from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -92,9 +97,30 @@ def test_generated_pages_are_up_to_date() -> None:
     assert (ROOT / "docs" / "metrics.md").read_text() == reference.metrics()
 
 
-def test_commands_that_deploy_work(tmp_path: Path) -> None:
-    """`check` on the sample, as the README has it."""
-    command = [sys.executable, "-m", "blockd", "check", "--config", str(ROOT / "config" / "blockd.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "corporate: block bytedance-platform, department, tiktok" in done.stdout
+@pytest.mark.timeout(420)
+def test_the_commands_that_deploy_work(tmp_path: Path, upstream: Upstream) -> None:
+    """Each line of the README's block, with paths of our own in place of /opt and /etc."""
+    blockd = Blockd(tmp_path, [upstream.address])
+    block = re.search(r"## Deploy\n\n```sh\n(.*?)```", README.read_text(), re.DOTALL)
+    assert block is not None
+    lines = [line.split("  #")[0].strip() for line in block.group(1).splitlines()]
+    assert len(lines) == 3
+    places = {"/opt/blockd": str(tmp_path / "venv"), "/etc/blockd/blockd.yaml": str(blockd.file)}
+    for usual, ours in places.items():
+        lines = [line.replace(usual, ours) for line in lines]
+    install, check, serve = lines
+    subprocess.run(["bash", "-ec", install], cwd=ROOT, check=True, capture_output=True, timeout=400)
+    checked = subprocess.run(["bash", "-ec", check], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "corporate: block bytedance-platform, tiktok" in checked.stdout
+    with (tmp_path / "serve.log").open("w") as log:
+        daemon = subprocess.Popen(["bash", "-ec", f"exec {serve}"], cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while "metrics on" not in (tmp_path / "serve.log").read_text():
+            assert time.monotonic() < deadline
+            assert daemon.poll() is None
+            time.sleep(0.05)
+        assert rcode(ask(blockd, "tiktok.com", client=CORPORATE)) == "NXDOMAIN"
+    finally:
+        daemon.terminate()
+        assert daemon.wait(10) == 0

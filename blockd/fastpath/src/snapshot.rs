@@ -584,6 +584,7 @@ pub fn network(address: IpAddr, length: u8) -> Option<(Address, u8)> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     pub(crate) fn name(text: &str) -> FoldedName {
         FoldedName::from_rule_text(text.as_bytes()).unwrap()
@@ -642,6 +643,28 @@ pub(crate) mod tests {
         let exact = rules.find(&name("a.example")).exact.unwrap();
         assert_eq!(rules.sets[exact as usize].hole_below.0, 0b01);
         assert_eq!(rules.sets[exact as usize].rule_below.0, 0b10);
+    }
+
+    proptest! {
+        /// Any body behind a digest that fits is read or refused: no count makes us reserve more than is there.
+        #[test]
+        fn any_body_is_read_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut file = encode(&rules_of(vec![app(&[(RuleKind::Suffix, "a.example")]), app(&[])]), &views(), b"meta");
+            for (at, value) in changes {
+                let at = 24 + at.index(file.len() - 24);
+                file[at] = value;
+            }
+            file.truncate(24 + cut.index(file.len() - 23));
+            let sum = digest(&file[24..]);
+            file[8..24].copy_from_slice(&sum);
+            if let Ok((rules, views, _)) = decode(&file) {
+                let matched = rules.find(&name("www.a.example"));
+                crate::decide::decide(&views.views[usize::from(views.unidentified)], matched.apps, AppMask::EMPTY);
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,72 @@
+"""What takes longer than `make test` may: `make soak` runs it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Serve
+from tests.properties import test_decision
+from tests.support.questions import CORPORATE, ask, rcode
+from tests.support.servers import Nsd
+
+pytestmark = pytest.mark.soak
+
+
+def test_a_hundred_reloads_under_load(tmp_path: Path, serve: Serve) -> None:
+    """5,000 queries a second through 100 reloads that change rules: none lost, no SERVFAIL, memory stays flat."""
+    with Nsd(tmp_path / "nsd", {"example": "* A 192.0.2.1\n", "tiktok.com": "* A 192.0.2.2\n"}) as nsd:
+        server = {"client_rate": 1_000_000, "client_burst": 1_000_000}
+        blockd = serve([nsd.address], apps={"flip": {"suffixes": ["flip.example"]}}, server=server)
+        queries = tmp_path / "queries"
+        queries.write_text("".join(f"n{at}.example A\nn{at}.tiktok.com A\n" for at in range(500)))
+        command = ["dnsperf", "-s", "127.0.0.1", "-p", str(blockd.port), "-a", CORPORATE, "-d", str(queries)]
+        load = subprocess.Popen(
+            [*command, "-l", "90", "-Q", "5000", "-c", "8"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        sizes = []
+        for turn in range(100):
+            blocks = ["tiktok", "bytedance-platform"] + (["flip"] if turn % 2 == 0 else [])
+            blockd.values["policies"]["corporate"]["block"] = blocks
+            assert blockd.reload().returncode == 0
+            got = rcode(ask(blockd, "a.flip.example", client=CORPORATE))
+            assert got == ("NXDOMAIN" if turn % 2 == 0 else "NOERROR")
+            sizes.append(blockd.memory())
+            if load.poll() is not None:
+                break
+        output = load.communicate(timeout=120)[0]
+        assert "Queries lost:         0 (0.00%)" in output, output
+        assert "SERVFAIL" not in output, output
+        assert turn >= 40
+        assert sizes[-1] - sizes[10] < 16 << 20, sizes
+
+
+def test_more_policies_than_a_test_run_has_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle over 5,000 policies."""
+    monkeypatch.setattr(test_decision, "POLICIES", 5_000)
+    assert next(test_decision.mismatches("", Counter()), None) is None
+
+
+def test_a_million_names_of_a_list(tmp_path: Path, serve: Serve) -> None:
+    """A hosts file of a million names is taken in while queries are answered, and each name is blocked."""
+    with Nsd(tmp_path / "nsd", {"example": "* A 192.0.2.1\n"}) as nsd:
+        blockd = serve([nsd.address])
+        listed = blockd.directory / "apps" / "big.txt"
+        listed.write_text("".join(f"0.0.0.0 host{at}.list{at % 997}.example\n" for at in range(1_000_000)))
+        blockd.write_app("big", lists=[{"file": "big.txt", "format": "hosts"}])
+        blockd.values["policies"]["corporate"]["block"].append("big")
+        assert blockd.reload().returncode == 0
+        assert blockd.metric("blockd_list_names", app="big") == 1_000_000
+        rng = random.Random(7)
+        for at in rng.sample(range(1_000_000), 200):
+            assert rcode(ask(blockd, f"host{at}.list{at % 997}.example", client=CORPORATE)) == "NXDOMAIN"
+            assert rcode(ask(blockd, f"x.host{at}.list{at % 997}.example", client=CORPORATE)) == "NOERROR"
+        started = time.monotonic()
+        done = blockd.run("explain", "--client", CORPORATE, "host999999.list1.example")
+        assert done.returncode == 0
+        assert time.monotonic() - started < 10
