@@ -9,9 +9,10 @@ import logging
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from blockd.control import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
-from blockd.generations import Generations
+from blockd.generations import CURRENT, Generations
 from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.policy.compile import SNAPSHOT
@@ -33,7 +34,9 @@ from blockd.problems import InputError, Problem
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings import Settings
+from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
+from blockd.settings.schema import State
 from blockd.settings.source import MANIFEST, Kept
 from blockd.settings.values import Address, show_endpoint
 from blockd.transport.tcp import TcpListener
@@ -112,7 +115,7 @@ class Daemon:
         try:
             inputs = read_inputs(self.config)
         except InputError as error:
-            return self._last_good(error)
+            return self._last_good(error, _possible_states(self.config))
         generations = _open_state(self.config, inputs.settings)
         current = generations.current(self.config)
         if current is not None and _digest(current) == inputs.digest() and _is_whole(current):
@@ -121,14 +124,12 @@ class Daemon:
         problems = compile_elsewhere(self.config, generation)
         if problems:
             generations.reject(generation)
-            return self._last_good(InputError(problems))
+            return self._last_good(InputError(problems), [generations])
         generations.accept(generation)
         return read_inputs(self.config, Kept(generation)), generations, generation
 
-    def _last_good(self, error: InputError) -> tuple[Inputs, Generations, Path]:
-        # The config cannot say where its state is, so a link beside the usual places does.
-        for state in _possible_states(self.config):
-            generations = Generations(state)
+    def _last_good(self, error: InputError, states: Iterable[Generations]) -> tuple[Inputs, Generations, Path]:
+        for generations in states:
             current = generations.current(self.config)
             if current is not None and _is_whole(current):
                 inputs = read_inputs(self.config, Kept(current))
@@ -224,7 +225,7 @@ class Daemon:
             if item[0] == "reply":
                 tcp.reply(item[1], item[2])
             else:
-                streams.ask(item[1], item[2], item[3])
+                streams.ask(item[1], item[2], item[3], item[4])
 
     def _every(self, reactor: Any, interval: float, call: Callable[[], None]) -> None:
         def again() -> None:
@@ -395,19 +396,22 @@ def _open_state(config: Path, settings: Settings) -> Generations:
     state = Path(os.path.abspath(config.parent / settings.state.directory))
     try:
         return Generations(state)
+    except BlockingIOError:
+        raise StartError(f"state.directory: {state}: another blockd is running with it") from None
     except OSError as error:
         raise StartError(f"state.directory: {state}: {error.strerror}; make it, or name another") from None
 
 
-def _possible_states(config: Path) -> list[Path]:
-    """Guess where the state of a config that cannot be read is: as its own words say, or where it usually is."""
-    from blockd.settings.document import find_scalar
-    from blockd.settings.schema import State
-
-    usual = State().directory
-    said = find_scalar(config, "state", "directory")
-    places = [said, usual] if said else [usual]
-    return [path for place in places if (path := Path(os.path.abspath(config.parent / place))).is_dir()]
+def _possible_states(config: Path) -> Iterator[Generations]:
+    """Open the state of a config that cannot be read: where its own words say that it is, or where it usually is."""
+    usual = str(State.model_fields["directory"].default)
+    for place in dict.fromkeys((find_scalar(config, "state", "directory") or usual, usual)):
+        state = Path(os.path.abspath(config.parent / place))
+        if (state / CURRENT).exists():
+            try:
+                yield Generations(state)
+            except OSError as error:
+                log.error("state.directory: %s: %s", state, error.strerror)
 
 
 def _digest(generation: Path) -> str:
@@ -429,16 +433,20 @@ def _raise_descriptor_limit() -> None:
 
 
 def _listen(reactor: Any, port: int, factory: Any, host: str, key: str) -> Any:
-    from twisted.internet.error import CannotListenError
-
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return reactor.listenTCP(port, factory, interface=host, backlog=1024)
-    except CannotListenError as error:
-        cause = error.socketError
-        if isinstance(cause, OSError):
-            text = f"{show_endpoint((host, port))} (TCP)"
-            raise StartError(_bind_advice(OSError(cause.errno, f"{text}: {cause.strerror}"), key)) from None
-        raise StartError(f"{key}: {error}") from None
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Or [::]:53 would take 0.0.0.0:53 too, and stand in its own way.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port))
+            listener.listen(1024)
+            listener.setblocking(False)
+            return reactor.adoptStreamPort(listener.fileno(), family, factory)
+    except OSError as error:
+        text = f"{show_endpoint((host, port))} (TCP): {error.strerror}"
+        raise StartError(_bind_advice(OSError(error.errno, text), key)) from None
 
 
 def _bind_advice(error: OSError, key: str) -> str:

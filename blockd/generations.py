@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -18,10 +19,19 @@ class Generations:
     """One directory, written by one daemon."""
 
     def __init__(self, state: Path) -> None:
-        """Make the directory if need be. OSError when it cannot be."""
+        """Make the directory if need be, and take it. OSError when it cannot be, BlockingIOError when it is taken."""
         self._root = state / "generations"
         self._current = state / CURRENT
         self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
+        # Two daemons that prune and replace each other's generations would leave neither a whole one.
+        self._lock = (state / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise
+        for unfinished in self._root.glob("*.new"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def new(self) -> Path:
         """Name a directory for the next generation; nothing is there yet."""

@@ -90,7 +90,7 @@ class Decision(TypedDict):
     reply: bytes | None
 
 Work: TypeAlias = (
-    tuple[Literal["reply"], int, bytes | None] | tuple[Literal["stream"], int, list[tuple[str, int]], bytes]
+    tuple[Literal["reply"], int, bytes | None] | tuple[Literal["stream"], int, list[tuple[str, int]], bytes, float]
 )
 
 def fold_rule_name(text: str) -> str: ...

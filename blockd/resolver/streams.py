@@ -14,9 +14,7 @@ from twisted.python.failure import Failure
 if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
-#: Seconds that one server has, connection included.
-PATIENCE = 0.7
-#: Servers that are tried: with the datagram before, a client waits less than two seconds.
+#: Servers that are tried; they share the time that is left.
 MAX_SERVERS = 2
 #: Exchanges at once; more are failed at once, and counted.
 MAX_EXCHANGES = 1_000
@@ -70,19 +68,21 @@ class Streams:
         self.under_way = 0
         self.refused = 0
 
-    def ask(self, exchange: int, servers: list[tuple[str, int]], query: bytes) -> None:
-        """Ask the servers in turn until one answers."""
+    def ask(self, exchange: int, servers: list[tuple[str, int]], query: bytes, patience: float) -> None:
+        """Ask the servers in turn until one answers or `patience` seconds are over."""
         if self.under_way >= MAX_EXCHANGES:
             self.refused += 1
             self._complete(exchange, None)
             return
         self.under_way += 1
-        self._try(exchange, servers[:MAX_SERVERS], query)
+        self._try(exchange, servers[:MAX_SERVERS], query, self._reactor.seconds() + patience)
 
-    def _try(self, exchange: int, servers: list[tuple[str, int]], query: bytes) -> None:
-        if not servers:
+    def _try(self, exchange: int, servers: list[tuple[str, int]], query: bytes, deadline: float) -> None:
+        left = deadline - self._reactor.seconds()
+        if not servers or left <= 0:
             self._finish(exchange, None)
             return
+        patience = left / len(servers)
         (host, port), rest = servers[0], servers[1:]
         is_done = False
 
@@ -95,16 +95,16 @@ class Streams:
                 timer.cancel()
             connector.disconnect()
             if answer is None:
-                self._try(exchange, rest, query)
+                self._try(exchange, rest, query, deadline)
             else:
                 self._finish(exchange, answer)
 
-        timer = self._reactor.callLater(PATIENCE, done, None)
+        timer = self._reactor.callLater(patience, done, None)
         try:
-            connector: Any = self._reactor.connectTCP(host, port, _Once(query, done), timeout=PATIENCE)
+            connector: Any = self._reactor.connectTCP(host, port, _Once(query, done), timeout=patience)
         except (ConnectError, OSError):
             timer.cancel()
-            self._try(exchange, rest, query)
+            self._try(exchange, rest, query, deadline)
 
     def _finish(self, exchange: int, answer: bytes | None) -> None:
         self.under_way -= 1

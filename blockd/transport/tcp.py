@@ -188,7 +188,8 @@ class TcpListener(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> _Connection | None:
         """Take a connection in, close the oldest idle one for it, or refuse it."""
-        host, port = addr.host, addr.port  # type: ignore[union-attr]
+        # A link-local client has its interface behind a %; limits and policy know addresses.
+        host, port = addr.host.partition("%")[0], addr.port  # type: ignore[union-attr]
         if self._by_client[host] >= self.limits.connections_a_client:
             self.counts.refused_client += 1
             return None

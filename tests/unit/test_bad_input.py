@@ -230,7 +230,8 @@ def test_a_second_daemon_is_refused_and_the_first_stays(serve: Serve, upstream: 
     blockd = serve([upstream.address])
     done = blockd.run("serve")
     assert done.returncode == 1
-    assert "blockd cannot start: server.listen" in done.stderr
+    assert "blockd cannot start: state.directory" in done.stderr
+    assert "another blockd is running with it" in done.stderr
     assert rcode(ask(blockd, "tiktok.com", client=CORPORATE)) == "NXDOMAIN"
     assert blockd.run("reload").returncode == 0
 

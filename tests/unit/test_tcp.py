@@ -120,11 +120,16 @@ def test_a_wildcard_listener_replies_from_the_address_that_was_asked(serve: Serv
     from tests.support.daemon import free_port
 
     port = free_port()
-    blockd = serve([upstream.address], server={"listen": [f"0.0.0.0:{port}"]})
+    blockd = serve([upstream.address], server={"listen": [f"0.0.0.0:{port}", f"[::]:{port}"]})
     for name in ("a.example", "slow.example", "tiktok.com"):
         with socket.socket(type=socket.SOCK_DGRAM) as client:
             client.bind((CORPORATE, 0))
             client.settimeout(5)
             client.sendto(message(name).to_wire(), ("127.0.0.5", port))
             assert client.recvfrom(1500)[1] == ("127.0.0.5", port)
+    for host in ("127.0.0.5", "::1"):
+        with socket.create_connection((host, port)) as client:
+            client.settimeout(5)
+            client.sendall(framed("a.example", 4))
+            assert receive(client, 1)[0].answer
     assert blockd.process is not None

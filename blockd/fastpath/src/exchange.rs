@@ -35,7 +35,8 @@ struct Source {
     port: u16,
     uses: u32,
     opened_ms: u64,
-    flights: u32,
+    /// IDs of the exchanges under way.
+    flying: Vec<u16>,
     is_retired: bool,
 }
 
@@ -147,7 +148,7 @@ impl Exchanger {
             lane.count(Counter::UpstreamNotSent);
             return false;
         }
-        source.flights += 1;
+        source.flying.push(id);
         lane.count(Counter::UpstreamSent);
         server.sent.fetch_add(1, Relaxed);
         let number = self.next_number;
@@ -188,7 +189,8 @@ impl Exchanger {
             self.next_source = self.next_source.wrapping_add(1);
             poller.watch(socket.as_raw_fd(), TOKEN_MARK | u64::from(at)).ok()?;
             core.source_ports.opened(is_ipv4, port);
-            let source = Source { socket, is_ipv4, port, uses: 0, opened_ms: now_ms, flights: 0, is_retired: false };
+            let source =
+                Source { socket, is_ipv4, port, uses: 0, opened_ms: now_ms, flying: Vec::new(), is_retired: false };
             self.sources.insert(at, source);
             return Some(at);
         }
@@ -196,7 +198,7 @@ impl Exchanger {
     }
 
     fn close_if_done(&mut self, core: &Core, at: u32) {
-        if self.sources.get(&at).is_some_and(|s| s.is_retired && s.flights == 0) {
+        if self.sources.get(&at).is_some_and(|s| s.is_retired && s.flying.is_empty()) {
             if let Some(source) = self.sources.remove(&at) {
                 core.source_ports.closed(source.is_ipv4, source.port);
             }
@@ -206,7 +208,7 @@ impl Exchanger {
     fn land(&mut self, core: &Core, place: (u32, u16)) -> Option<Flight> {
         let flight = self.flights.remove(&place)?;
         if let Some(source) = self.sources.get_mut(&place.0) {
-            source.flights -= 1;
+            source.flying.retain(|&id| id != place.1);
         }
         self.close_if_done(core, place.0);
         Some(flight)
@@ -286,10 +288,11 @@ impl Exchanger {
     /// and the question moves to TCP, where guessing does not help. Anything else is noise.
     fn suspect(&mut self, core: &Core, at: u32, packet: &[u8], peer: SocketAddr, replies: &mut Outbound) {
         let lane = &core.lanes[self.lane];
-        let guessed = self.flights.iter().find_map(|(&place, flight)| {
-            let key = flight.key.as_ref()?;
-            let is_pending = place.0 == at && flight.server.address == peer && is_about(packet, key);
-            is_pending.then_some(place)
+        // Only what left from this socket: a forged packet must not cost more when more is under way.
+        let flying = self.sources.get(&at).map_or(&[][..], |source| &source.flying);
+        let guessed = flying.iter().map(|&id| (at, id)).find(|place| {
+            let flight = self.flights.get(place).filter(|flight| flight.server.address == peer);
+            flight.and_then(|flight| flight.key.as_ref()).is_some_and(|key| is_about(packet, key))
         });
         let Some(flight) = guessed.and_then(|place| self.land(core, place)) else {
             lane.count(Counter::UpstreamUnexpected);

@@ -142,9 +142,9 @@ impl Pending {
         question.waiters
     }
 
-    /// Whether somebody still waits for this.
-    pub fn is_waiting(&self, key: &Key) -> bool {
-        self.questions(key).contains_key(key)
+    /// When this was first asked, milliseconds; none when nobody waits for it.
+    pub fn since(&self, key: &Key) -> Option<u64> {
+        self.questions(key).get(key).map(|question| question.since_ms)
     }
 
     /// Questions asked before `before_ms`: whoever was to answer them is gone.

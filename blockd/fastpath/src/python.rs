@@ -377,7 +377,7 @@ impl Fastpath {
         }
     }
 
-    /// Work for Python: `("reply", token, bytes | None)` or `("stream", exchange, [(host, port)], query)`.
+    /// Work for Python: `("reply", token, bytes | None)` or `("stream", exchange, [(host, port)], query, seconds)`.
     fn take_work(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let tuple = |work| -> PyResult<Py<PyAny>> {
             Ok(match work {
@@ -385,9 +385,12 @@ impl Fastpath {
                     let reply = reply.map(|r| PyBytes::new(py, &r));
                     ("reply", token, reply).into_pyobject(py)?.into_any().unbind()
                 }
-                Work::Stream { exchange, servers, query } => {
+                Work::Stream { exchange, servers, query, patience_ms } => {
                     let servers: Vec<(String, u16)> = servers.iter().map(|s| (s.ip().to_string(), s.port())).collect();
-                    ("stream", exchange, servers, PyBytes::new(py, &query)).into_pyobject(py)?.into_any().unbind()
+                    ("stream", exchange, servers, PyBytes::new(py, &query), patience_ms as f64 / 1000.0)
+                        .into_pyobject(py)?
+                        .into_any()
+                        .unbind()
                 }
             })
         };

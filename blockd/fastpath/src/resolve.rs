@@ -21,6 +21,8 @@ use std::time::Instant;
 
 /// Seconds that a failure is remembered (RFC 9520 3.2: at least one).
 const FAILURE_TTL: u32 = 1;
+/// Milliseconds within which a question is answered, if only with a failure.
+const ANSWER_WITHIN_MS: u64 = 1_900;
 /// Milliseconds after which a client has given up: an older answer is not sent (DNSBomb, CVE-2024-33655).
 pub const GIVEN_UP_MS: u64 = 5_000;
 /// Work for Python that may wait; more is refused and counted.
@@ -113,6 +115,8 @@ pub enum Work {
         servers: Vec<SocketAddr>,
         /// The query.
         query: Vec<u8>,
+        /// What is left of the time in which clients want an answer.
+        patience_ms: u64,
     },
     /// Send this reply to the client of a stream.
     Reply {
@@ -730,8 +734,10 @@ impl Core {
         wire::write_query(&mut query, id, key.name.as_wire(), key.qtype, key.dnssec_ok, key.checking_disabled);
         let servers = self.pair.load().servers(key.route).iter().map(|s| s.address).collect();
         let since_ms = self.now_us() / 1000;
+        let waited_ms = since_ms - self.pending.since(key).unwrap_or(since_ms).min(since_ms);
+        let patience_ms = ANSWER_WITHIN_MS.saturating_sub(waited_ms);
         lock(&self.streams).insert(exchange, Stream { key: key.clone(), id, since_ms });
-        if !self.push_work(lane, Work::Stream { exchange, servers, query }) {
+        if !self.push_work(lane, Work::Stream { exchange, servers, query, patience_ms }) {
             lock(&self.streams).remove(&exchange);
             self.finish(lane_at, key, Err(Failure::Unreachable), replies);
         }
