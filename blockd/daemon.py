@@ -324,6 +324,8 @@ class Daemon:
     def _published(self, rules: int, views: int) -> None:
         meta = read_meta(self._live.snapshot)
         self._decisions.published(views, meta)
+        # Folds the counts of views that were replaced: unread, they would stay.
+        self._decisions.read(self._fastpath)
         self._metrics.lists = json.loads((self._live.generation / MANIFEST).read_text())["lists"]
         for report in self._metrics.lists:
             for sample in report["samples"]:

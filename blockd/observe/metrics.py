@@ -52,6 +52,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
 #: What was wrong with a message from upstream, or with sending one: native name -> label.
 UPSTREAM_FAULTS = {
     "upstream.not_sent": "not_sent",
+    "upstream.no_socket": "no_socket",
     "upstream.failed": "failed",
     "upstream.malformed": "malformed",
     "upstream.chain": "chain",

@@ -19,7 +19,8 @@ MAX_SERVERS = 2
 #: Exchanges at once; more are failed at once, and counted.
 MAX_EXCHANGES = 1_000
 
-Complete = Callable[[int, bytes | None], None]
+#: Takes an answer, or none at the end; false when the answer is of no use.
+Complete = Callable[[int, bytes | None], bool]
 
 
 class _Exchange(Int16StringReceiver):
@@ -62,7 +63,7 @@ class Streams:
     """All stream exchanges under way."""
 
     def __init__(self, reactor: PosixReactorBase, complete: Complete) -> None:
-        """``complete(exchange, answer or None)`` is called once for every ``ask``."""
+        """``complete`` is called for every answer of an ``ask`` until one is of use, or with none at the end."""
         self._reactor = reactor
         self._complete = complete
         self.under_way = 0
@@ -80,7 +81,8 @@ class Streams:
     def _try(self, exchange: int, servers: list[tuple[str, int]], query: bytes, deadline: float) -> None:
         left = deadline - self._reactor.seconds()
         if not servers or left <= 0:
-            self._finish(exchange, None)
+            self.under_way -= 1
+            self._complete(exchange, None)
             return
         patience = left / len(servers)
         (host, port), rest = servers[0], servers[1:]
@@ -94,10 +96,10 @@ class Streams:
             if timer.active():
                 timer.cancel()
             connector.disconnect()
-            if answer is None:
-                self._try(exchange, rest, query, deadline)
+            if answer is not None and self._complete(exchange, answer):
+                self.under_way -= 1
             else:
-                self._finish(exchange, answer)
+                self._try(exchange, rest, query, deadline)
 
         timer = self._reactor.callLater(patience, done, None)
         try:
@@ -105,7 +107,3 @@ class Streams:
         except (ConnectError, OSError):
             timer.cancel()
             self._try(exchange, rest, query, deadline)
-
-    def _finish(self, exchange: int, answer: bytes | None) -> None:
-        self.under_way -= 1
-        self._complete(exchange, answer)

@@ -68,6 +68,7 @@ class _Connection(Int16StringReceiver):
         self._unanswered: set[int] = set()
         self._is_slow = False
         self._is_closing = False
+        self._has_waited = False
         self._timer: DelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -78,6 +79,7 @@ class _Connection(Int16StringReceiver):
     def stringReceived(self, string: bytes) -> None:
         self._listener.used(self)
         self._reset_timer()
+        self._has_waited = False
         self._queries += 1
         token = self._listener.next_token(self)
         self._unanswered.add(token)
@@ -141,8 +143,9 @@ class _Connection(Int16StringReceiver):
         if self._is_slow:
             counts.closed_slow_reader += 1
             self.transport.abortConnection()
-        elif self._unanswered:
-            # It waits for an upstream; that has a deadline of its own.
+        elif self._unanswered and not self._has_waited:
+            # It waits for an upstream; that has a deadline of its own, well below this one.
+            self._has_waited = True
             self._timer = self._listener.later(self._expire)
         else:
             counts.closed_idle += 1

@@ -3,7 +3,7 @@
 //! An entry says what the upstream said and what that means; it never says what a policy made of it.
 
 use crate::decide::Rules;
-use crate::inspect::{self, Answer, Meaning, Targets, TtlBounds};
+use crate::inspect::{self, Answer, Meaning, Targets};
 use crate::wire::{Counts, FoldedName};
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
@@ -55,6 +55,8 @@ pub struct Entry {
     pub ttl: u32,
     /// Extended DNS Error of a failure.
     pub error: Option<(u16, &'static str)>,
+    /// Where it leads.
+    pub targets: Targets,
     /// What question and answer mean.
     pub meaning: Meaning,
     /// The generation of rules that `meaning` was judged by.
@@ -74,6 +76,7 @@ impl Entry {
             stored_ms: now_ms,
             ttl: answer.ttl,
             error: None,
+            targets: answer.targets,
             meaning,
             rules_generation,
         }
@@ -89,32 +92,17 @@ impl Entry {
     }
 
     fn cost(&self) -> usize {
-        size_of::<Slot>() + self.body.len() + 2 * self.ttl_places.len() + TABLE_OCTETS
+        size_of::<Slot>() + self.body.len() + 2 * self.ttl_places.len() + self.targets.octets() + TABLE_OCTETS
     }
 
     /// Judges the entry anew when the rules moved on; its bytes stay.
-    pub fn rejudge(&mut self, rules: &Rules, generation: u64, bounds: TtlBounds) -> bool {
+    pub fn rejudge(&mut self, rules: &Rules, generation: u64) -> bool {
         if self.rules_generation == generation {
             return false;
         }
-        self.meaning = inspect::judge(rules, &self.key.name, &self.targets(bounds));
+        self.meaning = inspect::judge(rules, &self.key.name, &self.targets);
         self.rules_generation = generation;
         true
-    }
-
-    /// Where the answer leads, read again from its bytes.
-    pub fn targets(&self, bounds: TtlBounds) -> Targets {
-        let name = &self.key.name;
-        let mut message = vec![0, 0, 0x80, 0, 0, 1];
-        message.extend_from_slice(&self.counts.answer.to_be_bytes());
-        message.extend_from_slice(&self.counts.authority.to_be_bytes());
-        message.extend_from_slice(&[0, 0]);
-        message.extend_from_slice(name.as_wire());
-        message.extend_from_slice(&self.key.qtype.to_be_bytes());
-        message.extend_from_slice(&[0, 1]);
-        message.extend_from_slice(&self.body);
-        let answer = inspect::read_answer(&message, name, self.key.qtype, self.key.dnssec_ok, bounds);
-        answer.map(|answer| answer.targets).unwrap_or_default()
     }
 }
 
@@ -191,7 +179,8 @@ impl Cache {
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         // A panic under this lock ends the process, so there is no poisoned state to meet.
-        self.shards[(hash >> 58) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        // Not the top bits: the table inside tells entries apart by those.
+        self.shards[(hash >> 32) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows a fresh entry to `use_entry`, under the shard's lock: keep it short.
@@ -268,6 +257,7 @@ mod tests {
             stored_ms: 1000,
             ttl,
             error: None,
+            targets: Targets::default(),
             meaning: Meaning {
                 asked: AppMask::EMPTY,
                 found: AppMask::EMPTY,

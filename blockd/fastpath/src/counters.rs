@@ -74,6 +74,7 @@ counters! {
     UpstreamAnswered = "upstream.answered",
     UpstreamTimedOut = "upstream.timed_out",
     UpstreamNotSent = "upstream.not_sent",
+    UpstreamNoSocket = "upstream.no_socket",
     UpstreamFailed = "upstream.failed",
     UpstreamMalformed = "upstream.malformed",
     UpstreamChain = "upstream.chain",

@@ -156,6 +156,8 @@ pub struct Rules {
     pub key: HashKey,
     /// Names of rules.
     pub table: DomainTable,
+    /// How many names there are.
+    pub names: u64,
     /// Interned rule sets.
     pub sets: Vec<RuleSet>,
     /// Apps' networks; values index `network_masks`.

@@ -47,6 +47,8 @@ struct Flight {
     attempt: usize,
     sent_us: u64,
     number: u64,
+    /// Somebody guesses IDs: a stream asks too, and this one is not tried again.
+    is_suspected: bool,
 }
 
 /// What an answer to a probe must match.
@@ -153,7 +155,10 @@ impl Exchanger {
         server.sent.fetch_add(1, Relaxed);
         let number = self.next_number;
         self.next_number += 1;
-        self.flights.insert((at, id), Flight { key: key.cloned(), server, attempt, sent_us: now_us, number });
+        self.flights.insert(
+            (at, id),
+            Flight { key: key.cloned(), server, attempt, sent_us: now_us, number, is_suspected: false },
+        );
         self.deadlines.push_back((now_us / 1000 + PATIENCE_MS, (at, id), number));
         true
     }
@@ -162,16 +167,25 @@ impl Exchanger {
     fn pick(&mut self, core: &Core, poller: &Poller, is_ipv4: bool, now_ms: u64) -> Option<u32> {
         let family = usize::from(is_ipv4);
         while self.active[family].len() < SOURCE_SOCKETS {
-            let at = self.open(core, poller, is_ipv4, now_ms)?;
-            self.active[family].push(at);
+            match self.open(core, poller, is_ipv4, now_ms) {
+                Some(at) => self.active[family].push(at),
+                None => break,
+            }
         }
-        let place = self.entropy.draw() as usize % SOURCE_SOCKETS;
+        if self.active[family].is_empty() {
+            return None;
+        }
+        let place = self.entropy.draw() as usize % self.active[family].len();
         let at = self.active[family][place];
         let source = self.sources.get(&at)?;
         if source.uses < MAX_USES && now_ms < source.opened_ms + MAX_AGE_MS {
             return Some(at);
         }
-        let fresh = self.open(core, poller, is_ipv4, now_ms)?;
+        // Out of descriptors, a worn socket is better than none; the counter says so.
+        let Some(fresh) = self.open(core, poller, is_ipv4, now_ms) else {
+            core.lanes[self.lane].count(Counter::UpstreamNoSocket);
+            return Some(at);
+        };
         self.active[family][place] = fresh;
         if let Some(worn) = self.sources.get_mut(&at) {
             worn.is_retired = true;
@@ -278,14 +292,17 @@ impl Exchanger {
         let Some(key) = flight.key else { return };
         match result {
             Ok(answer) => core.finish(self.lane, &key, Ok(answer), replies),
-            Err(Problem::Truncated) => core.want_stream(self.lane, &key, self.entropy.draw_short(), replies),
+            Err(Problem::Truncated) => {
+                let id = self.entropy.draw_short();
+                core.want_stream(self.lane, &key, flight.server.address, id, false, replies);
+            }
             Err(Problem::Chain) => core.finish(self.lane, &key, Err(Failure::Chain), replies),
             Err(_) => self.attempt(core, poller, key, flight.attempt + 1, Failure::Refused, replies),
         }
     }
 
     /// A reply with an ID that we did not send: from the right server with a pending question, somebody is guessing,
-    /// and the question moves to TCP, where guessing does not help. Anything else is noise.
+    /// and a stream asks too, where guessing does not help. The first good answer is served. Anything else is noise.
     fn suspect(&mut self, core: &Core, at: u32, packet: &[u8], peer: SocketAddr, replies: &mut Outbound) {
         let lane = &core.lanes[self.lane];
         // Only what left from this socket: a forged packet must not cost more when more is under way.
@@ -294,13 +311,18 @@ impl Exchanger {
             let flight = self.flights.get(place).filter(|flight| flight.server.address == peer);
             flight.and_then(|flight| flight.key.as_ref()).is_some_and(|key| is_about(packet, key))
         });
-        let Some(flight) = guessed.and_then(|place| self.land(core, place)) else {
+        let Some(flight) = guessed.and_then(|place| self.flights.get_mut(&place)) else {
             lane.count(Counter::UpstreamUnexpected);
             return;
         };
         lane.count(Counter::UpstreamWrongId);
-        if let Some(key) = flight.key {
-            core.want_stream(self.lane, &key, self.entropy.draw_short(), replies);
+        if flight.is_suspected {
+            return;
+        }
+        flight.is_suspected = true;
+        if let Some(key) = flight.key.clone() {
+            let server = flight.server.address;
+            core.want_stream(self.lane, &key, server, self.entropy.draw_short(), true, replies);
         }
     }
 
@@ -320,7 +342,11 @@ impl Exchanger {
             core.lanes[self.lane].count(Counter::UpstreamTimedOut);
             flight.server.timed_out.fetch_add(1, Relaxed);
             flight.server.silent_in_a_row.fetch_add(1, Relaxed);
-            if let Some(key) = flight.key {
+            let Some(key) = flight.key else { continue };
+            if flight.is_suspected && core.rely_on_stream(&key) {
+                continue;
+            }
+            if core.pending.since(&key).is_some() {
                 self.attempt(core, poller, key, flight.attempt + 1, Failure::Unreachable, replies);
             }
         }

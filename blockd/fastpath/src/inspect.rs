@@ -22,13 +22,68 @@ pub struct TtlBounds {
     pub negative_ceiling: u32,
 }
 
-/// Where an answer leads.
+/// Where an answer leads: names and addresses, packed, since an entry of the cache carries them for the day the rules
+/// change.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Targets {
-    /// Targets of CNAME, DNAME, SVCB and HTTPS.
-    pub names: Vec<FoldedName>,
-    /// A, AAAA and address hints.
-    pub addresses: Vec<Address>,
+pub struct Targets(Vec<u8>);
+
+/// One place an answer leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Of CNAME, DNAME, SVCB or HTTPS.
+    Name(FoldedName),
+    /// Of A, AAAA or an address hint.
+    Address(Address),
+}
+
+impl Targets {
+    fn push_name(&mut self, name: &FoldedName) {
+        self.0.push(1);
+        self.0.extend_from_slice(name.as_wire());
+    }
+
+    fn push_address(&mut self, address: Address) {
+        match address {
+            Address::V4(bits) => {
+                self.0.push(4);
+                self.0.extend_from_slice(&bits.to_be_bytes());
+            }
+            Address::V6(bits) => {
+                self.0.push(6);
+                self.0.extend_from_slice(&bits.to_be_bytes());
+            }
+        }
+    }
+
+    /// Each of them, in the order of the answer.
+    pub fn iter(&self) -> impl Iterator<Item = Target> {
+        let mut reader = Reader::new(&self.0, 0);
+        std::iter::from_fn(move || match reader.octet()? {
+            1 => FoldedName::read(&mut reader).map(Target::Name),
+            4 => reader.long().map(|bits| Target::Address(Address::V4(bits))),
+            _ => {
+                let bits = u128::from_be_bytes(reader.take(16)?.try_into().ok()?);
+                Some(Target::Address(Address::V6(bits)))
+            }
+        })
+    }
+
+    /// The names alone.
+    pub fn names(&self) -> Vec<FoldedName> {
+        let name = |target| if let Target::Name(name) = target { Some(name) } else { None };
+        self.iter().filter_map(name).collect()
+    }
+
+    /// The addresses alone.
+    pub fn addresses(&self) -> Vec<Address> {
+        let address = |target| if let Target::Address(address) = target { Some(address) } else { None };
+        self.iter().filter_map(address).collect()
+    }
+
+    /// Octets that they take.
+    pub fn octets(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// What is kept of an answer: re-encoded, with pointers that hold for any case of the question.
@@ -86,7 +141,15 @@ pub fn read_answer(
     let counts =
         (|| Some([reader.short()?, reader.short()?, reader.short()?, reader.short()?]))().ok_or(Problem::NotOurs)?;
     let [questions, answers, authorities, additionals] = counts;
-    if first_flags & 0xF8 != 0x80 || questions != 1 {
+    if first_flags & 0xF8 != 0x80 {
+        return Err(Problem::NotOurs);
+    }
+    let plain_rcode = u16::from(second_flags & 0x0F);
+    if counts == [0; 4] && matches!(plain_rcode, rcode::FORMERR | rcode::SERVFAIL | rcode::NOTIMP | rcode::REFUSED) {
+        // Some servers fail with a header alone; its ID was checked.
+        return Err(Problem::Failed(plain_rcode));
+    }
+    if questions != 1 {
         return Err(Problem::NotOurs);
     }
     let asked = (|| Some((FoldedName::read(&mut reader)?, reader.short()?, reader.short()?)))();
@@ -97,7 +160,8 @@ pub fn read_answer(
         return Err(Problem::Truncated);
     }
 
-    let mut hops_left = packet.len();
+    // Linear in the octets received, with room for seventeen names that hang on one another, each read three times.
+    let mut hops_left = 256 + 8 * packet.len();
     let mut section = |count: u16| read_section(packet, &mut reader, count, &mut hops_left);
     let answer_records = section(answers).ok_or(Problem::Malformed)?;
     let authority_records = section(authorities).ok_or(Problem::Malformed)?;
@@ -108,11 +172,11 @@ pub fn read_answer(
 
     let mut kept = Keeper::new(packet, name, bounds, &mut hops_left);
     let mut targets = Targets::default();
-    let last = kept.follow_chain(&answer_records, name, qtype, dnssec_ok, &mut targets)?;
+    let last = kept.follow_chain(&answer_records, name, qtype, dnssec_ok, rcode, &mut targets)?;
     let is_positive = kept.keep_terminal(&answer_records, &last, qtype, dnssec_ok, &mut targets)?;
     kept.answer.counts.answer = kept.count;
     kept.count = 0;
-    kept.keep_authority(&authority_records, &answer_records, &last, is_positive, dnssec_ok)?;
+    kept.keep_authority(&authority_records, &last, is_positive, dnssec_ok)?;
     kept.answer.counts.authority = kept.count;
     let mut answer = kept.answer;
     answer.rcode = rcode;
@@ -169,7 +233,7 @@ fn extended_rcode(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_fla
 /// How the RDATA of a type holds names: octets before them, how many, whether they may be compressed again.
 ///
 /// The types that RFC 3597 4 tells a receiver to decompress; only those of RFC 1035 are compressed anew.
-fn rdata_names(record_type: u16) -> Option<(usize, usize, bool)> {
+fn rdata_names(record_type: u16, rdata: &[u8]) -> Option<(usize, usize, bool)> {
     Some(match record_type {
         2..=5 | 7..=9 | 12 => (0, 1, true),
         6 | 14 => (0, 2, true),
@@ -178,7 +242,16 @@ fn rdata_names(record_type: u16) -> Option<(usize, usize, bool)> {
         18 | 21 | 36 => (2, 1, false),
         26 => (2, 2, false),
         33 => (6, 1, false),
-        39 => (0, 1, false),
+        24 => (18, 1, false),
+        30 | 39 => (0, 1, false),
+        35 => {
+            let mut reader = Reader::new(rdata, 4);
+            for _ in 0..3 {
+                let length = reader.octet()?;
+                reader.take(usize::from(length))?;
+            }
+            (reader.position(), 1, false)
+        }
         _ => return None,
     })
 }
@@ -191,9 +264,14 @@ struct Keeper<'a, 'b> {
     answer: Answer,
     count: u16,
     body_at: usize,
+    /// The zones whose signatures were kept: proofs of denial belong to one of them.
+    zones: Vec<FoldedName>,
     /// Name, where it was written, how many of its octets stand there literally.
     written: Vec<(Vec<u8>, usize, usize)>,
 }
+
+/// Labels of a name at which a remembered one is looked for.
+const MAX_SEARCHED_LABELS: usize = 12;
 
 /// Names remembered for compression; more would make the work grow with their number.
 const REMEMBERED_NAMES: usize = 16;
@@ -207,6 +285,7 @@ impl<'a, 'b> Keeper<'a, 'b> {
             answer: Answer { ttl: u32::MAX, ..Answer::default() },
             count: 0,
             body_at: HEADER_OCTETS + name.wire_length() + 4,
+            zones: Vec::new(),
             written: vec![(name.as_wire().to_vec(), HEADER_OCTETS, name.wire_length())],
         }
     }
@@ -218,6 +297,7 @@ impl<'a, 'b> Keeper<'a, 'b> {
         name: &FoldedName,
         qtype: u16,
         dnssec_ok: bool,
+        rcode: u16,
         targets: &mut Targets,
     ) -> Result<FoldedName, Problem> {
         let mut at = *name;
@@ -227,10 +307,13 @@ impl<'a, 'b> Keeper<'a, 'b> {
                 records.iter().find(|r| r.record_type == rtype::DNAME && r.owner != at && at.is_within(&r.owner));
             let next = if let Some(dname) = redirection {
                 let target = self.target_of(dname)?;
-                let next = at.with_suffix_replaced(&dname.owner, &target).ok_or(Problem::Chain)?;
-                targets.names.push(target);
+                targets.push_name(&target);
                 self.keep(dname, dname.ttl)?;
                 self.keep_signatures(records, &dname.owner, rtype::DNAME, dnssec_ok)?;
+                let Some(next) = at.with_suffix_replaced(&dname.owner, &target) else {
+                    // The one thing YXDOMAIN says: the name would be too long (RFC 6672 2.2).
+                    return if rcode == rcode::YXDOMAIN { Ok(at) } else { Err(Problem::Chain) };
+                };
                 self.write_record(&at, rtype::CNAME, dname.ttl, next.as_wire())?;
                 next
             } else if let Some(cname) =
@@ -243,7 +326,7 @@ impl<'a, 'b> Keeper<'a, 'b> {
             } else {
                 return Ok(at);
             };
-            targets.names.push(next);
+            targets.push_name(&next);
             if visited.contains(&next) || visited.len() > MAX_CHAIN {
                 return Err(Problem::Chain);
             }
@@ -270,14 +353,13 @@ impl<'a, 'b> Keeper<'a, 'b> {
             match record.record_type {
                 rtype::A => {
                     let octets: [u8; 4] = record.rdata.try_into().map_err(|_| Problem::Malformed)?;
-                    targets.addresses.push(Address::V4(u32::from_be_bytes(octets)));
+                    targets.push_address(Address::V4(u32::from_be_bytes(octets)));
                 }
                 rtype::AAAA => {
                     let octets: [u8; 16] = record.rdata.try_into().map_err(|_| Problem::Malformed)?;
-                    targets.addresses.push(ipv6(octets));
+                    targets.push_address(ipv6(octets));
                 }
-                rtype::CNAME => targets.names.push(self.target_of(record)?),
-                rtype::DNAME => targets.names.push(self.target_of(record)?),
+                rtype::CNAME | rtype::DNAME => targets.push_name(&self.target_of(record)?),
                 rtype::SVCB | rtype::HTTPS => read_service(record.rdata, targets).ok_or(Problem::Malformed)?,
                 _ => {}
             }
@@ -293,7 +375,6 @@ impl<'a, 'b> Keeper<'a, 'b> {
     fn keep_authority(
         &mut self,
         authority: &[Record<'_>],
-        answers: &[Record<'_>],
         last: &FoldedName,
         is_positive: bool,
         dnssec_ok: bool,
@@ -301,6 +382,10 @@ impl<'a, 'b> Keeper<'a, 'b> {
         let soa = authority.iter().find(|r| r.record_type == rtype::SOA && last.is_within(&r.owner));
         if !is_positive {
             let Some(soa) = soa else {
+                if self.answer.counts.answer == 0 && authority.iter().any(|r| r.record_type == rtype::NS) {
+                    // A referral is no answer to a question with RD: this server does not resolve.
+                    return Err(Problem::Failed(rcode::REFUSED));
+                }
                 // Without an SOA there is no time for which this holds (RFC 2308 5).
                 self.answer.ttl = 0;
                 return Ok(());
@@ -319,26 +404,16 @@ impl<'a, 'b> Keeper<'a, 'b> {
         if !dnssec_ok {
             return Ok(());
         }
-        let zone = match soa.filter(|_| !is_positive) {
-            Some(soa) => soa.owner,
-            None => {
-                let signature = answers.iter().find(|r| r.record_type == rtype::RRSIG && r.owner == *last);
-                let signer = signature
-                    .and_then(|r| FoldedName::read(&mut Reader::new(r.rdata, 18)))
-                    .filter(|signer| last.is_within(signer));
-                match signer {
-                    Some(signer) => signer,
-                    None => return Ok(()),
-                }
-            }
-        };
+        if let Some(soa) = soa.filter(|_| !is_positive) {
+            self.zones.push(soa.owner);
+        }
         for record in authority {
             let is_proof = match record.record_type {
                 rtype::NSEC | rtype::NSEC3 => true,
                 rtype::RRSIG => matches!(covered_type(record), rtype::NSEC | rtype::NSEC3),
                 _ => false,
             };
-            if is_proof && record.owner.is_within(&zone) {
+            if is_proof && self.zones.iter().any(|zone| record.owner.is_within(zone)) {
                 self.keep(record, record.ttl)?;
             }
         }
@@ -357,6 +432,11 @@ impl<'a, 'b> Keeper<'a, 'b> {
         }
         for record in records {
             if record.record_type == rtype::RRSIG && record.owner == *owner && covered_type(record) == covered {
+                let signer = FoldedName::read(&mut Reader::new(record.rdata, 18));
+                let signer = signer.filter(|signer| owner.is_within(signer) && !self.zones.contains(signer));
+                if self.zones.len() <= MAX_CHAIN {
+                    self.zones.extend(signer);
+                }
                 self.keep(record, record.ttl)?;
             }
         }
@@ -371,7 +451,7 @@ impl<'a, 'b> Keeper<'a, 'b> {
     }
 
     fn keep(&mut self, record: &Record<'_>, ttl: u32) -> Result<(), Problem> {
-        let Some((before, names, may_compress)) = rdata_names(record.record_type) else {
+        let Some((before, names, may_compress)) = rdata_names(record.record_type, record.rdata) else {
             return self.write_record(&record.owner, record.record_type, ttl, record.rdata);
         };
         let rdata_end = record.rdata_at + record.rdata.len();
@@ -426,10 +506,12 @@ impl<'a, 'b> Keeper<'a, 'b> {
         let mut start = 0;
         let mut pointer = None;
         if may_compress {
-            while let Some(rest) = wire.get(start..).filter(|rest| rest.len() > 1) {
+            // A name of 127 labels is searched for its first ones alone: nobody has such names but to cost time.
+            for _ in 0..MAX_SEARCHED_LABELS {
+                let Some(rest) = wire.get(start..).filter(|rest| rest.len() > 1) else { break };
                 pointer = self.written.iter().find_map(|(name, place, literal)| {
                     let offset = name.len().checked_sub(rest.len())?;
-                    (offset < *literal && name.get(offset..) == Some(rest))
+                    (offset < *literal && starts_label(name, offset) && name.get(offset..) == Some(rest))
                         .then_some(place + offset)
                         .filter(|&p| p < 0x4000)
                 });
@@ -455,6 +537,18 @@ impl<'a, 'b> Keeper<'a, 'b> {
     }
 }
 
+/// Whether a label starts at an offset: octets inside one may look like a name.
+fn starts_label(name: &[u8], offset: usize) -> bool {
+    let mut at = 0;
+    while at < offset {
+        match name.get(at) {
+            Some(&length) if length > 0 => at += 1 + usize::from(length),
+            _ => return false,
+        }
+    }
+    at == offset
+}
+
 fn covered_type(signature: &Record<'_>) -> u16 {
     Reader::new(signature.rdata, 0).short().unwrap_or(0)
 }
@@ -469,7 +563,7 @@ fn read_service(rdata: &[u8], targets: &mut Targets) -> Option<()> {
     reader.short()?;
     let target = FoldedName::read(&mut reader)?;
     if target != FoldedName::ROOT {
-        targets.names.push(target);
+        targets.push_name(&target);
     }
     while !reader.is_at_end() {
         let key = reader.short()?;
@@ -479,12 +573,12 @@ fn read_service(rdata: &[u8], targets: &mut Targets) -> Option<()> {
             4 => {
                 for hint in value.chunks(4) {
                     let octets: [u8; 4] = hint.try_into().ok()?;
-                    targets.addresses.push(Address::V4(u32::from_be_bytes(octets)));
+                    targets.push_address(Address::V4(u32::from_be_bytes(octets)));
                 }
             }
             6 => {
                 for hint in value.chunks(16) {
-                    targets.addresses.push(ipv6(hint.try_into().ok()?));
+                    targets.push_address(ipv6(hint.try_into().ok()?));
                 }
             }
             _ => {}
@@ -513,15 +607,17 @@ pub fn judge(rules: &Rules, name: &FoldedName, targets: &Targets) -> Meaning {
     let question = rules.find(name);
     let mut found = AppMask::EMPTY;
     let mut found_set = NO_RULE_SET;
-    for target in &targets.names {
-        let matched = rules.find(target);
-        found = found.or(matched.apps);
-        if found_set == NO_RULE_SET {
-            found_set = matched.rule_set;
+    for target in targets.iter() {
+        match target {
+            Target::Name(name) => {
+                let matched = rules.find(&name);
+                found = found.or(matched.apps);
+                if found_set == NO_RULE_SET {
+                    found_set = matched.rule_set;
+                }
+            }
+            Target::Address(address) => found = found.or(rules.apps_at(address)),
         }
-    }
-    for &address in &targets.addresses {
-        found = found.or(rules.apps_at(address));
     }
     Meaning {
         asked: question.apps,
@@ -578,7 +674,7 @@ mod tests {
     fn chains_are_followed_to_the_limit_and_no_further() {
         for hops in [1, 7, 16] {
             let answer = read_answer(&chain(hops), &name("n0.example"), rtype::A, false, BOUNDS).unwrap();
-            assert_eq!(answer.targets.names.len(), hops);
+            assert_eq!(answer.targets.names().len(), hops);
             assert_eq!(answer.counts.answer as usize, hops + 1);
         }
         let over = read_answer(&chain(17), &name("n0.example"), rtype::A, false, BOUNDS);
@@ -604,7 +700,7 @@ mod tests {
         let packet = message("a.old.example", 1, &records);
         let answer = read_answer(&packet, &name("a.old.example"), 1, false, BOUNDS).unwrap();
         assert_eq!((answer.counts.answer, answer.ttl), (3, 30));
-        assert!(answer.targets.names.contains(&name("a.new.example")));
+        assert!(answer.targets.names().contains(&name("a.new.example")));
     }
 
     #[test]
@@ -616,7 +712,7 @@ mod tests {
         ];
         let answer = read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, BOUNDS).unwrap();
         assert_eq!(answer.counts, Counts { answer: 1, authority: 0 });
-        assert_eq!(answer.targets.addresses, vec![Address::V4(0xC000_0201)]);
+        assert_eq!(answer.targets.addresses(), vec![Address::V4(0xC000_0201)]);
     }
 
     #[test]
@@ -637,8 +733,8 @@ mod tests {
         rdata.extend_from_slice(&[0x24, 4, 0x9d, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         let packet = message("a.example", rtype::HTTPS, &[("a.example", rtype::HTTPS, 60, rdata)]);
         let answer = read_answer(&packet, &name("a.example"), rtype::HTTPS, false, BOUNDS).unwrap();
-        assert_eq!(answer.targets.names, vec![name("edge.example")]);
-        assert_eq!(answer.targets.addresses.len(), 2);
+        assert_eq!(answer.targets.names(), vec![name("edge.example")]);
+        assert_eq!(answer.targets.addresses().len(), 2);
     }
 
     #[test]
@@ -652,6 +748,84 @@ mod tests {
         assert!(again.len() < packet.len(), "compressed");
         let second = read_answer(&again, &asked, 1, false, BOUNDS).unwrap();
         assert_eq!((first.body, first.targets), (second.body, second.targets));
+    }
+
+    #[test]
+    fn octets_inside_a_label_are_no_name() {
+        // CNAME x\002.b.example, then CNAME \001b.example: the second must not point into the first's label.
+        let records = [("b.example", rtype::CNAME, 60, b"\x02x\x02\x01b\x07example\0".to_vec())];
+        let mut packet = message("b.example", rtype::A, &records);
+        packet[7] = 2;
+        packet.extend_from_slice(b"\x02x\x02\x01b\x07example\0\0\x05\0\x01\0\0\0\x3c\0\x0c\x02\x01b\x07example\0");
+        let asked = name("b.example");
+        let first = read_answer(&packet, &asked, rtype::A, false, BOUNDS).unwrap();
+        let mut again = packet[..12 + asked.wire_length() + 4].to_vec();
+        again[6..8].copy_from_slice(&first.counts.answer.to_be_bytes());
+        again.extend_from_slice(&first.body);
+        let second = read_answer(&again, &asked, rtype::A, false, BOUNDS).unwrap();
+        assert_eq!(first.targets, second.targets);
+    }
+
+    #[test]
+    fn names_that_hang_on_one_another_are_followed_to_the_limit() {
+        let names: Vec<String> = (0..17)
+            .map(|depth| {
+                let labels: Vec<String> = (0..depth).rev().map(|at| format!("l{at}")).collect();
+                [labels, vec!["e.example".to_string()]].concat().join(".")
+            })
+            .collect();
+        let links: Vec<_> = names.windows(2).map(|pair| cname(&pair[0], &pair[1])).collect();
+        let records: Vec<(&str, u16, u32, Vec<u8>)> =
+            links.iter().map(|(from, to)| (from.as_str(), rtype::CNAME, 60, to.clone())).collect();
+        let asked = name(&names[0]);
+        let packet = message(&names[0], rtype::A, &records);
+        let first = read_answer(&packet, &asked, rtype::A, false, BOUNDS).unwrap();
+        assert_eq!(first.targets.names().len(), 16);
+        let mut again = packet[..12 + asked.wire_length() + 4].to_vec();
+        again[6..8].copy_from_slice(&first.counts.answer.to_be_bytes());
+        again.extend_from_slice(&first.body);
+        let second = read_answer(&again, &asked, rtype::A, false, BOUNDS).unwrap();
+        assert_eq!(second.targets, first.targets, "compressed as we compress, it is still read");
+    }
+
+    #[test]
+    fn a_referral_and_a_bare_failure_are_failures() {
+        let mut referral =
+            message("a.example", 1, &[("example", rtype::NS, 60, name("ns.example").as_wire().to_vec())]);
+        referral[7] = 0;
+        referral[9] = 1;
+        let asked = name("a.example");
+        assert_eq!(read_answer(&referral, &asked, 1, false, BOUNDS).unwrap_err(), Problem::Failed(rcode::REFUSED));
+        let bare = [0, 1, 0x81, 0x85, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(read_answer(&bare, &asked, 1, false, BOUNDS).unwrap_err(), Problem::Failed(rcode::REFUSED));
+    }
+
+    #[test]
+    fn the_proof_of_a_wildcard_alias_is_kept_with_do() {
+        let signature = |zone: &str, covered: u16| {
+            let mut rdata = covered.to_be_bytes().to_vec();
+            rdata.extend_from_slice(&[13, 2, 0, 0, 1, 44, 0x70, 0, 0, 0, 0x60, 0, 0, 0, 0, 1]);
+            rdata.extend_from_slice(name(zone).as_wire());
+            rdata.extend_from_slice(&[7; 64]);
+            rdata
+        };
+        let nsec = [name("z.wild.example").as_wire(), &[0, 1, 0x40]].concat();
+        let mut packet = message(
+            "a.wild.example",
+            1,
+            &[
+                ("a.wild.example", rtype::CNAME, 60, name("t.other.test").as_wire().to_vec()),
+                ("a.wild.example", rtype::RRSIG, 60, signature("wild.example", rtype::CNAME)),
+                ("t.other.test", rtype::A, 60, vec![192, 0, 2, 1]),
+                ("wild.example", rtype::NSEC, 60, nsec.clone()),
+                ("wild.example", rtype::RRSIG, 60, signature("wild.example", rtype::NSEC)),
+                ("elsewhere.test", rtype::NSEC, 60, nsec),
+            ],
+        );
+        packet[7] = 3;
+        packet[9] = 3;
+        let answer = read_answer(&packet, &name("a.wild.example"), 1, true, BOUNDS).unwrap();
+        assert_eq!(answer.counts, Counts { answer: 3, authority: 2 });
     }
 
     proptest! {

@@ -125,9 +125,19 @@ impl Pending {
 
     /// Takes everybody out who waits for this.
     pub fn take(&self, key: &Key) -> Vec<Waiter> {
-        let Some(question) = self.questions(key).remove(key) else {
+        self.take_older(key, u64::MAX)
+    }
+
+    /// Takes everybody out who waits for this, if it was first asked before `before_ms`.
+    pub fn take_older(&self, key: &Key, before_ms: u64) -> Vec<Waiter> {
+        let mut questions = self.questions(key);
+        if questions.get(key).is_none_or(|question| question.since_ms >= before_ms) {
+            return Vec::new();
+        }
+        let Some(question) = questions.remove(key) else {
             return Vec::new();
         };
+        drop(questions);
         self.waiting.fetch_sub(question.waiters.len(), Relaxed);
         for waiter in &question.waiters {
             let bucket = waiter.identity.bucket();

@@ -397,10 +397,11 @@ impl Fastpath {
         self.core.take_work(1024).into_iter().map(tuple).collect()
     }
 
-    /// What came of a stream exchange: the answer, or None when there is none.
+    /// What came of a stream exchange: the answer, or None when there is none. False when it is of no use and another
+    /// server may be asked; None is always the end.
     #[pyo3(signature = (exchange, wire))]
-    fn complete(&self, py: Python<'_>, exchange: u64, wire: Option<&[u8]>) {
-        py.detach(|| self.core.complete(self.lane, exchange, wire, &mut Outbound::default()));
+    fn complete(&self, py: Python<'_>, exchange: u64, wire: Option<&[u8]>) -> bool {
+        py.detach(|| self.core.complete(self.lane, exchange, wire, &mut Outbound::default()))
     }
 
     /// Asks a server something harmless, so that its counters say whether it lives.
@@ -440,10 +441,10 @@ impl Fastpath {
         dict.set_item("is_cached", judged.targets.is_some())?;
         dict.set_item("rule", rule(judged.verdict.app, &name))?;
         let targets = judged.targets.unwrap_or_default();
-        let target = targets.names.iter().find_map(|t| rule(judged.verdict.app, t).map(|r| (t.to_string(), r)));
+        let target = targets.names().iter().find_map(|t| rule(judged.verdict.app, t).map(|r| (t.to_string(), r)));
         dict.set_item("target_rule", target)?;
         let addresses: Vec<String> = targets
-            .addresses
+            .addresses()
             .iter()
             .filter(|&&a| {
                 judged

@@ -23,13 +23,15 @@ use std::time::Instant;
 const FAILURE_TTL: u32 = 1;
 /// Milliseconds within which a question is answered, if only with a failure.
 const ANSWER_WITHIN_MS: u64 = 1_900;
-/// Milliseconds after which a client has given up: an older answer is not sent (DNSBomb, CVE-2024-33655).
+/// Milliseconds after which nobody waits any more: no answers pile up for later (DNSBomb, CVE-2024-33655).
 pub const GIVEN_UP_MS: u64 = 5_000;
 /// Work for Python that may wait; more is refused and counted.
 const RING_BOUND: usize = 65_536;
 /// REFUSED that one stranger gets a second.
 const REFUSALS_A_SECOND: u32 = 10;
 const BUCKETS: usize = 1 << 17;
+/// How long the addresses of the interfaces are believed, microseconds.
+const OWN_ADDRESSES_US: u64 = 1_000_000;
 
 /// One upstream server and how it does.
 #[derive(Debug)]
@@ -85,8 +87,13 @@ pub struct Pair {
     /// Policies and devices.
     pub views: Arc<PublishedViews>,
     /// Servers of each route, by its tag, the preferred first.
-    pub order: Vec<(u32, Vec<Arc<Server>>)>,
+    pub order: Order,
+    /// Those of the pair before: questions that were under way when it was replaced are finished with them.
+    pub former: Order,
 }
+
+/// Servers of each route, by its tag.
+pub type Order = Vec<(u32, Vec<Arc<Server>>)>;
 
 impl Pair {
     fn bounds(&self) -> TtlBounds {
@@ -100,7 +107,7 @@ impl Pair {
 
     /// Servers of a route; none when a reload removed it.
     pub fn servers(&self, tag: u32) -> &[Arc<Server>] {
-        self.order.iter().find(|(route, _)| *route == tag).map_or(&[], |(_, servers)| servers)
+        self.order.iter().chain(&self.former).find(|(route, _)| *route == tag).map_or(&[], |(_, servers)| servers)
     }
 }
 
@@ -167,10 +174,9 @@ impl SourcePorts {
     pub fn closed(&self, is_ipv4: bool, port: u16) {
         self.0[usize::from(is_ipv4)][usize::from(port)].fetch_sub(1, Relaxed);
     }
-    fn is_ours(&self, identity: &Identity) -> bool {
+    fn is_ours(&self, identity: &Identity, is_own: impl FnOnce(IpAddr) -> bool) -> bool {
         let address = IpAddr::from(identity.address);
-        self.0[usize::from(address.is_ipv4())][usize::from(identity.port)].load(Relaxed) != 0
-            && crate::sockets::is_own_address(address)
+        self.0[usize::from(address.is_ipv4())][usize::from(identity.port)].load(Relaxed) != 0 && is_own(address)
     }
 }
 
@@ -180,6 +186,7 @@ struct Stream {
     key: Key,
     id: u16,
     since_ms: u64,
+    is_backup: bool,
 }
 
 /// Everything that threads share.
@@ -209,6 +216,8 @@ pub struct Core {
     servers: Mutex<HashMap<SocketAddr, Arc<Server>>>,
     /// Views that were replaced, until nobody counts with them any more and Python has read them.
     retired: Mutex<Vec<Arc<PublishedViews>>>,
+    /// When they were read, microseconds, and the addresses of this machine's interfaces.
+    own_addresses: Mutex<(u64, Vec<IpAddr>)>,
     started: Instant,
 }
 
@@ -283,7 +292,8 @@ impl Core {
                     },
                     generation: 0,
                 }),
-                order: Vec::new(),
+                order: Order::new(),
+                former: Order::new(),
             }),
             cache: Cache::new(cache_octets),
             pending: Pending::default(),
@@ -300,6 +310,7 @@ impl Core {
             next_inbox: AtomicU64::new(0),
             servers: Mutex::default(),
             retired: Mutex::default(),
+            own_addresses: Mutex::default(),
             started: Instant::now(),
         };
         core.publish(rules, views);
@@ -327,11 +338,15 @@ impl Core {
             rules_generation,
             views: Arc::new(PublishedViews { views, decisions, generation }),
             order,
+            former: now.order.clone(),
         }));
+        drop(now);
+        // A server that no route names any more is forgotten with its last question.
+        lock(&self.servers).retain(|_, server| Arc::strong_count(server) > 1);
         (rules_generation, generation)
     }
 
-    fn configured_order(&self, rules: &Rules) -> Vec<(u32, Vec<Arc<Server>>)> {
+    fn configured_order(&self, rules: &Rules) -> Order {
         rules.routes.iter().map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect())).collect()
     }
 
@@ -348,8 +363,18 @@ impl Core {
                 rules_generation: pair.rules_generation,
                 views: pair.views.clone(),
                 order: routes,
+                former: pair.former.clone(),
             }
         });
+    }
+
+    /// Whether an address is this machine's, by its interfaces; asked only when a port is that of one of our exchanges.
+    fn is_own_address(&self, address: IpAddr, now_us: u64) -> bool {
+        let mut own = lock(&self.own_addresses);
+        if now_us >= own.0 + OWN_ADDRESSES_US {
+            *own = (now_us, crate::sockets::own_addresses());
+        }
+        address.is_loopback() || own.1.contains(&address)
     }
 
     /// The one record of a server, whatever routes name it.
@@ -357,9 +382,13 @@ impl Core {
         lock(&self.servers).entry(address).or_insert_with(|| Arc::new(Server::new(address))).clone()
     }
 
-    /// All servers ever named.
+    /// The servers of all routes in force.
     pub fn all_servers(&self) -> Vec<Arc<Server>> {
-        lock(&self.servers).values().cloned().collect()
+        let pair = self.pair.load();
+        let mut all: Vec<Arc<Server>> = pair.order.iter().flat_map(|(_, servers)| servers).cloned().collect();
+        all.sort_by_key(|server| server.address);
+        all.dedup_by_key(|server| server.address);
+        all
     }
 
     /// Reads a query and answers it, refuses it, drops it or lets it wait.
@@ -411,7 +440,7 @@ impl Core {
             lane.count(Counter::RefusedClient);
             return self.plain_reply(arrival, &question, rcode::REFUSED, None, out);
         }
-        if !arrival.is_stream && self.source_ports.is_ours(identity) {
+        if !arrival.is_stream && self.source_ports.is_ours(identity, |address| self.is_own_address(address, now_us)) {
             lane.count(Counter::RefusedLoop);
             let error =
                 ExtendedError { code: 0, text: b"this query came from this resolver itself: a forwarding loop" };
@@ -419,7 +448,7 @@ impl Core {
         }
         lane.count_type(question.qtype);
         if question.qtype == rtype::OPT {
-            wire::write_header_alone(out, question.id, 1, rcode::FORMERR);
+            wire::write_header_alone(out, question.id, u8::from(question.recursion_desired), rcode::FORMERR);
             return self.replied(lane, arrival.is_stream, out);
         }
         // Zone transfers, transaction keys and mail agents' types are no questions for a resolver.
@@ -459,7 +488,7 @@ impl Core {
         let is_local = matches!(zone, Some((Zone::Local { .. }, _)));
         if !is_local {
             let hit = self.cache.with(&key, now_ms, |entry| {
-                if entry.rejudge(rules, pair.rules_generation, pair.bounds()) {
+                if entry.rejudge(rules, pair.rules_generation) {
                     lane.count(Counter::CacheRejudged);
                 }
                 self.reply_from(
@@ -675,21 +704,45 @@ impl Core {
 
     /// A question's answer is here, from whatever transport: stores it and replies to all who wait.
     pub fn finish(&self, lane_at: usize, key: &Key, result: Result<Answer, Failure>, replies: &mut Outbound) {
-        let lane = &self.lanes[lane_at];
+        let entry = self.keep(lane_at, key, result);
+        // Stored before anybody is let go: who asks in between finds it.
+        self.release(lane_at, entry, self.pending.take(key), replies);
+    }
+
+    /// Stores an answer, or a failure where nothing better is there, and gives what is to be said.
+    fn keep(&self, lane_at: usize, key: &Key, result: Result<Answer, Failure>) -> Entry {
         let now_ms = self.now_us() / 1000;
-        let pair = self.pair.load();
         let (answer, error) = match result {
             Ok(answer) => (answer, None),
-            Err(failure) => (Answer { rcode: rcode::SERVFAIL, ttl: FAILURE_TTL, ..Answer::default() }, failure.error()),
+            Err(failure) => {
+                // Another exchange of the same question may have succeeded meanwhile.
+                let better = self.cache.with(key, now_ms, |entry| entry.clone());
+                if let Some(entry) = better.filter(|entry| entry.rcode != rcode::SERVFAIL) {
+                    return entry;
+                }
+                let answer = Answer { rcode: rcode::SERVFAIL, ttl: FAILURE_TTL, ..Answer::default() };
+                (answer, failure.error())
+            }
         };
+        let pair = self.pair.load();
         let meaning = inspect::judge(&pair.rules, &key.name, &answer.targets);
         let mut entry = Entry::new(key.clone(), answer, meaning, pair.rules_generation, now_ms);
         entry.error = error;
-        // Stored before anybody is let go: who asks in between finds it.
         if self.cache.insert(entry.clone(), now_ms) {
-            lane.count(Counter::CacheInserted);
+            self.lanes[lane_at].count(Counter::CacheInserted);
         }
-        for waiter in self.pending.take(key) {
+        entry
+    }
+
+    fn release(&self, lane_at: usize, mut entry: Entry, waiters: Vec<Waiter>, replies: &mut Outbound) {
+        if waiters.is_empty() {
+            return;
+        }
+        // Loaded after the waiters were taken: a policy that was published before any of them asked is seen.
+        let pair = self.pair.load();
+        entry.rejudge(&pair.rules, pair.rules_generation);
+        let now_ms = self.now_us() / 1000;
+        for waiter in waiters {
             self.reply_to(&pair, lane_at, waiter, &entry, now_ms, replies);
         }
     }
@@ -725,40 +778,67 @@ impl Core {
         }
     }
 
-    /// Hands a question over to a stream, when one datagram was not enough.
-    pub fn want_stream(&self, lane_at: usize, key: &Key, id: u16, replies: &mut Outbound) {
+    /// Hands a question over to a stream: the server whose datagram was not enough comes first.
+    ///
+    /// A *backup* runs beside a datagram exchange that somebody tries to forge: its failure is no answer while the real
+    /// one may still come.
+    pub fn want_stream(
+        &self,
+        lane_at: usize,
+        key: &Key,
+        first: SocketAddr,
+        id: u16,
+        is_backup: bool,
+        replies: &mut Outbound,
+    ) {
         let lane = &self.lanes[lane_at];
         lane.count(Counter::UpstreamStreams);
         let exchange = self.next_exchange.fetch_add(1, Relaxed);
         let mut query = Vec::new();
         wire::write_query(&mut query, id, key.name.as_wire(), key.qtype, key.dnssec_ok, key.checking_disabled);
-        let servers = self.pair.load().servers(key.route).iter().map(|s| s.address).collect();
+        let mut servers = vec![first];
+        servers.extend(self.pair.load().servers(key.route).iter().map(|s| s.address).filter(|&s| s != first));
         let since_ms = self.now_us() / 1000;
         let waited_ms = since_ms - self.pending.since(key).unwrap_or(since_ms).min(since_ms);
         let patience_ms = ANSWER_WITHIN_MS.saturating_sub(waited_ms);
-        lock(&self.streams).insert(exchange, Stream { key: key.clone(), id, since_ms });
+        lock(&self.streams).insert(exchange, Stream { key: key.clone(), id, since_ms, is_backup });
         if !self.push_work(lane, Work::Stream { exchange, servers, query, patience_ms }) {
             lock(&self.streams).remove(&exchange);
-            self.finish(lane_at, key, Err(Failure::Unreachable), replies);
+            if !is_backup {
+                self.finish(lane_at, key, Err(Failure::Unreachable), replies);
+            }
         }
     }
 
-    /// What came of a stream exchange.
-    pub fn complete(&self, lane_at: usize, exchange: u64, packet: Option<&[u8]>, replies: &mut Outbound) {
-        let Some(stream) = lock(&self.streams).remove(&exchange) else { return };
+    /// Makes a backup stream the only hope of its question; false when there is none any more.
+    pub fn rely_on_stream(&self, key: &Key) -> bool {
+        let mut streams = lock(&self.streams);
+        let stream = streams.values_mut().find(|stream| stream.key == *key);
+        stream.map(|stream| stream.is_backup = false).is_some()
+    }
+
+    /// What came of a stream exchange; false when it is of no use and another server may be asked.
+    pub fn complete(&self, lane_at: usize, exchange: u64, packet: Option<&[u8]>, replies: &mut Outbound) -> bool {
+        let Some((key, id)) = lock(&self.streams).get(&exchange).map(|stream| (stream.key.clone(), stream.id)) else {
+            return true;
+        };
         let result = match packet {
             None => Err(Failure::Unreachable),
-            Some(packet) if packet.get(..2) != Some(&stream.id.to_be_bytes()) => Err(Failure::Refused),
-            Some(packet) => match self.read_answer(lane_at, packet, &stream.key) {
+            Some(packet) if packet.get(..2) != Some(&id.to_be_bytes()) => return false,
+            Some(packet) => match self.read_answer(lane_at, packet, &key) {
                 Ok(answer) => Ok(answer),
                 Err(Problem::Chain) => Err(Failure::Chain),
-                Err(_) => Err(Failure::Refused),
+                Err(_) => return false,
             },
         };
+        let Some(stream) = lock(&self.streams).remove(&exchange) else { return true };
         if result.is_ok() {
             self.lanes[lane_at].count(Counter::UpstreamAnswered);
+        } else if stream.is_backup {
+            return true;
         }
-        self.finish(lane_at, &stream.key, result, replies);
+        self.finish(lane_at, &key, result, replies);
+        true
     }
 
     /// Reads an upstream's answer, guarded, and counts what is wrong with it.
@@ -786,8 +866,13 @@ impl Core {
         let before = (self.now_us() / 1000).saturating_sub(GIVEN_UP_MS);
         lock(&self.streams).retain(|_, stream| stream.since_ms >= before);
         for key in self.pending.older_than(before) {
-            self.lanes[lane_at].count(Counter::PendingExpired);
-            self.finish(lane_at, &key, Err(Failure::Unreachable), replies);
+            // Taken only if it is still the old one: a newer question of the same name has an exchange of its own.
+            let waiters = self.pending.take_older(&key, before);
+            if !waiters.is_empty() {
+                self.lanes[lane_at].count(Counter::PendingExpired);
+                let entry = self.keep(lane_at, &key, Err(Failure::Unreachable));
+                self.release(lane_at, entry, waiters, replies);
+            }
         }
     }
 
@@ -802,7 +887,8 @@ impl Core {
     fn push_work(&self, lane: &Lane, work: Work) -> bool {
         {
             let mut ring = lock(&self.work);
-            if ring.len() >= RING_BOUND {
+            // A reply always finds room: those who wait are bounded already, and a lost one would hang its client.
+            if ring.len() >= RING_BOUND && matches!(work, Work::Stream { .. }) {
                 lane.count(Counter::RingFull);
                 return false;
             }
@@ -849,7 +935,7 @@ impl Core {
             ("ring.waiting", lock(&self.work).len() as u64),
             ("ring.streams", lock(&self.streams).len() as u64),
             ("rules.generation", pair.rules_generation),
-            ("rules.names", pair.rules.table.prints.iter().filter(|&&print| print != 0).count() as u64),
+            ("rules.names", pair.rules.names),
             ("views.generation", pair.views.generation),
         ]
         .into()
@@ -893,8 +979,11 @@ impl Core {
             Key { name: *name, qtype, dnssec_ok: false, checking_disabled: false, route: pair.rules.routes[route].tag };
         let now_ms = self.now_us() / 1000;
         let targets = match answer {
-            Some(packet) => Some(inspect::read_answer(packet, name, qtype, false, pair.bounds())?.targets),
-            None => self.cache.with(&key, now_ms, |entry| entry.targets(pair.bounds())),
+            Some(packet) => {
+                let read = guarded(|| inspect::read_answer(packet, name, qtype, false, pair.bounds()));
+                Some(read.unwrap_or(Err(Problem::Malformed))?.targets)
+            }
+            None => self.cache.with(&key, now_ms, |entry| entry.targets.clone()),
         };
         let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::default()));
         let verdict = decide(view, meaning.asked, meaning.found);

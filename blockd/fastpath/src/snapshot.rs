@@ -226,6 +226,7 @@ pub fn build_rules(
 
     let routes = input.routes.into_iter().map(route).collect();
     let rules = Rules {
+        names: entries.len() as u64,
         digest: input.digest,
         key,
         table: DomainTable::build(&entries),
@@ -322,7 +323,7 @@ impl<'a> Reader<'a> {
         if count > self.0.len() {
             return None;
         }
-        let mut values = Vec::with_capacity(count);
+        let mut values = Vec::with_capacity(count.min(self.0.len() / size_of::<T>().max(1)));
         for _ in 0..count {
             values.push(read(self)?);
         }
@@ -391,7 +392,8 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
 }
 
 fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
-    let rules = Rules {
+    let mut rules = Rules {
+        names: 0,
         digest: r.take(16)?.try_into().ok()?,
         key: HashKey(r.u64()?, r.u64()?),
         table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u32)? },
@@ -439,27 +441,58 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
         })?,
         any_template: r.u16()?,
     };
+    rules.names = rules.table.prints.iter().filter(|&&print| print != 0).count() as u64;
     is_consistent(&rules).then_some(rules)
 }
 
-/// Every index points somewhere, so that the hot path may trust them.
+/// Every index points somewhere and every mask holds live apps alone, so that the hot path may trust them.
 fn is_consistent(rules: &Rules) -> bool {
     let template = |index: u16| usize::from(index) < rules.templates.len();
     let sets = rules.sets.len() as u32;
+    let live = live_mask(rules);
+    let is_live = |mask: AppMask| mask.without(live).is_empty();
     rules.table.is_sound()
         && sets < NO_RULE_SET
         && rules.table.sets.iter().zip(&rules.table.prints).all(|(&set, &print)| print == 0 || set < sets)
-        && [&rules.networks.v4.values, &rules.networks.v6.values]
-            .into_iter()
-            .flatten()
-            .all(|&v| v == PrefixTable::NONE || (v as usize) < rules.network_masks.len())
+        && rules.sets.iter().all(|set| {
+            [set.suffix, set.host, set.hole, set.list_suffix, set.list_host, set.hole_below, set.rule_below]
+                .into_iter()
+                .all(is_live)
+        })
+        && is_table(&rules.networks, rules.network_masks.len())
+        && rules.network_masks.iter().chain(&rules.needs).all(|&mask| is_live(mask))
         && rules.needs.len() <= AppMask::WIDTH
         && !rules.routes.is_empty()
+        && rules.templates.iter().all(is_template)
         && template(rules.any_template)
         && rules.zones.values().all(|zone| match *zone {
             Zone::Local { apex, below } => template(apex) && template(below),
             Zone::Route(route) => usize::from(route) < rules.routes.len(),
         })
+}
+
+fn live_mask(rules: &Rules) -> AppMask {
+    AppMask(u64::MAX.checked_shr((AppMask::WIDTH.saturating_sub(rules.needs.len())) as u32).unwrap_or(0))
+}
+
+/// Ranges ascend, and what they map to is there.
+fn is_table(table: &PrefixTable, targets: usize) -> bool {
+    table.v4.starts.is_sorted()
+        && table.v6.starts.is_sorted()
+        && table.v4.values.iter().chain(&table.v6.values).all(|&v| v == PrefixTable::NONE || (v as usize) < targets)
+}
+
+/// Longest body of a prepared answer, and longest text of its error: it must fit any reply beside any question.
+const MAX_TEMPLATE_OCTETS: usize = 1_024;
+
+fn is_template(template: &Template) -> bool {
+    let is_whole = |sections: &Sections| {
+        let records = usize::from(sections.answer) + usize::from(sections.authority);
+        sections.body.len() <= MAX_TEMPLATE_OCTETS && sections.body.len() >= 12 * records
+    };
+    is_whole(&template.otherwise)
+        && template.by_type.iter().all(|(_, sections)| is_whole(sections))
+        && template.error.as_ref().is_none_or(|(_, text)| text.len() <= MAX_TEMPLATE_OCTETS)
 }
 
 fn write_views(w: &mut Writer, views: &Views) {
@@ -514,14 +547,19 @@ fn read_views(r: &mut Reader<'_>, rules: &Rules) -> Option<Views> {
             pending_a_client: r.u32()?,
         },
     };
-    let view = |index: u32| (index as usize) < views.views.len();
-    let is_consistent = view(u32::from(views.unidentified))
-        && [&views.devices.v4.values, &views.devices.v6.values]
-            .into_iter()
-            .flatten()
-            .all(|&v| v == PrefixTable::NONE || view(v))
+    let live = live_mask(rules);
+    let is_consistent = usize::from(views.unidentified) < views.views.len()
+        && views.views.len() <= usize::from(u16::MAX)
+        && is_table(&views.devices, views.views.len())
+        && is_table(&views.clients, 1)
         && views.views.iter().all(|v| {
-            v.answers.len() == rules.needs.len() && v.answers.iter().all(|&a| usize::from(a) < rules.templates.len())
+            let masks = [v.block, v.monitor, v.allow, v.exempt];
+            let all = masks.iter().fold(AppMask::EMPTY, |all, &mask| all.or(mask));
+            let bits: u32 = masks.iter().map(|mask| mask.0.count_ones()).sum();
+            all.without(live).is_empty()
+                && bits == all.0.count_ones()
+                && v.answers.len() == rules.needs.len()
+                && v.answers.iter().all(|&a| usize::from(a) < rules.templates.len())
         });
     is_consistent.then_some(views)
 }
@@ -662,7 +700,11 @@ pub(crate) mod tests {
             file[8..24].copy_from_slice(&sum);
             if let Ok((rules, views, _)) = decode(&file) {
                 let matched = rules.find(&name("www.a.example"));
-                crate::decide::decide(&views.views[usize::from(views.unidentified)], matched.apps, AppMask::EMPTY);
+                let view = &views.views[usize::from(views.unidentified)];
+                let verdict = crate::decide::decide(view, matched.apps, matched.holes);
+                if let Some(app) = verdict.app {
+                    let _ = rules.templates[usize::from(view.answers[usize::from(app)])].sections(1);
+                }
             }
         }
     }

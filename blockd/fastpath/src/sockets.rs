@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -105,9 +105,39 @@ pub fn open_source(is_ipv4: bool, port: u16) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether an address is this machine's: only then can a socket be bound to it.
-pub fn is_own_address(address: IpAddr) -> bool {
-    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+/// The addresses of this machine's interfaces.
+///
+/// Not by trying to bind: with `ip_nonlocal_bind`, usual beside keepalived, every address can be bound.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    let mut found = Vec::new();
+    // SAFETY: getifaddrs fills the pointer or fails; the list is walked while it lives and freed once. An address is
+    // read as its family says, and each family's structure is as large as the kernel makes it.
+    unsafe {
+        if libc::getifaddrs(&raw mut first) != 0 {
+            return found;
+        }
+        let mut at = first;
+        while !at.is_null() {
+            let address = (*at).ifa_addr;
+            if !address.is_null() {
+                match libc::c_int::from((*address).sa_family) {
+                    libc::AF_INET => {
+                        let raw = address.cast::<libc::sockaddr_in>().read_unaligned();
+                        found.push(Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes()).into());
+                    }
+                    libc::AF_INET6 => {
+                        let raw = address.cast::<libc::sockaddr_in6>().read_unaligned();
+                        found.push(Ipv6Addr::from(raw.sin6_addr.s6_addr).into());
+                    }
+                    _ => {}
+                }
+            }
+            at = (*at).ifa_next;
+        }
+        libc::freeifaddrs(first);
+    }
+    found
 }
 
 fn to_raw(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
@@ -178,16 +208,22 @@ pub struct Datagram<'a> {
     pub local: LocalAddress,
 }
 
+type Parts = (Box<[libc::sockaddr_storage]>, Box<[libc::iovec]>, Box<[libc::mmsghdr]>);
+
+fn plain_parts() -> Parts {
+    // SAFETY: all zeroes is valid for these plain structures; pointers are set before each use.
+    unsafe {
+        (
+            vec![zeroed(); BATCH].into_boxed_slice(),
+            vec![zeroed(); BATCH].into_boxed_slice(),
+            vec![zeroed(); BATCH].into_boxed_slice(),
+        )
+    }
+}
+
 impl Default for Inbound {
     fn default() -> Self {
-        // SAFETY: all zeroes is valid for these plain structures; pointers are set before each use.
-        let (names, vectors, headers) = unsafe {
-            (
-                vec![zeroed::<libc::sockaddr_storage>(); BATCH].into_boxed_slice(),
-                vec![zeroed::<libc::iovec>(); BATCH].into_boxed_slice(),
-                vec![zeroed::<libc::mmsghdr>(); BATCH].into_boxed_slice(),
-            )
-        };
+        let (names, vectors, headers) = plain_parts();
         Self {
             buffers: vec![[0; DATAGRAM_OCTETS]; BATCH].into_boxed_slice(),
             names,
@@ -280,11 +316,12 @@ pub struct Outbound {
 
 impl Default for Outbound {
     fn default() -> Self {
-        let Inbound { names, controls, vectors, headers, .. } = Inbound::default();
+        let (names, vectors, headers) = plain_parts();
         Self {
-            buffers: (0..BATCH).map(|_| Vec::with_capacity(2048)).collect(),
+            // They grow at their first use, so that an Outbound for one reply costs one buffer.
+            buffers: (0..BATCH).map(|_| Vec::new()).collect(),
             names,
-            controls,
+            controls: vec![[0; CONTROL_WORDS]; BATCH].into_boxed_slice(),
             vectors,
             headers,
             count: 0,

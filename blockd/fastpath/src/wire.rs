@@ -603,14 +603,13 @@ pub fn write_reply(
     error: Option<ExtendedError<'_>>,
 ) -> bool {
     out.clear();
-    let error = error.filter(|_| asker.edns.is_some());
-    let error_octets = error.map_or(0, |e| 6 + e.text.len());
-    let opt_octets = if asker.edns.is_some() { 11 + error_octets } else { 0 };
-    let whole = HEADER_OCTETS + echo.len() + body.len() + opt_octets;
-    let is_cut = whole > asker.limit_octets;
+    let opt_octets = if asker.edns.is_some() { 11 } else { 0 };
+    let without_error = HEADER_OCTETS + echo.len() + body.len() + opt_octets;
+    let is_cut = without_error > asker.limit_octets;
     let (counts, body) = if is_cut { (Counts::default(), &[][..]) } else { (counts, body) };
-    // The text of an error is the first thing to go: a reply must fit whatever the question's length.
-    let error = error.filter(|_| !is_cut);
+    // An error is the first thing to go: what was asked for matters more than why.
+    let room = asker.limit_octets.saturating_sub(without_error);
+    let error = error.filter(|e| asker.edns.is_some() && 6 + e.text.len() <= room);
     out.extend_from_slice(&asker.id.to_be_bytes());
     let mut first = FLAG_QR;
     if asker.recursion_desired {
