@@ -3,7 +3,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint fmt bench deb clean toolchain test-packages
+.PHONY: run test soak lint fmt bench clean toolchain lint-tools test-packages
+# Two recipes may call apt-get: one at a time, also under make -j.
+.NOTPARALLEL:
 
 export CARGO_TARGET_DIR := $(CURDIR)/build/cargo
 PYTHON := .venv/bin/python
@@ -21,7 +23,7 @@ test: build/dev.stamp test-packages  ## everything that must hold, in at most 12
 soak: build/dev.stamp test-packages  ## what takes longer
 	$(PYTHON) -m pytest -m soak -q --timeout 3600
 
-lint: build/dev.stamp  ## style, types, arrows between rooms
+lint: build/dev.stamp lint-tools  ## style, types, arrows between rooms
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
@@ -30,7 +32,7 @@ lint: build/dev.stamp  ## style, types, arrows between rooms
 	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets -- -D warnings
 	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets --no-default-features -- -D warnings
 
-fmt: build/dev.stamp  ## put the code in order
+fmt: build/dev.stamp lint-tools  ## put the code in order
 	$(PYTHON) -m ruff check --fix-only .
 	$(PYTHON) -m ruff format .
 	cargo fmt --manifest-path $(CRATE)/Cargo.toml
@@ -45,7 +47,7 @@ clean:  ## forget what was built; the state directory stays
 toolchain:
 	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' $(CRATE)/Cargo.toml); \
 	if ! command -v cargo >/dev/null; then \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove cargo-web rustc-web; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove --no-install-recommends cargo-web rustc-web; \
 	  else echo "blockd needs Rust $$wanted or newer: sudo apt-get install cargo-web rustc-web" >&2; exit 1; fi; fi; \
 	have=$$(cargo --version | cut -d' ' -f2); \
 	if [ "$$(printf '%s\n' "$$wanted" "$$have" | sort -V | head -n1)" != "$$wanted" ]; then \
@@ -53,11 +55,13 @@ toolchain:
 
 .venv/bin/python:
 	@if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove python3-venv gcc libc6-dev; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove --no-install-recommends python3-venv gcc libc6-dev; \
 	  else echo "blockd needs Python 3.11 with venv: sudo apt-get install python3-venv" >&2; exit 1; fi; fi
 	python3 -m venv .venv
 
-build/run.stamp: $(RUST) pyproject.toml | .venv/bin/python toolchain
+build/run.stamp: $(RUST) pyproject.toml
+	@$(MAKE) --no-print-directory toolchain .venv/bin/python
+	@echo "building blockd: a few minutes the first time"
 	.venv/bin/pip install --quiet --disable-pip-version-check -e .
 	@mkdir -p build && touch $@
 
@@ -65,11 +69,21 @@ build/dev.stamp: build/run.stamp
 	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# The real servers that tests talk to. They are run from temporary directories, never as services.
-TEST_PACKAGES := bind9-dnsutils dnsdist dnsperf iproute2 knot-dnsutils nsd prometheus unbound
+lint-tools:
+	@if ! { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && dpkg -s cargo-web >/dev/null 2>&1; then \
+	    apt-get update -q && apt-get install -q -y --no-remove --no-install-recommends rustfmt-web rust-web-clippy; \
+	  else echo "make lint needs rustfmt and clippy: sudo apt-get install rustfmt-web rust-web-clippy" >&2; exit 1; fi; fi
+
+# The real servers that tests talk to. They are run from temporary directories, never as services: policy-rc.d keeps
+# their packages from starting them, and what was installed here is disabled for the next boot.
+TEST_PACKAGES := bind9-dnsutils curl dnsdist dnsperf iproute2 knot-dnsutils nsd prometheus unbound
 test-packages:
 	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then \
-	    apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-remove --no-install-recommends $$missing; \
+	    policy=/usr/sbin/policy-rc.d; \
+	    if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-remove --no-install-recommends $$missing; \
+	    for p in $$missing; do systemctl --quiet disable $$p.service 2>/dev/null || true; done; \
 	  else echo "the tests need: sudo apt-get install" $$missing >&2; exit 1; fi; fi

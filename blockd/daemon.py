@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from blockd.generations import CURRENT, Generations
 from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.policy.compile import SNAPSHOT
-from blockd.policy.explain import explain, read_meta, read_question
+from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import Inputs, read_inputs
 from blockd.problems import InputError, Problem
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
@@ -38,10 +37,13 @@ from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
 from blockd.settings.schema import State
 from blockd.settings.source import MANIFEST, Kept
-from blockd.settings.values import Address, show_endpoint
+from blockd.settings.values import show_endpoint
 from blockd.transport.tcp import TcpListener
 
 log = logging.getLogger("blockd")
+
+#: Seconds; ten million names take well below one hundred.
+COMPILE_PATIENCE = 600
 
 
 class StartError(Exception):
@@ -84,17 +86,38 @@ class _LiveLimits:
         return self._live.settings.server.tcp.idle
 
 
-def compile_elsewhere(config: Path, output: Path) -> list[Problem]:
-    """Compile in a process of its own: it holds no lock and no memory of ours. Gives what is wrong, if anything is."""
-    command = [sys.executable, "-m", "blockd", "compile", "--json", "--config", str(config), "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode == 0:
-        return []
-    try:
-        return [Problem(**problem) for problem in json.loads(done.stdout)["problems"]]
-    except (ValueError, KeyError, TypeError):
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        return [Problem(str(config), 0, "", f"blockd compile ended with {done.returncode}: {' '.join(last)}")]
+class Compiler:
+    """Compiles in a process of its own: it holds no lock and no memory of ours."""
+
+    def __init__(self) -> None:
+        """Start with nothing under way."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, config: Path, output: Path) -> list[Problem]:
+        """Write a generation; give what is wrong, if anything is."""
+        # -P: a file in the working directory must not pass for a module of ours.
+        command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
+        command += ["--config", str(config), "--output", str(output)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
+            try:
+                out, err = self._process.communicate(timeout=COMPILE_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                text = f"blockd compile did not end within {COMPILE_PATIENCE} s"
+                return [Problem(str(config), 0, "", text)]
+        code, self._process = self._process.returncode, None
+        if code == 0:
+            return []
+        try:
+            return [Problem(**problem) for problem in json.loads(out)["problems"]]
+        except (ValueError, KeyError, TypeError):
+            last = err.decode(errors="replace").strip().splitlines()[-1:]
+            return [Problem(str(config), 0, "", f"blockd compile ended with {code}: {' '.join(last)}")]
+
+    def kill(self) -> None:
+        """End what is under way: the daemon stops."""
+        if self._process is not None:
+            self._process.kill()
 
 
 class Daemon:
@@ -103,6 +126,7 @@ class Daemon:
     def __init__(self, config: Path) -> None:
         """Read what to run. StartError or InputError when there is nothing that could be run."""
         self.config = Path(os.path.abspath(config))
+        self._compiler = Compiler()
         #: Why the config as it stands is not in force; empty when it is.
         self.not_loaded: list[Problem] = []
         inputs, self._generations, generation = self._first_generation()
@@ -121,7 +145,7 @@ class Daemon:
         if current is not None and _digest(current) == inputs.digest() and _is_whole(current):
             return inputs, generations, current
         generation = generations.new()
-        problems = compile_elsewhere(self.config, generation)
+        problems = self._compiler.run(self.config, generation)
         if problems:
             generations.reject(generation)
             return self._last_good(InputError(problems), [generations])
@@ -161,7 +185,7 @@ class Daemon:
             raise StartError(_bind_advice(error, "server.listen")) from None
         self._fastpath = fastpath
         self._reactor = reactor
-        tcp = TcpListener(reactor, fastpath.answer, _LiveLimits(self._live))
+        tcp = TcpListener(reactor, fastpath.answer, fastpath.is_client, _LiveLimits(self._live))
         streams = Streams(reactor, fastpath.complete)
         self._routes = Routes(fastpath)
         self._reloads = ReloadCounts()
@@ -189,7 +213,7 @@ class Daemon:
         self._every(reactor, LOOK_INTERVAL, self._look)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(ending, reactor.callFromThread, reactor.stop)
+            loop.add_signal_handler(ending, self._on_ending)
         for endpoint in settings.server.listen:
             log.info("answering on %s, UDP and TCP, with %d threads", show_endpoint(endpoint), threads)
         log.info("metrics on http://%s/metrics", show_endpoint(settings.admin.listen))
@@ -209,13 +233,14 @@ class Daemon:
         path = self._control_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The lock of a dead daemon is taken over; a living one's is not.
-            return reactor.listenUNIX(str(path), ControlFactory(self._commands()), mode=0o600, wantPID=True)
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise StartError(f"admin.socket: {path}: another blockd answers there")
+            # Nobody answers: what is there was left by one that was killed.
+            path.unlink(missing_ok=True)
+            return reactor.listenUNIX(str(path), ControlFactory(self._commands()), mode=0o600)
         except OSError as error:
             raise StartError(f"admin.socket: {path}: {error.strerror or error}") from None
-        except Exception as error:  # noqa: BLE001  Twisted wraps the OSError in its own class, without a common base
-            cause = getattr(error, "socketError", error)
-            raise StartError(f"admin.socket: {path}: {cause}; is another blockd running?") from None
 
     def _commands(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         return {"reload": self._command_reload, "explain": self._command_explain, "ready": lambda _: self._ready()}
@@ -245,6 +270,11 @@ class Daemon:
                 "does not answer: others are asked first" if is_dead else "answers again",
             )
 
+    def _on_ending(self) -> None:
+        self._compiler.kill()
+        if self._reactor.running:
+            self._reactor.stop()
+
     # Reloading
 
     def _on_hangup(self) -> None:
@@ -266,27 +296,27 @@ class Daemon:
         from twisted.internet.threads import deferToThreadPool
 
         self._reload_running = done
-        generation = self._generations.new()
-        pool = self._reactor.getThreadPool()
 
-        def finished(result: Any) -> None:
+        def finished(problems: list[Problem]) -> None:
             self._reload_running = None
             wanted, self._reload_wanted = self._reload_wanted, None
-            done.callback(result)
+            done.callback(problems)
             if wanted is not None:
                 self._start_reload(wanted)
 
-        deferToThreadPool(self._reactor, pool, self._prepare, generation).addCallbacks(
-            lambda prepared: finished(self._take_in(generation, *prepared)),
-            lambda failure: finished(self._refuse(generation, [_unexpected(self.config, failure)])),
-        )
+        prepared: Deferred[Any] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._prepare)
+        prepared.addCallback(lambda parts: self._take_in(*parts))
+        # Whatever went wrong, it is a refusal with a reason, and the next reload runs.
+        prepared.addErrback(lambda failure: self._refuse(None, [_unexpected(self.config, failure)]))
+        prepared.addCallback(finished)
 
-    def _prepare(self, generation: Path) -> tuple[list[Problem], Inputs | None, Snapshot | None]:
-        problems = compile_elsewhere(self.config, generation)
+    def _prepare(self) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+        generation = self._generations.new()
+        problems = self._compiler.run(self.config, generation)
         if problems:
-            return problems, None, None
+            return generation, problems, None, None
         inputs = read_inputs(self.config, Kept(generation))
-        return [], inputs, load(str(generation / SNAPSHOT))
+        return generation, [], inputs, load(str(generation / SNAPSHOT))
 
     def _take_in(
         self, generation: Path, problems: list[Problem], inputs: Inputs | None, snapshot: Snapshot | None
@@ -312,8 +342,9 @@ class Daemon:
         log.info("reloaded: rules generation %d, views generation %d", rules, views)
         return []
 
-    def _refuse(self, generation: Path, problems: list[Problem]) -> list[Problem]:
-        self._generations.reject(generation)
+    def _refuse(self, generation: Path | None, problems: list[Problem]) -> list[Problem]:
+        if generation is not None:
+            self._generations.reject(generation)
         self.not_loaded = problems
         self._reloads.failure()
         for problem in problems:
@@ -349,7 +380,7 @@ class Daemon:
 
     def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
         try:
-            client: Address = ip_address(str(request["client"]))
+            client = read_client(str(request["client"]))
             name, qtype = read_question(str(request["name"]), str(request["type"]))
         except (KeyError, ValueError) as error:
             return succeed({"ok": False, "error": str(error)})

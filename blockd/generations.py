@@ -35,6 +35,7 @@ class Generations:
 
     def new(self) -> Path:
         """Name a directory for the next generation; nothing is there yet."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
         numbers = [int(path.name) for path in self._root.iterdir() if path.name.isdigit()]
         return self._root / f"{max(numbers, default=0) + 1:08}"
 

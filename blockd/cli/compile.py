@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
             write_generation(inputs, compiled, building)
             building.rename(output)
         except OSError as error:
+            shutil.rmtree(building, ignore_errors=True)
             raise InputError([Problem(str(output), 0, "", f"cannot be written: {error.strerror}")]) from None
     except InputError as error:
         if arguments.json:

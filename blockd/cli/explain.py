@@ -6,14 +6,13 @@ import argparse
 import json
 import sys
 import tempfile
-from ipaddress import ip_address
 from typing import Any
 
 from blockd.cli.daemon_socket import add_socket_arguments, socket_path
 from blockd.control import ControlError, ask
 from blockd.fastpath import Fastpath, load
 from blockd.policy.compile import compile_snapshot
-from blockd.policy.explain import explain, read_meta, read_question
+from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import read_inputs
 
 HELP = "print the whole reasoning for one question of one device"
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Explain; 1 when the question makes no sense or nobody can answer it."""
     try:
-        ip_address(arguments.client)
+        read_client(arguments.client)
         read_question(arguments.name, arguments.type)
     except ValueError as error:
         print(f"blockd explain: {error}", file=sys.stderr)
@@ -48,9 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
             _print(answer["explanation"], answer["lines"], arguments.json)
             return 0
         except ControlError as error:
+            print(f"blockd explain: {error}", file=sys.stderr)
             if arguments.config is None:
-                print(f"blockd explain: {error}", file=sys.stderr)
                 return 1
+            print("explained from the files as they stand, which may not be in force", file=sys.stderr)
     if arguments.config is None:
         print("blockd explain: --offline needs --config", file=sys.stderr)
         return 1
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _offline(arguments: argparse.Namespace) -> int:
-    client = ip_address(arguments.client)
+    client = read_client(arguments.client)
     name, qtype = read_question(arguments.name, arguments.type)
     inputs = read_inputs(arguments.config)
     with tempfile.NamedTemporaryFile() as file:

@@ -32,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     if answer["ok"]:
         print(f"reloaded: rules generation {answer['rules_generation']}, views generation {answer['views_generation']}")
         return 0
-    for problem in answer["problems"]:
+    for problem in answer.get("problems", []):
         print(Problem(**problem), file=sys.stderr)
+    if "error" in answer:
+        print(f"blockd reload: {answer['error']}", file=sys.stderr)
     print("nothing was changed", file=sys.stderr)
     return 1

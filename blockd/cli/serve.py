@@ -25,4 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     except StartError as error:
         print(f"blockd cannot start: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        # Before the reactor runs, Ctrl-C arrives this way.
+        return 130
     return 0

@@ -38,7 +38,7 @@ class _Conversation(LineReceiver, TimeoutMixin):
         try:
             request = json.loads(line)
             command = self._commands[request["command"]]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             self._send({"ok": False, "error": f"expected one of these commands: {', '.join(self._commands)}"})
             return
         maybeDeferred(command, request).addCallbacks(self._send, self._failed)

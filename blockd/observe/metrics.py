@@ -205,6 +205,7 @@ class Metrics(Collector):
             "blockd_tcp_closed", "Connections refused or closed by a bound.", labels=["reason"]
         )
         closed.add_metric(["client"], counts.refused_client)
+        closed.add_metric(["stranger"], counts.refused_stranger)
         closed.add_metric(["for_another"], counts.closed_for_another)
         closed.add_metric(["idle"], counts.closed_idle)
         closed.add_metric(["slow_reader"], counts.closed_slow_reader)

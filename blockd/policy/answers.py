@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from dnslib import AAAA, CLASS, NS, QTYPE, RCODE, RR, SOA, A, DNSHeader, DNSQuestion, DNSRecord
 from dnslib.dns import RD
 
-from blockd.fastpath import _native
+from blockd.fastpath import _native, fold_rule_name
 from blockd.settings.schema import Answer, Policy, Settings
 
 #: Extended DNS Error "Blocked" (RFC 8914 4.16).
@@ -48,12 +48,14 @@ def _soa(settings: Settings, ttl: int) -> RR:
 
 def _mailbox(contact: str | None) -> str:
     """Write a mailto: as a name (RFC 1035 8); any other contact has no mailbox."""
-    parts = urlsplit(contact or "")
-    user, _, host = unquote(parts.path).partition("@")
-    is_plain = parts.scheme == "mailto" and user and host and f"{user}{host}".isascii() and "\\" not in user
-    if not is_plain or "." in user:
+    try:
+        parts = urlsplit(contact or "")
+        user, _, host = unquote(parts.path).partition("@")
+        # A dot in the user's part would need escaping, which few that read an SOA expect.
+        is_plain = parts.scheme == "mailto" and user and host and "." not in user
+        return f"{fold_rule_name(f'{user}.{host}')}." if is_plain else "."
+    except ValueError:
         return "."
-    return f"{user}.{host}."
 
 
 def blocked(settings: Settings, policy: Policy, answer: Answer, title: str) -> _native.Template:

@@ -15,6 +15,7 @@ from blockd.fastpath import _native, compile_rules
 from blockd.policy import answers
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import GroupView, client_prefixes, device_prefixes, group_views
+from blockd.problems import InputError, Problem
 from blockd.settings.source import INPUTS, MANIFEST
 from blockd.settings.values import to_ascii
 
@@ -74,7 +75,19 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "views": [{k: sorted(getattr(view, k)) for k in ("block", "monitor", "allow")} for view in views],
     }
     snapshot, reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii)
-    return Compiled(snapshot, list(_list_reports(inputs, live, reports)))
+    lists = list(_list_reports(inputs, live, reports))
+    # An error page, or another encoding, has lines and no name. An empty file is somebody's decision.
+    junk = [report for report in lists if report["skipped"] and not report["kept"]]
+    if junk:
+        raise InputError([_is_no_list(report) for report in junk])
+    return Compiled(snapshot, lists)
+
+
+def _is_no_list(report: dict[str, Any]) -> Problem:
+    first = report["samples"][0]
+    count = sum(report["skipped"].values())
+    text = f"none of {count} lines gives a name, so this is no list; the first: {first['reason']}: {first['text']}"
+    return Problem(report["file"], first["line"], "", text)
 
 
 class _Templates:
@@ -106,7 +119,12 @@ def _app_spec(inputs: Inputs, entry: Entry, bits: dict[str, int]) -> _native.App
         "hosts": app.hosts,
         "holes": app.holes,
         "lists": [
-            {"data": inputs.list_data(entry, at), "format": item.format, "is_hole": item.kind == "hole"}
+            {
+                "data": inputs.list_data(entry, at),
+                "format": item.format,
+                "is_hole": item.kind == "hole",
+                "public_suffix": app.public_suffix,
+            }
             for at, item in enumerate(app.lists)
         ],
         "networks": [(n.network_address, n.prefixlen) for n in app.networks],

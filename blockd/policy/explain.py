@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from dnslib import QTYPE, RCODE, DNSError, DNSRecord
@@ -54,6 +55,11 @@ class Explanation:
         """Give the fields by name."""
         return asdict(self)
 
+    def _found(self) -> str:
+        if self.is_cached:
+            return ", ".join(self.found) or "-"
+        return "not looked for: the name decides" if self.app else "not known: the answer is not in the cache"
+
     def lines(self) -> list[str]:
         """Give the text that a person reads."""
 
@@ -66,7 +72,7 @@ class Explanation:
             ("group", self.group),
             ("view", "; ".join(f"{key} {names(apps)}" for key, apps in self.view.items())),
             ("asked", names(self.asked)),
-            ("found", names(self.found) if self.is_cached else "not known: the answer is not in the cache"),
+            ("found", self._found()),
         ]
         if self.rule is not None:
             rows.append(("rule", str(self.rule)))
@@ -88,10 +94,12 @@ def explain(
 
     app = None if decision["app"] is None else apps[decision["app"]]
     rule, target = decision["rule"], None
-    if decision["target_rule"] is not None:
-        target, rule = decision["target_rule"]
-    elif decision["target_addresses"]:
-        target = ", ".join(decision["target_addresses"])
+    # Where the name itself decided, nobody looked at where its answer leads.
+    if decision["app"] is not None and not decision["asked"] >> decision["app"] & 1:
+        if decision["target_rule"] is not None:
+            target, rule = decision["target_rule"]
+        else:
+            target = ", ".join(decision["target_addresses"]) or None
     place = None
     if app is not None and rule is not None:
         place = locate(inputs, inputs.catalogue.entries[app], *rule)
@@ -168,6 +176,12 @@ def locate(inputs: Inputs, entry: Entry, kind: str, rule: str) -> Place:
             if found is not None:
                 return Place(app.app, kind, rule, str(entry.list_path(at)), found)
     return Place(app.app, kind, rule, str(entry.document.file), 0)
+
+
+def read_client(text: str) -> Address:
+    """Read a client's address; IPv4 inside IPv6 is that IPv4 device. ValueError when it is none."""
+    address = ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def read_question(name: str, qtype: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockd import __version__
 from blockd.apps.catalogue import Catalogue, Entry, load_catalogue
 from blockd.problems import InputError, Problem
 from blockd.settings import Settings, load_settings
@@ -48,7 +49,7 @@ class Inputs:
 
     def digest(self) -> str:
         """Tell inputs apart by content and path."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(__version__.encode())
         for path, data in sorted(self.source.files.items()):
             digest.update(f"{path}\0{len(data)}\0".encode())
             digest.update(data)
@@ -62,7 +63,10 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     settings, document = load_settings(config, source)
     apps = settings.apps
     directory = None if apps.directory is None else Path(os.path.abspath(config.parent / apps.directory))
-    catalogue = load_catalogue(apps.builtin, directory, source)
+    try:
+        catalogue = load_catalogue(apps.builtin, directory, source)
+    except InputError as error:
+        raise InputError([_in_config(problem, directory, document) for problem in error.problems]) from None
     problems = _check_app_names(settings, document, catalogue)
     system: tuple[tuple[Address, int], ...] = ()
     if settings.upstream.servers == "system":
@@ -85,6 +89,13 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     return inputs
 
 
+def _in_config(problem: Problem, directory: Path | None, document: Document) -> Problem:
+    """Give a problem with the directory itself the place in the config that names it."""
+    if problem.file != str(directory):
+        return problem
+    return document.problem(("apps", "directory"), f"{directory}: {problem.text}")
+
+
 def _check_app_names(settings: Settings, document: Document, catalogue: Catalogue) -> list[Problem]:
     problems = []
     live: set[str] = set()
@@ -100,9 +111,8 @@ def _check_app_names(settings: Settings, document: Document, catalogue: Catalogu
                     problems.append(document.problem(place, text))
                 else:
                     live.add(app)
-        named = {*policy.block, *policy.monitor, *policy.allow}
         for app in policy.answer_by_app:
-            if app not in named:
+            if app not in policy.block:
                 text = f"{app} is not blocked by this policy, so it has no answer"
                 problems.append(document.problem(("policies", policy_name, "answer_by_app", app), text))
     return problems

@@ -19,6 +19,14 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_OCTETS = 4 << 20
 MAX_DEPTH = 20
 
+_OPENING = (
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
+
 
 class Document:
     """One YAML file: ``values`` as plain Python, ``line(path)`` for where each stands."""
@@ -31,9 +39,9 @@ class Document:
             raise self.error((), f"the file has {len(data)} octets, at most {MAX_OCTETS} are read")
         try:
             text = data.decode("utf-8-sig")
-            self._refuse_anchors(text)
+            self._look_over(text)
             node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.values: Any = {} if node is None else self._value(node, (), 0)
+            self.values: Any = {} if node is None else self._value(node, ())
         except UnicodeDecodeError as error:
             line = data[: error.start].count(b"\n") + 1
             raise InputError([Problem(str(file), line, "", "the file is not UTF-8")]) from None
@@ -43,24 +51,26 @@ class Document:
             line = 0 if mark is None else mark.line + 1
             raise InputError([Problem(str(file), line, "", f"this is no YAML: {what}")]) from None
 
-    def _refuse_anchors(self, text: str) -> None:
-        # Nine lines of anchors can stand for a billion values; nothing here needs them.
+    def _look_over(self, text: str) -> None:
+        """Refuse what must not even be composed: nine lines of anchors can stand for a billion values."""
+        depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            line = token.start_mark.line + 1
             if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
-                line = token.start_mark.line + 1
                 text = "anchors and aliases (& and *) are not read; write the value out, or quote it"
                 raise InputError([Problem(str(self.file), line, "", text)])
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > MAX_DEPTH:
+                raise InputError([Problem(str(self.file), line, "", f"nested more than {MAX_DEPTH} deep")])
 
-    def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
+    def _value(self, node: yaml.Node, path: Path) -> Any:
         self._lines.setdefault(path, node.start_mark.line + 1)
-        if depth > MAX_DEPTH:
-            raise self.error(path, f"nested more than {MAX_DEPTH} deep")
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(child, (*path, at), depth + 1) for at, child in enumerate(node.value)]
+            return [self._value(child, (*path, at)) for at, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             values: dict[Hashable, Any] = {}
             for key_node, child in node.value:
-                key = self._scalar(key_node)
+                key = self._scalar(key_node, path)
                 if not isinstance(key, str):
                     key = str(key_node.value)
                 line = key_node.start_mark.line + 1
@@ -69,15 +79,17 @@ class Document:
                     text = f"the key stands twice, first in line {first}; keep one"
                     raise InputError([Problem(str(self.file), line, ".".join(map(str, (*path, key))), text)])
                 self._lines[(*path, key)] = line
-                values[key] = self._value(child, (*path, key), depth + 1)
+                values[key] = self._value(child, (*path, key))
             return values
-        return self._scalar(node)
+        return self._scalar(node, path)
 
-    @staticmethod
-    def _scalar(node: yaml.Node) -> Any:
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
         constructor = yaml.SafeLoader("")
         try:
             return constructor.construct_object(node, deep=True)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, yaml.YAMLError):
+            line, text = node.start_mark.line + 1, "this value cannot be read; quote it if it is meant as text"
+            raise InputError([Problem(str(self.file), line, ".".join(map(str, path)), text)]) from None
         finally:
             constructor.dispose()
 
@@ -152,6 +164,6 @@ def find_scalar(file: FilePath, section: str, key: str) -> str | None:
     except OSError:
         return None
     flow = re.search(rf"^{section}:\s*\{{[^}}]*\b{key}:\s*([^,}}\s]+)", text, re.MULTILINE)
-    block = re.search(rf"^{section}:\s*(?:#.*)?\n(?:[ \t]+.*\n|\s*\n)*?[ \t]+{key}:\s*(\S+)", text, re.MULTILINE)
+    block = re.search(rf"^{section}:\s*(?:#.*)?\n(?:[ \t]+\S.*\n|[ \t]*\n)*?[ \t]+{key}:\s*(\S+)", text, re.MULTILINE)
     found = flow or block
     return found.group(1).strip("\"'") if found else None

@@ -9,7 +9,7 @@ from blockd.problems import InputError, Problem
 from blockd.settings.document import Document
 from blockd.settings.schema import RESTART_KEYS, UNIDENTIFIED, Settings
 from blockd.settings.source import Source
-from blockd.settings.values import Network, read_name
+from blockd.settings.values import Network, read_name, show_endpoint
 
 #: Group and app names become metric labels and file names.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -54,6 +54,8 @@ def _check_policies(settings: Settings, document: Document) -> list[Problem]:
         place = ("policies", name)
         if name != UNIDENTIFIED and name not in settings.groups:
             problems.append(document.problem(place, "no group has this name; groups are defined under groups:"))
+        for app in sorted(set(policy.block) & set(policy.monitor)):
+            problems.append(document.problem((*place, "monitor"), f"{app} is blocked and monitored; keep one"))
         for app in sorted(set(policy.allow) & {*policy.block, *policy.monitor}):
             problems.append(document.problem((*place, "allow"), f"{app} is allowed and blocked or monitored; keep one"))
     if UNIDENTIFIED not in settings.policies:
@@ -65,13 +67,17 @@ def _check_policies(settings: Settings, document: Document) -> list[Problem]:
 def _check_zones(settings: Settings, document: Document) -> list[Problem]:
     problems = []
     for zone, servers in settings.upstream.zones.items():
-        place = ("upstream", "zones", zone)
-        try:
-            read_name(zone)
-        except ValueError as error:
-            problems.append(document.problem(place, str(error)))
         if not servers:
-            problems.append(document.problem(place, "expected at least one server"))
+            problems.append(document.problem(("upstream", "zones", zone), "expected at least one server"))
+    written = document.values.get("upstream", {}).get("zones") or {}
+    names = [read_name(zone) for zone in written]
+    for zone, name in zip(written, names, strict=True):
+        if names.count(name) > 1:
+            problems.append(document.problem(("upstream", "zones", zone), f"{name} stands here twice; keep one"))
+    for at, endpoint in enumerate(settings.server.listen):
+        if endpoint in settings.server.listen[:at]:
+            text = f"{show_endpoint(endpoint)} stands here twice; keep one"
+            problems.append(document.problem(("server", "listen", at), text))
     return problems
 
 

@@ -33,10 +33,16 @@ class Tcp(Section):
     """Bounds of DNS over TCP (RFC 7766)."""
 
     connections: int = Field(4096, ge=1, le=100_000, description="Open connections in all.")
-    connections_a_client: int = Field(64, ge=1, description="Open connections of one client.")
-    queries_a_connection: int = Field(10_000, ge=1, description="Queries on one connection, then it is closed.")
-    queries_at_once: int = Field(128, ge=1, description="Unanswered queries on one connection before reading stops.")
-    idle: float = Field(10.0, gt=0, description="Seconds without a whole query, or without a reader, until closed.")
+    connections_a_client: int = Field(64, ge=1, le=100_000, description="Open connections of one client.")
+    queries_a_connection: int = Field(
+        10_000, ge=1, le=1_000_000_000, description="Queries on one connection, then it is closed."
+    )
+    queries_at_once: int = Field(
+        128, ge=1, le=100_000, description="Unanswered queries on one connection before reading stops."
+    )
+    idle: float = Field(
+        10.0, gt=0, le=3_600, description="Seconds without a whole query, or without a reader, until closed."
+    )
 
 
 class Server(Section):
@@ -78,10 +84,12 @@ class UpstreamSettings(Section):
     servers: Literal["system"] | list[Upstream] = Field(
         description="Addresses, the preferred first; system reads /etc/resolv.conf at each reload."
     )
-    zones: dict[str, list[Upstream]] = Field(default_factory=dict, description="Other servers for a zone and below.")
+    zones: dict[DomainName, list[Upstream]] = Field(
+        default_factory=dict, description="Other servers for a zone and below."
+    )
     trust_ad: bool = Field(False, description="Pass AD on: only for validating servers on a path nobody else can use.")
     pending: int = Field(20_000, ge=1, le=1_000_000, description="Queries that may wait for an upstream, in all.")
-    pending_a_client: int = Field(200, ge=1, description="Queries of one client that may wait.")
+    pending_a_client: int = Field(200, ge=1, le=1_000_000, description="Queries of one client that may wait.")
 
     @field_validator("servers")
     @classmethod
@@ -138,6 +146,19 @@ class Policy(Section):
     answer_by_app: dict[AppName, Answer] = Field(default_factory=dict, description="Another answer for some apps.")
     sinkhole: Sinkhole = Sinkhole()
 
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _null_is_a_word(cls, answer: object) -> object:
+        # YAML reads `answer: null` as nothing; here it can mean one thing alone.
+        return "null" if answer is None else answer
+
+    @field_validator("answer_by_app", mode="before")
+    @classmethod
+    def _nulls_are_words(cls, answers: object) -> object:
+        if not isinstance(answers, dict):
+            return answers
+        return {app: "null" if answer is None else answer for app, answer in answers.items()}
+
     @model_validator(mode="after")
     def _sinkhole_has_an_address(self) -> Policy:
         answers = {self.answer, *self.answer_by_app.values()}
@@ -152,7 +173,14 @@ class Answers(Section):
     ttl: int = Field(30, ge=0, le=3_600, description="TTL of a block, seconds.")
     live_ttl: int = Field(60, ge=0, le=86_400, description="Largest TTL sent where a later block must bite, seconds.")
     ede: bool = Field(True, description="Say why in an Extended DNS Error (RFC 8914).")
-    contact: str | None = Field(None, description="Whom to ask, such as mailto:security@dept.example.")
+    contact: str | None = Field(None, max_length=100, description="Whom to ask, such as mailto:security@dept.example.")
+
+    @field_validator("contact")
+    @classmethod
+    def _printable(cls, contact: str | None) -> str | None:
+        if contact is not None and not contact.isprintable():
+            raise ValueError("expected printable characters: users read it")
+        return contact
 
 
 class Settings(Section):

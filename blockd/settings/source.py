@@ -40,6 +40,9 @@ class Disk(Source):
 
     def _read(self, path: Path) -> bytes:
         try:
+            if path.exists() and not path.is_file():
+                # A pipe would hold the reload for ever.
+                raise InputError([Problem(str(path), 0, "", "cannot be read: it is no regular file")])
             return path.read_bytes()
         except OSError as error:
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
@@ -48,7 +51,11 @@ class Disk(Source):
         """List the YAML files of a directory, in order. InputError when there is no such directory."""
         if not directory.is_dir():
             raise InputError([Problem(str(directory), 0, "", "there is no such directory")])
-        return sorted(directory.glob("*.yaml"))
+        misnamed = sorted(path for path in directory.glob("*.yml") if not path.name.startswith("."))
+        if misnamed:
+            raise InputError([Problem(str(path), 0, "", "is not read: rename it to .yaml") for path in misnamed])
+        # What begins with a dot is an editor's.
+        return sorted(path for path in directory.glob("*.yaml") if not path.name.startswith("."))
 
 
 class Kept(Source):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
@@ -46,25 +47,25 @@ def read_network(text: Any) -> Network:
     return network
 
 
+#: Brackets are for IPv6; without a port they may be left out.
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+|[0-9a-fA-F:.]+(?=$)))(?::(?P<port>[0-9]{1,5}))?"
+)
+
+
 def read_endpoint(text: Any, default_port: int | None = None) -> tuple[Address, int]:
     """Read ``address:port``, with brackets around IPv6; the port may go where there is a usual one."""
     example = "10.0.0.53:53 or [2001:db8::53]:53"
     if not isinstance(text, str):
         raise ValueError(f'expected "address:port", such as {example}')
-    host, port = text, default_port
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        text_port = rest.removeprefix(":") if rest else ""
-    elif text.count(":") == 1:
-        host, _, text_port = text.partition(":")
-    else:
-        text_port = ""
+    found = _ENDPOINT.fullmatch(text)
     try:
-        if text_port:
-            port = int(text_port)
-        address = ip_address(host)
+        if found is None:
+            raise ValueError
+        address = ip_address(found["six"] or found["four"])
     except ValueError:
         raise ValueError(f"{text!r} is no address and port, such as {example}") from None
+    port = int(found["port"]) if found["port"] else default_port
     if port is None or not 0 < port < 65536:
         raise ValueError(f"{text!r} needs a port from 1 to 65535, such as {example}")
     return address, port

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any
 from typing import Protocol as Interface
 
@@ -41,6 +43,9 @@ class Limits(Interface):
         """Seconds."""
 
 
+#: Of the connections longest unused, how many are searched for one that is owed no answer.
+SEARCHED_FOR_IDLE = 64
+
 Answer = Callable[[bytes, tuple[str, int], int], bytes | None]
 
 
@@ -50,6 +55,7 @@ class StreamCounts:
 
     accepted: int = 0
     refused_client: int = 0
+    refused_stranger: int = 0
     closed_for_another: int = 0
     closed_idle: int = 0
     closed_slow_reader: int = 0
@@ -98,9 +104,18 @@ class _Connection(Int16StringReceiver):
         if reply is not None:
             self.sendString(reply)
         self._pace()
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        # Not abort: what was written and not sent yet must still go out.
         if self._is_closing and not self._unanswered:
             self.transport.unregisterProducer()
             self.transport.loseConnection()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is owed."""
+        return bool(self._unanswered)
 
     def _pace(self) -> None:
         # A client that pipelines without end, or does not read, waits: what it sent stays in its own socket.
@@ -127,8 +142,7 @@ class _Connection(Int16StringReceiver):
     def readConnectionLost(self) -> None:
         """Answer what is under way to a client that has said all it will (RFC 7766 6.2.4)."""
         self._is_closing = True
-        if not self._unanswered:
-            self.transport.abortConnection()
+        self._close_if_done()
 
     def writeConnectionLost(self) -> None:
         """End: nobody reads any more."""
@@ -152,8 +166,9 @@ class _Connection(Int16StringReceiver):
             self.transport.abortConnection()
 
     def make_room(self) -> None:
-        """Close for a newer connection."""
+        """Close for a newer connection; it counts no more from now on, though the transport closes a turn later."""
         self._listener.counts.closed_for_another += 1
+        self._listener.gone(self)
         self.transport.abortConnection()
 
     def lengthLimitExceeded(self, length: int) -> None:
@@ -172,8 +187,11 @@ class TcpListener(ServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: PosixReactorBase, answer: Answer, limits: Limits) -> None:
+    def __init__(
+        self, reactor: PosixReactorBase, answer: Answer, is_client: Callable[[str], bool], limits: Limits
+    ) -> None:
         """``answer(query, peer, token)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it."""
+        self._is_client = is_client
         self._reactor = reactor
         self.answer = answer
         self.limits = limits
@@ -193,16 +211,20 @@ class TcpListener(ServerFactory):
         """Take a connection in, close the oldest idle one for it, or refuse it."""
         # A link-local client has its interface behind a %; limits and policy know addresses.
         host, port = addr.host.partition("%")[0], addr.port  # type: ignore[union-attr]
-        if self._by_client[host] >= self.limits.connections_a_client:
+        if not self._is_client(host):
+            self.counts.refused_stranger += 1
+            return None
+        if self._by_client[_bucket(host)] >= self.limits.connections_a_client:
             self.counts.refused_client += 1
             return None
         if len(self._connections) >= self.limits.connections:
-            oldest = next(iter(self._connections))
-            oldest.make_room()
+            oldest = itertools.islice(self._connections, SEARCHED_FOR_IDLE)
+            idle = next((connection for connection in oldest if not connection.is_waiting), None)
+            (idle or next(iter(self._connections))).make_room()
         connection = _Connection(self, (host, port))
         connection.factory = self
         self._connections[connection] = None
-        self._by_client[host] += 1
+        self._by_client[_bucket(host)] += 1
         self.counts.accepted += 1
         return connection
 
@@ -234,7 +256,12 @@ class TcpListener(ServerFactory):
     def gone(self, connection: _Connection) -> None:
         """Note that a connection is closed."""
         if self._connections.pop(connection, self) is None:
-            host = connection.peer[0]
-            self._by_client[host] -= 1
-            if not self._by_client[host]:
-                del self._by_client[host]
+            bucket = _bucket(connection.peer[0])
+            self._by_client[bucket] -= 1
+            if not self._by_client[bucket]:
+                del self._by_client[bucket]
+
+
+def _bucket(host: str) -> str:
+    """Give what a client is counted by: an IPv4 address, or a /64, since a host picks freely inside one."""
+    return str(IPv6Address(int(IPv6Address(host)) >> 64 << 64)) if ":" in host else host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -99,6 +100,24 @@ CASES: dict[str, tuple[Change, str]] = {
     "empty-zone": (lambda c: c["upstream"].update(zones={"a.b": []}), r"zones\.a\.b: expected at least one server"),
     "bad-listen": (lambda c: c["server"].update(listen=["127.0.0.1"]), r"server\.listen\.0: .*needs a port"),
     "no-such-directory": (lambda c: c["apps"].update(directory="nowhere"), r"nowhere: there is no such directory"),
+    "blocked-and-monitored": (
+        lambda c: c["policies"]["corporate"].update(monitor=["tiktok"]),
+        r"policies\.corporate\.monitor: tiktok is blocked and monitored; keep one",
+    ),
+    "listen-twice": (
+        lambda c: c["server"].update(listen=["127.0.0.1:5353", "127.0.0.1:5353"]),
+        r"server\.listen\.1: 127\.0\.0\.1:5353 stands here twice",
+    ),
+    "zone-twice": (
+        lambda c: c["upstream"].update(zones={"A.b": ["127.0.0.1"], "a.b.": ["127.0.0.1"]}),
+        r"zones\.A\.b: a\.b stands here twice",
+    ),
+    "odd-endpoint": (lambda c: c["server"].update(listen=["[::1]5353"]), r"server\.listen\.0: .*is no address"),
+    "far-too-many": (
+        lambda c: c["upstream"].update(pending_a_client=5_000_000_000),
+        r"upstream\.pending_a_client: .*less than or equal to 1000000",
+    ),
+    "control-characters": (lambda c: c["answers"].update(contact="a\x1b[31m"), r"answers\.contact: .*printable"),
     "section-is-a-list": (lambda c: c.update(cache=[]), r"cache: "),
 }
 
@@ -122,6 +141,10 @@ TEXTS = {
     "twice": ("cache: {}\nserver: {}\ncache: {}\n", r"blockd\.yaml:3: cache: the key stands twice, first in line 1"),
     "no-mapping": ("- a\n- b\n", r"expected keys and values at the top"),
     "deep": ("a: " + "[" * 50 + "]" * 50, r"nested more than 20 deep"),
+    "very-deep": ("x: " + "[" * 5000, r"blockd\.yaml:1: nested more than 20 deep"),
+    "no-date": ("answers: {contact: 2024-02-30}\n", r"blockd\.yaml:1: answers\.contact: this value cannot be read"),
+    "no-int": ("cache: {size_mb: !!int abc}\n", r"blockd\.yaml:1: cache\.size_mb: this value cannot be read"),
+    "huge-number": ("cache: {size_mb: " + "9" * 5000 + "}\n", r"blockd\.yaml:1: cache\.size_mb: this value cannot"),
     "tag": ("server: !!python/object/apply:os.system [id]\n", r"blockd\.yaml"),
     "empty": ("", r"server: this key is missing"),
     "binary": ("\x00\x01", r"this is no YAML"),
@@ -182,6 +205,49 @@ def test_what_looks_bad_but_is_meant_is_taken(tmp_path: Path) -> None:
     done = check(tmp_path, values)
     assert done.returncode == 0, done.stderr
     assert "corporate: block x" in done.stdout
+
+
+def test_odd_but_good_values_are_taken(tmp_path: Path) -> None:
+    """A zone with an umlaut, `answer: null` without quotes, contacts that make no mailbox, an editor's lock file."""
+    values = sample()
+    values["upstream"]["zones"] = {"bücher.example": ["127.0.0.1"]}
+    values["policies"]["corporate"]["answer"] = None
+    for contact in ("x" * 70 + "@dept.example", "mailto:a@b..c", "//[x", "https://intranet/ask"):
+        values["answers"]["contact"] = contact
+        (tmp_path / "apps").mkdir(exist_ok=True)
+        (tmp_path / "apps" / ".#lock.yaml").write_text("{")
+        done = check(tmp_path, values)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_page_that_is_no_list_is_refused(tmp_path: Path) -> None:
+    """HTML, or another encoding: not one name, so the list before stays. An empty file is somebody's decision."""
+    (tmp_path / "apps").mkdir()
+    app = {"app": "x", "title": "X", "lists": [{"file": "l", "format": "domains"}]}
+    (tmp_path / "apps" / "x.yaml").write_text(yaml.safe_dump(app))
+    values = sample()
+    values["policies"]["corporate"]["block"] = ["x"]
+    for data in (b"<html><body>502</body></html>\n", "a.example\n".encode("utf-16")):
+        (tmp_path / "apps" / "l").write_bytes(data)
+        done = check(tmp_path, values)
+        assert done.returncode == 1
+        assert re.search(r"apps/l:1: none of \d+ lines gives a name, so this is no list", done.stderr), done.stderr
+    (tmp_path / "apps" / "l").write_text("# nothing now\n")
+    assert check(tmp_path, values).returncode == 0
+
+
+def test_a_pipe_and_a_wrong_ending_are_no_files(tmp_path: Path) -> None:
+    """What would hang or be overlooked is named."""
+    (tmp_path / "apps").mkdir()
+    os.mkfifo(tmp_path / "apps" / "x.yaml")
+    done = check(tmp_path, sample())
+    assert done.returncode == 1
+    assert "apps/x.yaml: cannot be read: it is no regular file" in done.stderr
+    (tmp_path / "apps" / "x.yaml").unlink()
+    (tmp_path / "apps" / "y.yml").write_text("app: y\n")
+    done = check(tmp_path, sample())
+    assert done.returncode == 1
+    assert "apps/y.yml: is not read: rename it to .yaml" in done.stderr
 
 
 def test_the_65th_live_app_is_refused(tmp_path: Path) -> None:

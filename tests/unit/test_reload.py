@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -205,3 +207,71 @@ def test_the_control_socket_takes_commands_and_no_more(serve: Serve, upstream: U
     assert done.returncode == 1
     assert f"no daemon answers at {path}" in done.stderr
     assert not path.exists()
+
+
+def test_a_state_that_was_deleted_is_made_again(serve: Serve, upstream: Upstream) -> None:
+    """Somebody's rm -rf under a running daemon: reloads go on."""
+    blockd = serve([upstream.address])
+    shutil.rmtree(blockd.directory / "state" / "generations")
+    blockd.values["answers"]["ttl"] = 55
+    assert blockd.reload().returncode == 0
+    assert ask(blockd, "tiktok.com", client=CORPORATE).authority[0].ttl == 55
+
+
+def test_a_disk_that_refuses_is_a_refused_reload(serve: Serve, upstream: Upstream) -> None:
+    """Where the state cannot be written, the reload says so, and the next one works."""
+    blockd = serve([upstream.address])
+    generations = blockd.directory / "state" / "generations"
+    moved = generations.rename(generations.with_name("moved"))
+    generations.write_text("in the way")
+    failed = blockd.reload()
+    assert failed.returncode == 1
+    assert "nothing was changed" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    generations.unlink()
+    moved.rename(generations)
+    assert blockd.reload().returncode == 0
+
+
+def test_hangups_during_the_start_are_nothing_to_die_of(tmp_path: Path, upstream: Upstream) -> None:
+    """A supervisor that reloads too early."""
+    blockd = Blockd(tmp_path, [upstream.address])
+    command = [*BLOCKD, "serve", "--config", str(blockd.file)]
+    with blockd.log.open("w") as log:
+        blockd.process = subprocess.Popen(command, stderr=log, stdout=log, text=True)
+    time.sleep(0.4)
+    deadline = time.monotonic() + 20
+    while "metrics on" not in blockd.log.read_text():
+        blockd.hangup()
+        assert blockd.process.poll() is None, blockd.log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    blockd.stop()
+
+
+def test_a_socket_that_a_killed_daemon_left_is_taken_over(serve: Serve, upstream: Upstream) -> None:
+    """With or without its lock, whoever has its process number now."""
+    blockd = serve([upstream.address])
+    assert blockd.process is not None
+    blockd.process.kill()
+    blockd.process.wait()
+    assert (blockd.directory / "control.sock").exists()
+    blockd.start()
+    assert blockd.run("reload").returncode == 0
+
+
+def test_the_working_directory_holds_no_modules_of_ours(serve: Serve, upstream: Upstream) -> None:
+    """A file called idna.py where the daemon was started does not run in its compiler."""
+    blockd = serve([upstream.address])
+    blockd.stop()
+    (blockd.directory / "idna.py").write_text("raise SystemExit('hijacked')")
+    before = os.getcwd()
+    os.chdir(blockd.directory)
+    try:
+        blockd.values["answers"]["ttl"] = 56
+        blockd.write()
+        blockd.start(prefix=["env", "PYTHONSAFEPATH=1"])
+    finally:
+        os.chdir(before)
+    blockd.values["answers"]["ttl"] = 57
+    assert blockd.reload().returncode == 0

@@ -133,3 +133,32 @@ def test_a_wildcard_listener_replies_from_the_address_that_was_asked(serve: Serv
             client.sendall(framed("a.example", 4))
             assert receive(client, 1)[0].answer
     assert blockd.process is not None
+
+
+def test_a_half_closed_client_gets_what_was_ready_at_once(serve: Serve, upstream: Upstream) -> None:
+    """Blocks and cache hits are written before the close, however fast the client closes its half."""
+    blockd = serve([upstream.address])
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", blockd.port), source_address=(CORPORATE, 0)) as client:
+            client.settimeout(5)
+            client.sendall(b"".join(framed("tiktok.com", at) for at in (1, 2, 3)))
+            client.shutdown(socket.SHUT_WR)
+            assert [reply.id for reply in receive(client, 3)] == [1, 2, 3]
+            assert client.recv(1) == b""
+
+
+def test_the_bound_on_connections_holds_and_strangers_take_none(serve: Serve, upstream: Upstream) -> None:
+    """A burst leaves no more than the bound; who may not ask is not let in at all."""
+    blockd = serve([upstream.address], server={"clients": ["127.0.0.0/24"], "tcp": {"connections": 10}})
+    burst = [socket.create_connection(("127.0.0.1", blockd.port), source_address=("127.0.0.7", 0)) for _ in range(60)]
+    strangers = [
+        socket.create_connection(("127.0.0.1", blockd.port), source_address=("127.0.9.9", 0)) for _ in range(12)
+    ]
+    deadline = time.monotonic() + 5
+    while blockd.metric("blockd_tcp_closed_total", reason="stranger") < 12:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert blockd.metric("blockd_tcp_connections") <= 10
+    assert blockd.metric("blockd_tcp_closed_total", reason="for_another") == 50
+    for connection in (*burst, *strangers):
+        connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import dns.message
@@ -142,3 +143,74 @@ def test_dead_is_who_was_silent_three_times() -> None:
 
     servers = [server(1, SILENT_UNTIL_DEAD - 1), server(2, SILENT_UNTIL_DEAD), server(3, 0)]
     assert dead_servers(servers) == {("127.0.0.1", 2)}
+
+
+def test_a_cut_answer_is_fetched_where_it_was_cut(serve: Serve) -> None:
+    """A first server that fails everything does not stand in the way of TCP to the second; nor do two dead ones."""
+
+    def large(query: dns.message.Message, asked: Asked) -> Reply:
+        wire = bytearray(answer(query, f"{asked.name}. 300 IN A 192.0.2.1"))
+        if not asked.tcp:
+            wire[2] |= 2
+        return bytes(wire)
+
+    with Upstream(lambda query, asked: answer(query, rcode=2)) as failing, Upstream(large) as good:
+        blockd = serve([failing.address, good.address])
+        assert addresses(ask(blockd, "big.example", client=PERSONAL, tcp=True)) == ["192.0.2.1"]
+    silent = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    with Upstream(large) as good:
+        blockd = serve([*silent, good.address])
+        started = time.monotonic()
+        assert addresses(ask(blockd, "big.example", client=PERSONAL, tcp=True)) == ["192.0.2.1"]
+        assert time.monotonic() - started < 2
+
+
+def test_tcp_that_fails_at_one_server_is_tried_at_the_next(serve: Serve) -> None:
+    """The server that cut its answer is asked first; its failure is not the end."""
+
+    def cut(query: dns.message.Message, asked: Asked) -> Reply:
+        if asked.tcp:
+            return answer(query, rcode=2)
+        wire = bytearray(answer(query))
+        wire[2] |= 2
+        return bytes(wire)
+
+    with Upstream(cut) as first, Upstream(any_address) as second:
+        blockd = serve([first.address, second.address])
+        assert addresses(ask(blockd, "big.example", client=PERSONAL)) == ["192.0.2.1"]
+        assert [asked.tcp for asked in first.asked] == [False, True]
+        assert [asked.tcp for asked in second.asked] == [True]
+
+
+def test_a_slow_upstream_still_answers(serve: Serve) -> None:
+    """A resolver that needs longer than our patience is believed when it comes."""
+
+    with Upstream(any_address) as upstream:
+        upstream.delay = 0.6
+        blockd = serve([upstream.address])
+        started = time.monotonic()
+        assert addresses(ask(blockd, "slow.example", client=PERSONAL)) == ["192.0.2.1"]
+        assert 0.5 < time.monotonic() - started < 1.9
+        assert blockd.metric("blockd_upstream_timeouts_total") >= 1
+
+
+def test_a_reload_of_upstreams_finishes_what_is_under_way(serve: Serve) -> None:
+    """Questions that wait for the old servers are answered by them; new ones go to the new, and the old are gone."""
+    with Upstream(any_address) as old, Upstream(any_address) as new:
+        old.delay = 0.7
+        blockd = serve([old.address])
+        got: list[list[str]] = []
+        thread = threading.Thread(
+            target=lambda: got.append(addresses(ask(blockd, "under-way.example", client=PERSONAL)))
+        )
+        thread.start()
+        time.sleep(0.05)
+        blockd.values["upstream"]["servers"] = [new.address]
+        assert blockd.reload().returncode == 0
+        thread.join()
+        assert got == [["192.0.2.1"]]
+        old.delay = 0
+        count = len(old.asked)
+        assert addresses(ask(blockd, "new.example", client=PERSONAL)) == ["192.0.2.1"]
+        assert len(old.asked) == count
+        assert old.address not in blockd.http("/metrics")

@@ -56,6 +56,7 @@ counters! {
     DroppedRate = "dropped.client_rate",
     DroppedRefusalRate = "dropped.refusal_rate",
     DroppedPolicy = "dropped.policy",
+    DroppedRepeated = "dropped.repeated",
     DroppedPanic = "dropped.panic",
     RefusedClient = "refused.client",
     RefusedLoop = "refused.loop",

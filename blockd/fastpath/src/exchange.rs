@@ -22,10 +22,10 @@ const MAX_AGE_MS: u64 = 5_000;
 const FIRST_PORT: u16 = 16_384;
 /// How long a server has.
 const PATIENCE_MS: u64 = 400;
-/// Most servers, or tries of one, that a question gets: 1.6 s in all.
-const MAX_ATTEMPTS: usize = 4;
-/// Fewest tries of a question, when there are fewer servers.
-const MIN_ATTEMPTS: usize = 3;
+/// How long a late answer is still taken: a resolver that has to walk the tree may need longer than our patience.
+const LATEST_MS: u64 = 2_000;
+/// Tries that a question gets, over its servers in turn: 1.6 s in all.
+const ATTEMPTS: usize = 4;
 /// The mark of exchange sockets among the poller's tokens.
 pub const TOKEN_MARK: u64 = 1 << 63;
 
@@ -47,6 +47,8 @@ struct Flight {
     attempt: usize,
     sent_us: u64,
     number: u64,
+    /// Patience is over, and the next server is asked already.
+    is_late: bool,
     /// Somebody guesses IDs: a stream asks too, and this one is not tried again.
     is_suspected: bool,
 }
@@ -63,7 +65,10 @@ pub struct Exchanger {
     active: [Vec<u32>; 2],
     next_source: u32,
     flights: HashMap<(u32, u16), Flight>,
+    /// When patience with each exchange ends, and the next server is asked.
     deadlines: VecDeque<(u64, (u32, u16), u64)>,
+    /// When a late answer is no longer of use.
+    endings: VecDeque<(u64, (u32, u16), u64)>,
     next_number: u64,
     entropy: Entropy,
     query: Vec<u8>,
@@ -79,6 +84,7 @@ impl Exchanger {
             next_source: 0,
             flights: HashMap::new(),
             deadlines: VecDeque::new(),
+            endings: VecDeque::new(),
             next_number: 0,
             entropy: Entropy::default(),
             query: Vec::new(),
@@ -111,7 +117,7 @@ impl Exchanger {
         replies: &mut Outbound,
     ) {
         let servers = core.pair.load().servers(key.route).to_vec();
-        let attempts = if servers.is_empty() { 0 } else { servers.len().clamp(MIN_ATTEMPTS, MAX_ATTEMPTS) };
+        let attempts = if servers.is_empty() { 0 } else { ATTEMPTS };
         for attempt in first..attempts {
             let server = servers[attempt % servers.len()].clone();
             if self.send(core, poller, Some(&key), server, attempt) {
@@ -157,9 +163,10 @@ impl Exchanger {
         self.next_number += 1;
         self.flights.insert(
             (at, id),
-            Flight { key: key.cloned(), server, attempt, sent_us: now_us, number, is_suspected: false },
+            Flight { key: key.cloned(), server, attempt, sent_us: now_us, number, is_late: false, is_suspected: false },
         );
         self.deadlines.push_back((now_us / 1000 + PATIENCE_MS, (at, id), number));
+        self.endings.push_back((now_us / 1000 + LATEST_MS, (at, id), number));
         true
     }
 
@@ -297,6 +304,8 @@ impl Exchanger {
                 core.want_stream(self.lane, &key, flight.server.address, id, false, replies);
             }
             Err(Problem::Chain) => core.finish(self.lane, &key, Err(Failure::Chain), replies),
+            // Late, another server is being asked already.
+            Err(_) if flight.is_late => {}
             Err(_) => self.attempt(core, poller, key, flight.attempt + 1, Failure::Refused, replies),
         }
     }
@@ -326,28 +335,36 @@ impl Exchanger {
         }
     }
 
-    /// Lets servers go whose time is over; says how long the thread may sleep, milliseconds.
+    /// Asks the next server where patience is over; says how long the thread may sleep, milliseconds.
     pub fn expire(&mut self, core: &Core, poller: &Poller, replies: &mut Outbound) -> u64 {
         let now_ms = core.now_us() / 1000;
+        while let Some(&(ending, place, number)) = self.endings.front() {
+            if ending > now_ms {
+                break;
+            }
+            self.endings.pop_front();
+            if self.flights.get(&place).is_some_and(|flight| flight.number == number) {
+                self.land(core, place);
+            }
+        }
         while let Some(&(deadline, place, number)) = self.deadlines.front() {
-            let is_flying = self.flights.get(&place).is_some_and(|f| f.number == number);
-            if is_flying && deadline > now_ms {
+            let flight = self.flights.get_mut(&place).filter(|flight| flight.number == number);
+            if flight.is_some() && deadline > now_ms {
                 return deadline - now_ms;
             }
             self.deadlines.pop_front();
-            if !is_flying {
-                continue;
-            }
-            let Some(flight) = self.land(core, place) else { continue };
+            let Some(flight) = flight else { continue };
             core.lanes[self.lane].count(Counter::UpstreamTimedOut);
             flight.server.timed_out.fetch_add(1, Relaxed);
             flight.server.silent_in_a_row.fetch_add(1, Relaxed);
-            let Some(key) = flight.key else { continue };
-            if flight.is_suspected && core.rely_on_stream(&key) {
+            flight.is_late = true;
+            let Some(key) = flight.key.clone() else { continue };
+            let (next, is_suspected) = (flight.attempt + 1, flight.is_suspected);
+            if is_suspected && core.rely_on_stream(&key) {
                 continue;
             }
             if core.pending.since(&key).is_some() {
-                self.attempt(core, poller, key, flight.attempt + 1, Failure::Unreachable, replies);
+                self.attempt(core, poller, key, next, Failure::Unreachable, replies);
             }
         }
         u64::MAX

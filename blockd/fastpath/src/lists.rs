@@ -52,6 +52,7 @@ const OWN_HOSTS: [&[u8]; 12] = [
 pub fn read(
     bytes: &[u8],
     format: Format,
+    may_be_public: bool,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
     each: &mut dyn FnMut(u64, Line<'_>),
 ) {
@@ -66,7 +67,7 @@ pub fn read(
                 if words.next().is_some() {
                     each(number, Err(("more than one word", line)));
                 } else {
-                    each(number, name_of(first, to_ascii).map_err(|why| (why, first)));
+                    each(number, name_of(first, may_be_public, to_ascii).map_err(|why| (why, first)));
                 }
             }
             Format::Hosts => {
@@ -82,7 +83,7 @@ pub fn read(
                     if OWN_HOSTS.contains(&word) {
                         each(number, Err(("the machine's own name", word)));
                     } else {
-                        each(number, name_of(word, to_ascii).map_err(|why| (why, word)));
+                        each(number, name_of(word, may_be_public, to_ascii).map_err(|why| (why, word)));
                     }
                 }
                 if !found {
@@ -94,7 +95,11 @@ pub fn read(
 }
 
 /// The name of a word, or why there is none.
-fn name_of(word: &[u8], to_ascii: &mut dyn FnMut(&str) -> Option<String>) -> Result<FoldedName, SkipReason> {
+fn name_of(
+    word: &[u8],
+    may_be_public: bool,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<FoldedName, SkipReason> {
     let name = if word.is_ascii() {
         FoldedName::from_rule_text(word)
     } else {
@@ -103,7 +108,7 @@ fn name_of(word: &[u8], to_ascii: &mut dyn FnMut(&str) -> Option<String>) -> Res
         FoldedName::from_rule_text(ascii.as_bytes())
     };
     let name = name.map_err(|why| why.text())?;
-    if is_public_suffix(&name) {
+    if !may_be_public && is_public_suffix(&name) {
         return Err("a public suffix");
     }
     Ok(name)
@@ -125,7 +130,7 @@ pub fn line_of(
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
 ) -> Option<u64> {
     let mut found = None;
-    read(bytes, format, to_ascii, &mut |number, line| {
+    read(bytes, format, true, to_ascii, &mut |number, line| {
         if found.is_none() && line.is_ok_and(|name| name == *wanted) {
             found = Some(number);
         }
@@ -140,7 +145,7 @@ mod tests {
 
     fn lines(text: &[u8], format: Format) -> Vec<(u64, Result<String, SkipReason>)> {
         let mut all = Vec::new();
-        read(text, format, &mut |_| None, &mut |number, line| {
+        read(text, format, false, &mut |_| None, &mut |number, line| {
             all.push((number, line.map(|name| name.to_string()).map_err(|(why, _)| why)));
         });
         all

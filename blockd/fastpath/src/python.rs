@@ -63,6 +63,7 @@ struct PyList {
     data: Vec<u8>,
     format: String,
     is_hole: bool,
+    public_suffix: bool,
 }
 
 #[derive(FromPyObject)]
@@ -147,7 +148,8 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
         for list in app.lists {
             let format = Format::from_word(&list.format)
                 .ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
-            input.lists.push(ListInput { bytes: list.data, format, is_hole: list.is_hole });
+            let may_be_public = list.public_suffix;
+            input.lists.push(ListInput { bytes: list.data, format, is_hole: list.is_hole, may_be_public });
         }
         input.networks = app.networks.into_iter().map(network).collect::<PyResult<_>>()?;
         apps.push(input);
@@ -377,6 +379,12 @@ impl Fastpath {
         }
     }
 
+    /// Whether an address may ask at all.
+    fn is_client(&self, client: IpAddr) -> bool {
+        let pair = self.core.pair.load();
+        pair.views.views.clients.find(Address::from(client)) != PrefixTable::NONE
+    }
+
     /// Work for Python: `("reply", token, bytes | None)` or `("stream", exchange, [(host, port)], query, seconds)`.
     fn take_work(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let tuple = |work| -> PyResult<Py<PyAny>> {
@@ -441,7 +449,15 @@ impl Fastpath {
         dict.set_item("is_cached", judged.targets.is_some())?;
         dict.set_item("rule", rule(judged.verdict.app, &name))?;
         let targets = judged.targets.unwrap_or_default();
-        let target = targets.names().iter().find_map(|t| rule(judged.verdict.app, t).map(|r| (t.to_string(), r)));
+        // A target counts where it gives the app; one that a hole takes out of it explains nothing.
+        let gives = |t: &FoldedName| {
+            judged
+                .verdict
+                .app
+                .is_some_and(|app| !judged.pair.rules.find(t).apps.and(AppMask::of(app.into())).is_empty())
+        };
+        let target = targets.names().into_iter().find(gives);
+        let target = target.and_then(|t| rule(judged.verdict.app, &t).map(|r| (t.to_string(), r)));
         dict.set_item("target_rule", target)?;
         let addresses: Vec<String> = targets
             .addresses()

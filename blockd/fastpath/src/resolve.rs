@@ -556,7 +556,7 @@ impl Core {
                 Outcome::Waiting
             }
             Joined::Repeated => {
-                lane.count(Counter::PendingCoalesced);
+                lane.count(Counter::DroppedRepeated);
                 Outcome::Silence
             }
             over @ (Joined::OverAll | Joined::OverClient) => {
@@ -993,33 +993,26 @@ impl Core {
         let mut out = Vec::new();
         let reply = wire::parse_question(&query).ok().and_then(|question| {
             let asker = Asker::of(&question, true);
+            let plain = |code, out: &mut Vec<u8>| {
+                wire::write_reply(out, &asker, question.echo, code, false, Counts::default(), &[], None);
+                true
+            };
+            let template = |template, octets, out: &mut Vec<u8>| {
+                self.write_template(&pair.rules, &self.lanes[spare], &asker, &question, template, octets, true, out);
+                true
+            };
+            // The same order as for a packet.
             let has_reply = match zone {
-                _ if verdict.action == Action::Block => self.write_block(
-                    &pair,
-                    spare,
-                    view,
-                    &asker,
-                    question.echo,
-                    qtype,
-                    &meaning,
-                    &verdict,
-                    true,
-                    &mut out,
-                ),
-                Some((Zone::Local { apex, below }, octets)) => {
-                    let template = if octets == name.wire_length() { apex } else { below };
-                    self.write_template(
-                        &pair.rules,
-                        &self.lanes[spare],
-                        &asker,
-                        &question,
-                        template,
-                        octets,
-                        true,
-                        &mut out,
-                    );
-                    true
+                _ if qtype == rtype::OPT => plain(rcode::FORMERR, &mut out),
+                _ if (rtype::TKEY..=rtype::MAILA).contains(&qtype) => plain(rcode::REFUSED, &mut out),
+                _ if verdict.action == Action::Block => {
+                    let echo = question.echo;
+                    self.write_block(&pair, spare, view, &asker, echo, qtype, &meaning, &verdict, true, &mut out)
                 }
+                Some((Zone::Local { apex, below }, octets)) => {
+                    template(if octets == name.wire_length() { apex } else { below }, octets, &mut out)
+                }
+                _ if qtype == rtype::ANY => template(pair.rules.any_template, name.wire_length(), &mut out),
                 _ => false,
             };
             has_reply.then_some(out)

@@ -37,6 +37,8 @@ pub struct ListInput {
     pub format: Format,
     /// Whether its names are holes.
     pub is_hole: bool,
+    /// Whether public suffixes are meant.
+    pub may_be_public: bool,
 }
 
 /// One live app: the index in [`RulesInput::apps`] is its bit.
@@ -161,7 +163,7 @@ fn each_rule(
                 (false, Format::Hosts) => RuleKind::ListHost,
             };
             let mut report = ListReport::default();
-            lists::read(&list.bytes, list.format, to_ascii, &mut |number, line| match line {
+            lists::read(&list.bytes, list.format, list.may_be_public, to_ascii, &mut |number, line| match line {
                 Ok(name) => {
                     report.kept += 1;
                     each(mask, kind, &name);
