@@ -41,7 +41,7 @@ bench: build/dev.stamp test-packages  ## one table: blockd beside Unbound and dn
 	$(PYTHON) -m benchmarks.table
 
 clean:  ## forget what was built; the state directory stays
-	rm -rf build .venv $(CRATE)/../fastpath/_native*.so
+	rm -rf build .venv $(CRATE)/_native*.so
 
 # A root that has no Rust gets Debian's newest; anybody else is told what to do. Nothing is ever removed.
 toolchain:

@@ -20,6 +20,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from twisted.internet import asyncioreactor
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 
 from blockd.control import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
@@ -92,6 +93,7 @@ class Compiler:
     def __init__(self) -> None:
         """Start with nothing under way."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_ending = False
 
     def run(self, config: Path, output: Path) -> list[Problem]:
         """Write a generation; give what is wrong, if anything is."""
@@ -99,13 +101,16 @@ class Compiler:
         command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
         command += ["--config", str(config), "--output", str(output)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
+            process = self._process
+            if self._is_ending:
+                process.kill()
             try:
-                out, err = self._process.communicate(timeout=COMPILE_PATIENCE)
+                out, err = process.communicate(timeout=COMPILE_PATIENCE)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                process.kill()
                 text = f"blockd compile did not end within {COMPILE_PATIENCE} s"
                 return [Problem(str(config), 0, "", text)]
-        code, self._process = self._process.returncode, None
+        code = process.returncode
         if code == 0:
             return []
         try:
@@ -115,7 +120,8 @@ class Compiler:
             return [Problem(str(config), 0, "", f"blockd compile ended with {code}: {' '.join(last)}")]
 
     def kill(self) -> None:
-        """End what is under way: the daemon stops."""
+        """End what is under way, and what was about to be: the daemon stops."""
+        self._is_ending = True
         if self._process is not None:
             self._process.kill()
 
@@ -191,7 +197,8 @@ class Daemon:
         self._reloads = ReloadCounts()
         self._decisions = DecisionCounts()
         self._metrics = Metrics(fastpath, tcp, streams, self._routes, self._reloads, self._decisions)
-        self._published(*self._generation_numbers())
+        self._published(*self._generation_numbers(), _lists(self._live.generation))
+        self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
             self._reloads.was_last_successful = False
         registry = CollectorRegistry()
@@ -233,14 +240,18 @@ class Daemon:
         path = self._control_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_socket():
+                raise StartError(f"admin.socket: {path}: is there and is no socket; name another path")
             with socket.socket(socket.AF_UNIX) as probe:
                 if probe.connect_ex(str(path)) == 0:
                     raise StartError(f"admin.socket: {path}: another blockd answers there")
             # Nobody answers: what is there was left by one that was killed.
             path.unlink(missing_ok=True)
             return reactor.listenUNIX(str(path), ControlFactory(self._commands()), mode=0o600)
-        except OSError as error:
-            raise StartError(f"admin.socket: {path}: {error.strerror or error}") from None
+        except (OSError, CannotListenError) as error:
+            cause = getattr(error, "socketError", error)
+            text = getattr(cause, "strerror", None) or cause
+            raise StartError(f"admin.socket: {path}: {text}; name another path") from None
 
     def _commands(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         return {"reload": self._command_reload, "explain": self._command_explain, "ready": lambda _: self._ready()}
@@ -315,8 +326,11 @@ class Daemon:
         problems = self._compiler.run(self.config, generation)
         if problems:
             return generation, problems, None, None
-        inputs = read_inputs(self.config, Kept(generation))
-        return generation, [], inputs, load(str(generation / SNAPSHOT))
+        try:
+            return generation, [], read_inputs(self.config, Kept(generation)), load(str(generation / SNAPSHOT))
+        except (InputError, OSError, ValueError) as error:
+            text = f"was written and cannot be read back: {error}"
+            return generation, [Problem(str(generation), 0, "", text)], None, None
 
     def _take_in(
         self, generation: Path, problems: list[Problem], inputs: Inputs | None, snapshot: Snapshot | None
@@ -330,6 +344,7 @@ class Daemon:
         if problems:
             return self._refuse(generation, problems)
         try:
+            lists = _lists(generation)
             self._generations.accept(generation)
         except OSError as error:
             return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
@@ -337,7 +352,7 @@ class Daemon:
         rules, views = self._fastpath.publish(snapshot)
         self._routes.publish()
         self.not_loaded = []
-        self._published(rules, views)
+        self._published(rules, views, lists)
         self._reloads.success(wall_clock())
         log.info("reloaded: rules generation %d, views generation %d", rules, views)
         return []
@@ -352,17 +367,15 @@ class Daemon:
         log.error("the reload changed nothing: the policy before it is in force")
         return problems
 
-    def _published(self, rules: int, views: int) -> None:
+    def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
         meta = read_meta(self._live.snapshot)
         self._decisions.published(views, meta)
         # Folds the counts of views that were replaced: unread, they would stay.
         self._decisions.read(self._fastpath)
-        self._metrics.lists = json.loads((self._live.generation / MANIFEST).read_text())["lists"]
-        for report in self._metrics.lists:
+        self._metrics.lists = lists
+        for report in lists:
             for sample in report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])
-        if not self._reloads.last_success:
-            self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
 
     def _generation_numbers(self) -> tuple[int, int]:
         sizes = self._fastpath.sizes()
@@ -445,6 +458,12 @@ def _possible_states(config: Path) -> Iterator[Generations]:
                 yield Generations(state)
             except OSError as error:
                 log.error("state.directory: %s: %s", state, error.strerror)
+
+
+def _lists(generation: Path) -> list[dict[str, Any]]:
+    """Read what became of each list."""
+    lists: list[dict[str, Any]] = json.loads((generation / MANIFEST).read_text())["lists"]
+    return lists
 
 
 def _digest(generation: Path) -> str:

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"blockd explain: {error}", file=sys.stderr)
         return 1
     path = socket_path(arguments)
-    if not arguments.offline and path is not None and (arguments.config is None or path.exists()):
+    if not arguments.offline and (arguments.config is None or path.exists()):
         try:
             question = {"client": arguments.client, "name": arguments.name, "type": arguments.type}
             answer = ask(path, "explain", **question)

@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-#: Seconds; a reload of ten million names is well below.
-PATIENCE = 300.0
+#: Seconds; longer than the daemon gives a compile, so that it is the daemon that says what happened.
+PATIENCE = 660.0
 
 
 class ControlError(Exception):

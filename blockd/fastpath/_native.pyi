@@ -8,7 +8,7 @@ _Address: TypeAlias = IPv4Address | IPv6Address | str
 _Sections: TypeAlias = tuple[int, int, bytes]
 
 class List(TypedDict):
-    data: bytes
+    octets: bytes
     format: str
     is_hole: bool
     public_suffix: bool
@@ -96,7 +96,7 @@ Work: TypeAlias = (
 
 def fold_rule_name(text: str) -> str: ...
 def is_public_suffix(name: str) -> bool: ...
-def line_of(data: bytes, format: str, name: str, to_ascii: Callable[[str], str]) -> int | None: ...
+def line_of(list: bytes, format: str, name: str, to_ascii: Callable[[str], str]) -> int | None: ...
 def compile_rules(
     rules: Rules, views: Views, meta: bytes, to_ascii: Callable[[str], str]
 ) -> tuple[bytes, list[list[ListReport]]]: ...

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz over HTTP: small, read-only, on loopback by default."""
+"""/metrics, /healthz and /readyz over HTTP: small, read-only, bounded."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _app_spec(inputs: Inputs, entry: Entry, bits: dict[str, int]) -> _native.App
         "holes": app.holes,
         "lists": [
             {
-                "data": inputs.list_data(entry, at),
+                "octets": inputs.list_octets(entry, at),
                 "format": item.format,
                 "is_hole": item.kind == "hole",
                 "public_suffix": app.public_suffix,

@@ -172,7 +172,7 @@ def locate(inputs: Inputs, entry: Entry, kind: str, rule: str) -> Place:
             return Place(app.app, kind, rule, str(entry.document.file), line)
     for at, item in enumerate(app.lists):
         if (item.kind == "hole") == (kind == "hole"):
-            found = line_of(inputs.list_data(entry, at), item.format, rule, to_ascii)
+            found = line_of(inputs.list_octets(entry, at), item.format, rule, to_ascii)
             if found is not None:
                 return Place(app.app, kind, rule, str(entry.list_path(at)), found)
     return Place(app.app, kind, rule, str(entry.document.file), 0)

@@ -43,7 +43,7 @@ class Inputs:
         policies = self.settings.policies.values()
         return sorted({app for p in policies for app in (*p.block, *p.monitor, *p.allow)})
 
-    def list_data(self, entry: Entry, at: int) -> bytes:
+    def list_octets(self, entry: Entry, at: int) -> bytes:
         """Give the bytes of one of an app's lists."""
         return self.source.files[entry.list_path(at)]
 

@@ -29,8 +29,10 @@ class Routes:
 
     def look(self) -> frozenset[Endpoint]:
         """Compare, publish, probe the dead; give the servers that changed since the last look."""
-        dead = dead_servers(self._fastpath.servers())
-        changed = dead ^ self.dead
+        servers = self._fastpath.servers()
+        dead = dead_servers(servers)
+        # One that a reload took away neither died nor came back.
+        changed = (dead ^ self.dead) & {server["address"] for server in servers}
         self.dead = dead
         if changed:
             self.publish()

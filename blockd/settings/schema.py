@@ -41,7 +41,10 @@ class Tcp(Section):
         128, ge=1, le=100_000, description="Unanswered queries on one connection before reading stops."
     )
     idle: float = Field(
-        10.0, gt=0, le=3_600, description="Seconds without a whole query, or without a reader, until closed."
+        10.0,
+        ge=1,
+        le=3_600,
+        description="Seconds without a whole query or a reader until closed; twice with an answer owed.",
     )
 
 

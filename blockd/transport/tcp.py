@@ -208,7 +208,7 @@ class TcpListener(ServerFactory):
         return len(self._connections)
 
     def buildProtocol(self, addr: IAddress | None) -> _Connection | None:
-        """Take a connection in, close the oldest idle one for it, or refuse it."""
+        """Take a connection in, close the oldest for it, an idle one if there is one, or refuse it."""
         # A link-local client has its interface behind a %; limits and policy know addresses.
         host, port = addr.host.partition("%")[0], addr.port  # type: ignore[union-attr]
         if not self._is_client(host):

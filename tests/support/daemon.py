@@ -34,11 +34,11 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
-def config(upstreams: list[str], port: int, admin: int, **sections: Any) -> dict[str, Any]:
+def config(upstreams: list[str], port: int, admin_port: int, **sections: Any) -> dict[str, Any]:
     """Make a config: 127.0.0.1 corporate, 127.0.0.2 personal, 127.0.0.3 guest; others unidentified."""
     base: dict[str, Any] = {
         "server": {"listen": [f"127.0.0.1:{port}", f"[::1]:{port}"], "threads": 2},
-        "admin": {"listen": f"127.0.0.1:{admin}", "socket": "control.sock"},
+        "admin": {"listen": f"127.0.0.1:{admin_port}", "socket": "control.sock"},
         "state": {"directory": "state"},
         "upstream": {"servers": upstreams},
         "cache": {"size_mb": 8},

@@ -24,7 +24,8 @@ those marked *restart*: a reload that changes one of these is refused and names 
 
 METRICS_HEAD = """# Metrics
 
-Everything on `/metrics`. Counters end in `_total` and never go back while the daemon runs, whatever is reloaded.
+Everything on `/metrics`. Counters end in `_total` and never go back while the daemon runs, whatever is reloaded; those
+of an upstream begin anew when the config names it again after a while without it.
 Labels are bounded: groups and apps of the config, and words from the code; never a client, a name or a rule.
 
 """

@@ -56,10 +56,11 @@ class Upstream:
         self.delay = 0.0
         self._is_stopping = False
         for _ in range(50):
-            self._udp = socket.socket(type=socket.SOCK_DGRAM)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._udp = socket.socket(family, socket.SOCK_DGRAM)
             self._udp.bind((host, port))
             self.port: int = self._udp.getsockname()[1]
-            self._tcp = socket.socket()
+            self._tcp = socket.socket(family)
             self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 self._tcp.bind((host, self.port))
@@ -71,7 +72,7 @@ class Upstream:
         self._tcp.listen(128)
         self._udp.settimeout(0.1)
         self._tcp.settimeout(0.1)
-        self.address = f"{host}:{self.port}"
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._serve_udp, self._serve_tcp)]
 
     def __enter__(self) -> Upstream:

@@ -291,6 +291,21 @@ def test_a_port_in_use_is_fatal_and_named(kind: str, key: str, tmp_path: Path, u
             blockd.start()
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("precious.txt", "is there and is no socket"), ("/proc/x.sock", "admin.socket: /proc/x.sock")]
+)
+def test_a_socket_path_that_cannot_be_is_fatal_and_named(
+    name: str, wanted: str, tmp_path: Path, upstream: Upstream
+) -> None:
+    """A file that stands there stays; the key and the path are in the message."""
+    (tmp_path / "precious.txt").write_text("mine")
+    blockd = Blockd(tmp_path, [upstream.address], admin={"socket": name})
+    with pytest.raises(AssertionError, match=wanted) as failed:
+        blockd.start()
+    assert "Traceback" not in str(failed.value)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
 def test_a_second_daemon_is_refused_and_the_first_stays(serve: Serve, upstream: Upstream) -> None:
     """The same config started twice: the second ends with a reason."""
     blockd = serve([upstream.address])

@@ -29,7 +29,7 @@ def test_a_silent_server_is_passed_over_and_comes_back(serve: Serve) -> None:
         assert 0.35 < time.monotonic() - started < 1
         for at in range(3):
             ask(blockd, f"b{at}.example", client=PERSONAL)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 8
         while not blockd.ready()["dead_upstreams"]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -214,3 +214,57 @@ def test_a_reload_of_upstreams_finishes_what_is_under_way(serve: Serve) -> None:
         assert addresses(ask(blockd, "new.example", client=PERSONAL)) == ["192.0.2.1"]
         assert len(old.asked) == count
         assert old.address not in blockd.http("/metrics")
+
+
+def test_a_slow_answer_that_is_not_kept_does_not_fail_the_next_question(serve: Serve) -> None:
+    """TTL 0 and 450 ms: each question has tries of its own."""
+    with Upstream(lambda query, asked: answer(query, f"{asked.name}. 0 IN A 192.0.2.1")) as upstream:
+        upstream.delay = 0.45
+        blockd = serve([upstream.address])
+        for _ in range(3):
+            assert addresses(ask(blockd, "zero.example", client=PERSONAL)) == ["192.0.2.1"]
+
+
+def test_a_slow_server_that_cuts_its_answers_is_asked_once_over_tcp(serve: Serve) -> None:
+    """Its late TC ends the datagrams: one stream, and its answer is served."""
+
+    def slow(query: dns.message.Message, asked: Asked) -> Reply:
+        time.sleep(0.9 if asked.tcp else 0.2)
+        wire = bytearray(answer(query, f"{asked.name}. 300 IN A 192.0.2.1"))
+        if not asked.tcp:
+            wire[2] |= 2
+        return bytes(wire)
+
+    with Upstream(slow) as upstream:
+        blockd = serve([upstream.address])
+        assert addresses(ask(blockd, "big.example", client=PERSONAL, tcp=True)) == ["192.0.2.1"]
+        assert sum(asked.tcp for asked in upstream.asked) == 1
+        assert blockd.metric("blockd_upstream_streams_total") == 1
+
+
+def test_two_reloads_of_upstreams_lose_nothing(serve: Serve) -> None:
+    """A question waits through both."""
+    with Upstream(any_address) as old, Upstream(any_address) as new:
+        old.delay = 1.5
+        blockd = serve([old.address])
+        got: list[list[str]] = []
+        thread = threading.Thread(target=lambda: got.append(addresses(ask(blockd, "w.example", client=PERSONAL))))
+        thread.start()
+        time.sleep(0.05)
+        for ttl in (40, 41):
+            blockd.values["upstream"]["servers"] = [new.address]
+            blockd.values["answers"]["ttl"] = ttl
+            blockd.write()
+            blockd.hangup()
+            time.sleep(0.6)
+        thread.join()
+        assert got == [["192.0.2.1"]]
+        assert "answers again" not in blockd.log.read_text()
+
+
+def test_an_upstream_over_ipv6(serve: Serve) -> None:
+    """Exchanges leave from IPv6 sockets too; a wrong family costs its turn."""
+    with Upstream(any_address, host="::1") as upstream:
+        blockd = serve([upstream.address])
+        assert addresses(ask(blockd, "six.example", client=PERSONAL)) == ["192.0.2.1"]
+        assert blockd.metric("blockd_upstream_server_answers_total", server=upstream.address) == 1

@@ -4,12 +4,13 @@
 
 use crate::decide::Rules;
 use crate::inspect::{self, Answer, Meaning, Targets};
+use crate::lock;
 use crate::wire::{Counts, FoldedName};
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// What an entry is found by; the class is always IN, since nothing else passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,9 +179,8 @@ impl Cache {
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        // A panic under this lock ends the process, so there is no poisoned state to meet.
         // Not the top bits: the table inside tells entries apart by those.
-        self.shards[(hash >> 32) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 
     /// Shows a fresh entry to `use_entry`, under the shard's lock: keep it short.
@@ -232,7 +232,7 @@ impl Cache {
     pub fn sizes(&self) -> (usize, usize, u64) {
         let (mut entries, mut octets) = (0, 0);
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = lock(shard);
             entries += shard.places.len();
             octets += shard.octets;
         }

@@ -3,7 +3,7 @@
 use crate::cache::Key;
 use crate::counters::Counter;
 use crate::inspect::Problem;
-use crate::resolve::{Command, Core, Failure, Server};
+use crate::resolve::{ANSWER_WITHIN_MS, Command, Core, Failure, Server};
 use crate::sockets::{Entropy, Inbound, Outbound, Poller, open_source, send_to};
 use crate::wire::{self, FoldedName, rtype};
 use std::collections::{HashMap, VecDeque};
@@ -41,8 +41,8 @@ struct Source {
 }
 
 struct Flight {
-    /// None for a probe.
-    key: Option<Key>,
+    /// The question and its serial number; none for a probe.
+    question: Option<(Key, u64)>,
     server: Arc<Server>,
     attempt: usize,
     sent_us: u64,
@@ -69,6 +69,8 @@ pub struct Exchanger {
     deadlines: VecDeque<(u64, (u32, u16), u64)>,
     /// When a late answer is no longer of use.
     endings: VecDeque<(u64, (u32, u16), u64)>,
+    /// Questions with no server left to ask, and when those who were asked are given up.
+    last_hopes: VecDeque<(u64, Key, u64)>,
     next_number: u64,
     entropy: Entropy,
     query: Vec<u8>,
@@ -85,6 +87,7 @@ impl Exchanger {
             flights: HashMap::new(),
             deadlines: VecDeque::new(),
             endings: VecDeque::new(),
+            last_hopes: VecDeque::new(),
             next_number: 0,
             entropy: Entropy::default(),
             query: Vec::new(),
@@ -94,7 +97,7 @@ impl Exchanger {
     /// Carries a command out.
     pub fn obey(&mut self, core: &Core, poller: &Poller, command: Command, replies: &mut Outbound) {
         match command {
-            Command::Ask(key) => self.ask(core, poller, key, replies),
+            Command::Ask(key, serial) => self.ask(core, poller, key, serial, replies),
             Command::Probe(server) => {
                 self.send(core, poller, None, server, 0);
             }
@@ -102,8 +105,8 @@ impl Exchanger {
     }
 
     /// Starts the exchange of a pending question.
-    pub fn ask(&mut self, core: &Core, poller: &Poller, key: Key, replies: &mut Outbound) {
-        self.attempt(core, poller, key, 0, Failure::Network, replies);
+    pub fn ask(&mut self, core: &Core, poller: &Poller, key: Key, serial: u64, replies: &mut Outbound) {
+        self.attempt(core, poller, key, serial, 0, Failure::Network, replies);
     }
 
     /// Asks the server whose turn it is, or the next that can be sent to; gives up after the last.
@@ -112,23 +115,38 @@ impl Exchanger {
         core: &Core,
         poller: &Poller,
         key: Key,
+        serial: u64,
         first: usize,
         failure: Failure,
         replies: &mut Outbound,
     ) {
+        // Answered meanwhile, or asked anew since: that question has tries of its own.
+        let Some(since_ms) = core.pending.since(&key, serial) else { return };
         let servers = core.pair.load().servers(key.route).to_vec();
         let attempts = if servers.is_empty() { 0 } else { ATTEMPTS };
         for attempt in first..attempts {
             let server = servers[attempt % servers.len()].clone();
-            if self.send(core, poller, Some(&key), server, attempt) {
+            if self.send(core, poller, Some((&key, serial)), server, attempt) {
                 return;
             }
         }
         core.lanes[self.lane].count(Counter::UpstreamExhausted);
-        core.finish(self.lane, &key, Err(failure), replies);
+        if failure == Failure::Unreachable {
+            // Nobody is left to ask, but those who were asked may still answer.
+            self.last_hopes.push_back((since_ms + ANSWER_WITHIN_MS, key, serial));
+        } else {
+            core.fail(self.lane, &key, serial, failure, replies);
+        }
     }
 
-    fn send(&mut self, core: &Core, poller: &Poller, key: Option<&Key>, server: Arc<Server>, attempt: usize) -> bool {
+    fn send(
+        &mut self,
+        core: &Core,
+        poller: &Poller,
+        question: Option<(&Key, u64)>,
+        server: Arc<Server>,
+        attempt: usize,
+    ) -> bool {
         let lane = &core.lanes[self.lane];
         let now_us = core.now_us();
         let Some(at) = self.pick(core, poller, server.address.is_ipv4(), now_us / 1000) else {
@@ -141,7 +159,7 @@ impl Exchanger {
                 break id;
             }
         };
-        let asked = key.cloned().unwrap_or_else(probe_key);
+        let asked = question.map_or_else(probe_key, |(key, _)| key.clone());
         wire::write_query(
             &mut self.query,
             id,
@@ -163,7 +181,15 @@ impl Exchanger {
         self.next_number += 1;
         self.flights.insert(
             (at, id),
-            Flight { key: key.cloned(), server, attempt, sent_us: now_us, number, is_late: false, is_suspected: false },
+            Flight {
+                question: question.map(|(key, serial)| (key.clone(), serial)),
+                server,
+                attempt,
+                sent_us: now_us,
+                number,
+                is_late: false,
+                is_suspected: false,
+            },
         );
         self.deadlines.push_back((now_us / 1000 + PATIENCE_MS, (at, id), number));
         self.endings.push_back((now_us / 1000 + LATEST_MS, (at, id), number));
@@ -268,8 +294,8 @@ impl Exchanger {
             return;
         };
         let probe;
-        let key = match &flight.key {
-            Some(key) => key,
+        let key = match &flight.question {
+            Some((key, _)) => key,
             None => {
                 probe = probe_key();
                 &probe
@@ -296,17 +322,17 @@ impl Exchanger {
                 server.failed.fetch_add(1, Relaxed);
             }
         }
-        let Some(key) = flight.key else { return };
+        let Some((key, serial)) = flight.question else { return };
         match result {
-            Ok(answer) => core.finish(self.lane, &key, Ok(answer), replies),
+            Ok(answer) => core.finish(self.lane, &key, answer, replies),
             Err(Problem::Truncated) => {
                 let id = self.entropy.draw_short();
-                core.want_stream(self.lane, &key, flight.server.address, id, false, replies);
+                core.want_stream(self.lane, &key, serial, flight.server.address, id, false, replies);
             }
-            Err(Problem::Chain) => core.finish(self.lane, &key, Err(Failure::Chain), replies),
+            Err(Problem::Chain) => core.fail(self.lane, &key, serial, Failure::Chain, replies),
             // Late, another server is being asked already.
             Err(_) if flight.is_late => {}
-            Err(_) => self.attempt(core, poller, key, flight.attempt + 1, Failure::Refused, replies),
+            Err(_) => self.attempt(core, poller, key, serial, flight.attempt + 1, Failure::Refused, replies),
         }
     }
 
@@ -318,7 +344,7 @@ impl Exchanger {
         let flying = self.sources.get(&at).map_or(&[][..], |source| &source.flying);
         let guessed = flying.iter().map(|&id| (at, id)).find(|place| {
             let flight = self.flights.get(place).filter(|flight| flight.server.address == peer);
-            flight.and_then(|flight| flight.key.as_ref()).is_some_and(|key| is_about(packet, key))
+            flight.and_then(|flight| flight.question.as_ref()).is_some_and(|(key, _)| is_about(packet, key))
         });
         let Some(flight) = guessed.and_then(|place| self.flights.get_mut(&place)) else {
             lane.count(Counter::UpstreamUnexpected);
@@ -329,9 +355,9 @@ impl Exchanger {
             return;
         }
         flight.is_suspected = true;
-        if let Some(key) = flight.key.clone() {
+        if let Some((key, serial)) = flight.question.clone() {
             let server = flight.server.address;
-            core.want_stream(self.lane, &key, server, self.entropy.draw_short(), true, replies);
+            core.want_stream(self.lane, &key, serial, server, self.entropy.draw_short(), true, replies);
         }
     }
 
@@ -344,8 +370,15 @@ impl Exchanger {
             }
             self.endings.pop_front();
             if self.flights.get(&place).is_some_and(|flight| flight.number == number) {
-                self.land(core, place);
+                // Silent to the end: late is slow, and no more than that.
+                if let Some(flight) = self.land(core, place) {
+                    flight.server.silent_in_a_row.fetch_add(1, Relaxed);
+                }
             }
+        }
+        while self.last_hopes.front().is_some_and(|&(until_ms, ..)| until_ms <= now_ms) {
+            let Some((_, key, serial)) = self.last_hopes.pop_front() else { break };
+            core.fail(self.lane, &key, serial, Failure::Unreachable, replies);
         }
         while let Some(&(deadline, place, number)) = self.deadlines.front() {
             let flight = self.flights.get_mut(&place).filter(|flight| flight.number == number);
@@ -356,18 +389,17 @@ impl Exchanger {
             let Some(flight) = flight else { continue };
             core.lanes[self.lane].count(Counter::UpstreamTimedOut);
             flight.server.timed_out.fetch_add(1, Relaxed);
-            flight.server.silent_in_a_row.fetch_add(1, Relaxed);
             flight.is_late = true;
-            let Some(key) = flight.key.clone() else { continue };
-            let (next, is_suspected) = (flight.attempt + 1, flight.is_suspected);
-            if is_suspected && core.rely_on_stream(&key) {
+            let Some((key, serial)) = flight.question.clone() else { continue };
+            let next = flight.attempt + 1;
+            // Beside a forger's target, other servers are asked first; where there is none, the stream is all there is.
+            let has_others = flight.is_suspected && next < core.pair.load().servers(key.route).len();
+            if core.rely_on_stream(serial, has_others) && !has_others {
                 continue;
             }
-            if core.pending.since(&key).is_some() {
-                self.attempt(core, poller, key, next, Failure::Unreachable, replies);
-            }
+            self.attempt(core, poller, key, serial, next, Failure::Unreachable, replies);
         }
-        u64::MAX
+        self.last_hopes.front().map_or(u64::MAX, |&(until_ms, ..)| until_ms.saturating_sub(now_ms).max(1))
     }
 }
 

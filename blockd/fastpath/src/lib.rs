@@ -21,3 +21,8 @@ pub mod wire;
 
 #[cfg(feature = "python")]
 mod python;
+
+/// Takes a lock. A panic under one ends the process, so there is no poisoned state to meet.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -2,10 +2,11 @@
 
 use crate::cache::Key;
 use crate::identity::Identity;
+use crate::lock;
 use crate::wire::Asker;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
 
 /// Where a reply goes.
 #[derive(Debug, Clone)]
@@ -32,8 +33,8 @@ pub struct Waiter {
 /// How a waiter was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joined {
-    /// Nobody asked this yet: start an exchange.
-    First,
+    /// Nobody asked this yet: start an exchange for the question of this serial number.
+    First(u64),
     /// An exchange is under way.
     Coalesced,
     /// The same client's same query is waiting already.
@@ -48,6 +49,7 @@ pub enum Joined {
 struct Question {
     waiters: Vec<Waiter>,
     since_ms: u64,
+    serial: u64,
 }
 
 const SHARDS: usize = 16;
@@ -60,6 +62,7 @@ pub struct Pending {
     questions: Box<[Mutex<HashMap<Key, Question>>]>,
     clients: Box<[Mutex<HashMap<u64, u32>>]>,
     waiting: AtomicUsize,
+    next_serial: AtomicU64,
     hasher: std::collections::hash_map::RandomState,
 }
 
@@ -69,6 +72,7 @@ impl Default for Pending {
             questions: (0..SHARDS).map(|_| Mutex::default()).collect(),
             clients: (0..SHARDS).map(|_| Mutex::default()).collect(),
             waiting: AtomicUsize::new(0),
+            next_serial: AtomicU64::new(1),
             hasher: Default::default(),
         }
     }
@@ -117,21 +121,31 @@ impl Pending {
                 Joined::Coalesced
             }
             None => {
-                questions.insert(key.clone(), Question { waiters: vec![waiter], since_ms: now_ms });
-                Joined::First
+                let serial = self.next_serial.fetch_add(1, Relaxed);
+                questions.insert(key.clone(), Question { waiters: vec![waiter], since_ms: now_ms, serial });
+                Joined::First(serial)
             }
         }
     }
 
     /// Takes everybody out who waits for this.
     pub fn take(&self, key: &Key) -> Vec<Waiter> {
-        self.take_older(key, u64::MAX)
+        self.take_if(key, |_, _| true)
+    }
+
+    /// Takes everybody out of the question of this serial number; a newer one of the same name stays.
+    pub fn take_serial(&self, key: &Key, serial: u64) -> Vec<Waiter> {
+        self.take_if(key, |_, other| other == serial)
     }
 
     /// Takes everybody out who waits for this, if it was first asked before `before_ms`.
     pub fn take_older(&self, key: &Key, before_ms: u64) -> Vec<Waiter> {
+        self.take_if(key, |since_ms, _| since_ms < before_ms)
+    }
+
+    fn take_if(&self, key: &Key, is_meant: impl FnOnce(u64, u64) -> bool) -> Vec<Waiter> {
         let mut questions = self.questions(key);
-        if questions.get(key).is_none_or(|question| question.since_ms >= before_ms) {
+        if !questions.get(key).is_some_and(|question| is_meant(question.since_ms, question.serial)) {
             return Vec::new();
         }
         let Some(question) = questions.remove(key) else {
@@ -152,9 +166,9 @@ impl Pending {
         question.waiters
     }
 
-    /// When this was first asked, milliseconds; none when nobody waits for it.
-    pub fn since(&self, key: &Key) -> Option<u64> {
-        self.questions(key).get(key).map(|question| question.since_ms)
+    /// When the question of this serial number was first asked, milliseconds; none when nobody waits for it any more.
+    pub fn since(&self, key: &Key, serial: u64) -> Option<u64> {
+        self.questions(key).get(key).filter(|question| question.serial == serial).map(|question| question.since_ms)
     }
 
     /// Questions asked before `before_ms`: whoever was to answer them is gone.
@@ -171,11 +185,6 @@ impl Pending {
     pub fn sizes(&self) -> (usize, usize) {
         (self.questions.iter().map(|s| lock(s).len()).sum(), self.waiting.load(Relaxed))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under this lock ends the process, so there is no poisoned state to meet.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -207,7 +216,7 @@ mod tests {
     #[test]
     fn equal_questions_are_asked_once_and_all_are_answered() {
         let pending = Pending::default();
-        assert_eq!(pending.join(&key(1), waiter(1, 1), 10, 10, 0), Joined::First);
+        assert!(matches!(pending.join(&key(1), waiter(1, 1), 10, 10, 0), Joined::First(_)));
         for id in 2..=9 {
             assert_eq!(pending.join(&key(1), waiter(1, id), 10, 10, 0), Joined::Coalesced);
         }
@@ -220,16 +229,16 @@ mod tests {
     fn both_bounds_bite_and_let_go() {
         let pending = Pending::default();
         for number in 0..3 {
-            assert_eq!(pending.join(&key(number), waiter(1, 1), 5, 3, 0), Joined::First);
+            assert!(matches!(pending.join(&key(number), waiter(1, 1), 5, 3, 0), Joined::First(_)));
         }
         assert_eq!(pending.join(&key(3), waiter(1, 1), 5, 3, 0), Joined::OverClient);
-        assert_eq!(pending.join(&key(3), waiter(2, 1), 5, 3, 0), Joined::First);
-        assert_eq!(pending.join(&key(4), waiter(2, 1), 5, 3, 0), Joined::First);
+        assert!(matches!(pending.join(&key(3), waiter(2, 1), 5, 3, 0), Joined::First(_)));
+        assert!(matches!(pending.join(&key(4), waiter(2, 1), 5, 3, 0), Joined::First(_)));
         assert_eq!(pending.join(&key(5), waiter(3, 1), 5, 3, 0), Joined::OverAll);
         for old in pending.older_than(1) {
             pending.take(&old);
         }
         assert_eq!(pending.sizes(), (0, 0));
-        assert_eq!(pending.join(&key(5), waiter(1, 1), 5, 3, 0), Joined::First);
+        assert!(matches!(pending.join(&key(5), waiter(1, 1), 5, 3, 0), Joined::First(_)));
     }
 }

@@ -4,6 +4,7 @@ use crate::counters::DecisionCount;
 use crate::decide::{AppMask, NO_RULE_SET, Sections, Template, Tuning, View, Views, Zone};
 use crate::identity::{Address, Identity};
 use crate::lists::{self, Format};
+use crate::lock;
 use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
 use crate::resolve::{Arrival, Command, Core, Outcome, Work, abort_on_unguarded_panic};
@@ -17,7 +18,7 @@ use pyo3::types::{PyBytes, PyDict};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 fn bad(text: impl Into<String>) -> PyErr {
@@ -42,9 +43,9 @@ fn is_public_suffix(name: &str) -> PyResult<bool> {
 
 /// The first line of a list that gives a name, as the compiler reads it.
 #[pyfunction]
-fn line_of(data: &[u8], format: &str, name: &str, to_ascii: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+fn line_of(list: &[u8], format: &str, name: &str, to_ascii: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
     let format = Format::from_word(format).ok_or_else(|| bad(format!("no list format is called {format}")))?;
-    Ok(lists::line_of(data, format, &rule_name(name)?, &mut ascii_by(to_ascii)))
+    Ok(lists::line_of(list, format, &rule_name(name)?, &mut ascii_by(to_ascii)))
 }
 
 fn ascii_by<'py>(call: &'py Bound<'_, PyAny>) -> impl FnMut(&str) -> Option<String> + 'py {
@@ -60,7 +61,7 @@ type ListReports<'py> = Vec<Vec<Bound<'py, PyDict>>>;
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct PyList {
-    data: Vec<u8>,
+    octets: Vec<u8>,
     format: String,
     is_hole: bool,
     public_suffix: bool,
@@ -149,7 +150,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
             let format = Format::from_word(&list.format)
                 .ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
             let may_be_public = list.public_suffix;
-            input.lists.push(ListInput { bytes: list.data, format, is_hole: list.is_hole, may_be_public });
+            input.lists.push(ListInput { bytes: list.octets, format, is_hole: list.is_hole, may_be_public });
         }
         input.networks = app.networks.into_iter().map(network).collect::<PyResult<_>>()?;
         apps.push(input);
@@ -315,11 +316,11 @@ impl Fastpath {
 
     /// Starts the serve threads. From here on a panic outside the guarded parsers ends the process.
     fn start(&self) -> PyResult<()> {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listeners = lock(&self.listeners).take();
         let listeners = listeners.ok_or_else(|| PyRuntimeError::new_err("the hot path was started before"))?;
         abort_on_unguarded_panic();
         let threads = listeners.serve(&self.core).map_err(|error| io_error("a serve thread", &error))?;
-        *self.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        *lock(&self.threads) = threads;
         Ok(())
     }
 
@@ -329,7 +330,7 @@ impl Fastpath {
         for inbox in &self.core.inboxes {
             inbox.bell.ring();
         }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *lock(&self.threads));
         py.detach(|| threads.into_iter().for_each(|thread| drop(thread.join())));
     }
 
@@ -366,8 +367,8 @@ impl Fastpath {
                 is_stream: true,
             };
             let outcome = self.core.answer(&arrival, packet, self.core.now_us(), &mut out);
-            if let Outcome::Ask(key) = outcome {
-                self.core.ask_elsewhere(Command::Ask(key));
+            if let Outcome::Ask(key, serial) = outcome {
+                self.core.ask_elsewhere(Command::Ask(key, serial));
                 return Outcome::Waiting;
             }
             outcome
@@ -375,7 +376,7 @@ impl Fastpath {
         match outcome {
             Outcome::Reply => Some(PyBytes::new(py, &out)),
             Outcome::Silence => Some(PyBytes::new(py, &[])),
-            Outcome::Waiting | Outcome::Ask(_) => None,
+            Outcome::Waiting | Outcome::Ask(..) => None,
         }
     }
 

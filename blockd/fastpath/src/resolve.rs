@@ -8,6 +8,7 @@ use crate::decide::{
 };
 use crate::identity::Identity;
 use crate::inspect::{self, Answer, Meaning, Problem, Targets, TtlBounds};
+use crate::lock;
 use crate::pending::{Joined, Origin, Pending, Waiter};
 use crate::prefixes::PrefixTable;
 use crate::sockets::{Bell, Outbound};
@@ -16,13 +17,13 @@ use arc_swap::ArcSwap;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Seconds that a failure is remembered (RFC 9520 3.2: at least one).
 const FAILURE_TTL: u32 = 1;
 /// Milliseconds within which a question is answered, if only with a failure.
-const ANSWER_WITHIN_MS: u64 = 1_900;
+pub const ANSWER_WITHIN_MS: u64 = 1_800;
 /// Milliseconds after which nobody waits any more: no answers pile up for later (DNSBomb, CVE-2024-33655).
 pub const GIVEN_UP_MS: u64 = 5_000;
 /// Work for Python that may wait; more is refused and counted.
@@ -88,8 +89,9 @@ pub struct Pair {
     pub views: Arc<PublishedViews>,
     /// Servers of each route, by its tag, the preferred first.
     pub order: Order,
-    /// Those of the pair before: questions that were under way when it was replaced are finished with them.
-    pub former: Order,
+    /// Those of the pairs before, with the time until when, milliseconds: questions that were under way when one was
+    /// replaced are finished with its servers.
+    pub former: Vec<(u64, Order)>,
 }
 
 /// Servers of each route, by its tag.
@@ -107,7 +109,8 @@ impl Pair {
 
     /// Servers of a route; none when a reload removed it.
     pub fn servers(&self, tag: u32) -> &[Arc<Server>] {
-        self.order.iter().chain(&self.former).find(|(route, _)| *route == tag).map_or(&[], |(_, servers)| servers)
+        let former = self.former.iter().rev().flat_map(|(_, order)| order);
+        self.order.iter().chain(former).find(|(route, _)| *route == tag).map_or(&[], |(_, servers)| servers)
     }
 }
 
@@ -137,8 +140,8 @@ pub enum Work {
 /// What a serve thread is asked to do by another thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Start the exchange of a question that is pending.
-    Ask(Key),
+    /// Start the exchange of a question that is pending, by its serial number.
+    Ask(Key, u64),
     /// Ask a server for the root's name servers, to see whether it lives.
     Probe(Arc<Server>),
 }
@@ -184,6 +187,7 @@ impl SourcePorts {
 #[derive(Debug)]
 struct Stream {
     key: Key,
+    serial: u64,
     id: u16,
     since_ms: u64,
     is_backup: bool,
@@ -230,8 +234,8 @@ pub enum Outcome {
     Silence,
     /// It comes later.
     Waiting,
-    /// It comes later, and this exchange is to be started.
-    Ask(Key),
+    /// It comes later, and the exchange of the question of this serial number is to be started.
+    Ask(Key, u64),
 }
 
 /// Who asks and how: what the decision needs beside the bytes.
@@ -269,10 +273,6 @@ pub fn abort_on_unguarded_panic() {
     }));
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Core {
     /// With this pair in force.
     pub fn new(threads: usize, cache_octets: usize, rules: Arc<Rules>, views: Views) -> std::io::Result<Self> {
@@ -293,7 +293,7 @@ impl Core {
                     generation: 0,
                 }),
                 order: Order::new(),
-                former: Order::new(),
+                former: Vec::new(),
             }),
             cache: Cache::new(cache_octets),
             pending: Pending::default(),
@@ -331,6 +331,9 @@ impl Core {
             if is_same { (now.rules.clone(), now.rules_generation) } else { (rules, now.rules_generation + 1) };
         let generation = now.views.generation + 1;
         let order = self.configured_order(&rules);
+        let now_ms = self.now_us() / 1000;
+        let mut former: Vec<_> = now.former.iter().filter(|(until_ms, _)| *until_ms > now_ms).cloned().collect();
+        former.push((now_ms + GIVEN_UP_MS, now.order.clone()));
         let decisions = Decisions::new(self.lanes.len(), views.views.len());
         lock(&self.retired).push(now.views.clone());
         self.pair.store(Arc::new(Pair {
@@ -338,7 +341,7 @@ impl Core {
             rules_generation,
             views: Arc::new(PublishedViews { views, decisions, generation }),
             order,
-            former: now.order.clone(),
+            former,
         }));
         drop(now);
         // A server that no route names any more is forgotten with its last question.
@@ -550,7 +553,7 @@ impl Core {
         let waiter =
             Waiter { asker, echo: question.echo.into(), identity: arrival.identity, origin: (arrival.origin)() };
         match self.pending.join(&key, waiter, tuning.pending_in_all, tuning.pending_a_client, now_ms) {
-            Joined::First => Outcome::Ask(key),
+            Joined::First(serial) => Outcome::Ask(key, serial),
             Joined::Coalesced => {
                 lane.count(Counter::PendingCoalesced);
                 Outcome::Waiting
@@ -703,10 +706,18 @@ impl Core {
     }
 
     /// A question's answer is here, from whatever transport: stores it and replies to all who wait.
-    pub fn finish(&self, lane_at: usize, key: &Key, result: Result<Answer, Failure>, replies: &mut Outbound) {
-        let entry = self.keep(lane_at, key, result);
+    pub fn finish(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
+        let entry = self.keep(lane_at, key, Ok(answer));
         // Stored before anybody is let go: who asks in between finds it.
         self.release(lane_at, entry, self.pending.take(key), replies);
+    }
+
+    /// Nobody could answer the question of this serial number; a newer one of the same name goes on.
+    pub fn fail(&self, lane_at: usize, key: &Key, serial: u64, failure: Failure, replies: &mut Outbound) {
+        if self.pending.since(key, serial).is_some() {
+            let entry = self.keep(lane_at, key, Err(failure));
+            self.release(lane_at, entry, self.pending.take_serial(key, serial), replies);
+        }
     }
 
     /// Stores an answer, or a failure where nothing better is there, and gives what is to be said.
@@ -786,12 +797,18 @@ impl Core {
         &self,
         lane_at: usize,
         key: &Key,
+        serial: u64,
         first: SocketAddr,
         id: u16,
         is_backup: bool,
         replies: &mut Outbound,
     ) {
         let lane = &self.lanes[lane_at];
+        let Some(asked_ms) = self.pending.since(key, serial) else { return };
+        // One stream a question: a second server that cuts its answer has nothing to add.
+        if self.rely_on_stream(serial, is_backup) {
+            return;
+        }
         lane.count(Counter::UpstreamStreams);
         let exchange = self.next_exchange.fetch_add(1, Relaxed);
         let mut query = Vec::new();
@@ -799,22 +816,22 @@ impl Core {
         let mut servers = vec![first];
         servers.extend(self.pair.load().servers(key.route).iter().map(|s| s.address).filter(|&s| s != first));
         let since_ms = self.now_us() / 1000;
-        let waited_ms = since_ms - self.pending.since(key).unwrap_or(since_ms).min(since_ms);
-        let patience_ms = ANSWER_WITHIN_MS.saturating_sub(waited_ms);
-        lock(&self.streams).insert(exchange, Stream { key: key.clone(), id, since_ms, is_backup });
+        let patience_ms = (asked_ms + ANSWER_WITHIN_MS).saturating_sub(since_ms);
+        let stream = Stream { key: key.clone(), serial, id, since_ms, is_backup };
+        lock(&self.streams).insert(exchange, stream);
         if !self.push_work(lane, Work::Stream { exchange, servers, query, patience_ms }) {
             lock(&self.streams).remove(&exchange);
             if !is_backup {
-                self.finish(lane_at, key, Err(Failure::Unreachable), replies);
+                self.fail(lane_at, key, serial, Failure::Unreachable, replies);
             }
         }
     }
 
-    /// Makes a backup stream the only hope of its question; false when there is none any more.
-    pub fn rely_on_stream(&self, key: &Key) -> bool {
+    /// Whether a stream is under way for a question; unless it may stay a backup, its failure is the question's.
+    pub fn rely_on_stream(&self, serial: u64, may_stay_backup: bool) -> bool {
         let mut streams = lock(&self.streams);
-        let stream = streams.values_mut().find(|stream| stream.key == *key);
-        stream.map(|stream| stream.is_backup = false).is_some()
+        let stream = streams.values_mut().find(|stream| stream.serial == serial);
+        stream.map(|stream| stream.is_backup &= may_stay_backup).is_some()
     }
 
     /// What came of a stream exchange; false when it is of no use and another server may be asked.
@@ -832,12 +849,14 @@ impl Core {
             },
         };
         let Some(stream) = lock(&self.streams).remove(&exchange) else { return true };
-        if result.is_ok() {
-            self.lanes[lane_at].count(Counter::UpstreamAnswered);
-        } else if stream.is_backup {
-            return true;
+        match result {
+            Ok(answer) => {
+                self.lanes[lane_at].count(Counter::UpstreamAnswered);
+                self.finish(lane_at, &key, answer, replies);
+            }
+            Err(_) if stream.is_backup => {}
+            Err(failure) => self.fail(lane_at, &key, stream.serial, failure, replies),
         }
-        self.finish(lane_at, &key, result, replies);
         true
     }
 

@@ -3,6 +3,7 @@
 use crate::counters::Counter;
 use crate::exchange::{Exchanger, TOKEN_MARK};
 use crate::identity::Identity;
+use crate::lock;
 use crate::pending::Origin;
 use crate::resolve::{Arrival, Core, Outcome};
 use crate::sockets::{Inbound, Outbound, Poller, ReturnPath, listen};
@@ -10,8 +11,8 @@ use crate::wire;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ impl Thread {
             for &token in &ready {
                 if token == INBOX {
                     inbox.bell.hush();
-                    let commands = std::mem::take(&mut *inbox.commands.lock().unwrap_or_else(PoisonError::into_inner));
+                    let commands = std::mem::take(&mut *lock(&inbox.commands));
                     for command in commands {
                         exchanger.obey(core, &self.poller, command, &mut replies);
                     }
@@ -130,14 +131,14 @@ impl Thread {
                 origin: &|| Origin::Datagram(ReturnPath { socket, peer, local }),
                 is_stream: false,
             };
-            // A query longer than the buffer is no query: its first octets with a stray one read as FORMERR.
+            // A query longer than the buffer is no query: its header alone reads as FORMERR.
             let packet =
                 if datagram.is_cut { datagram.octets.get(..wire::HEADER_OCTETS) } else { Some(datagram.octets) };
             match core.answer(&arrival, packet.unwrap_or(&[]), now_us, outbound.buffer()) {
                 Outcome::Reply => {
                     outbound.push(&peer, local);
                 }
-                Outcome::Ask(key) => exchanger.ask(core, &self.poller, key, replies),
+                Outcome::Ask(key, serial) => exchanger.ask(core, &self.poller, key, serial, replies),
                 Outcome::Silence | Outcome::Waiting => {}
             }
         }

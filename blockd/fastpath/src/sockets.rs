@@ -289,12 +289,12 @@ impl Inbound {
             while !control.is_null() {
                 match ((*control).cmsg_level, (*control).cmsg_type) {
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                        let info = libc::CMSG_DATA(control).cast::<libc::in_pktinfo>().read_unaligned();
-                        return LocalAddress::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()));
+                        let pktinfo = libc::CMSG_DATA(control).cast::<libc::in_pktinfo>().read_unaligned();
+                        return LocalAddress::V4(Ipv4Addr::from(pktinfo.ipi_spec_dst.s_addr.to_ne_bytes()));
                     }
                     (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                        let info = libc::CMSG_DATA(control).cast::<libc::in6_pktinfo>().read_unaligned();
-                        return LocalAddress::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr), info.ipi6_ifindex);
+                        let pktinfo = libc::CMSG_DATA(control).cast::<libc::in6_pktinfo>().read_unaligned();
+                        return LocalAddress::V6(Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr), pktinfo.ipi6_ifindex);
                     }
                     _ => control = libc::CMSG_NXTHDR(header, control),
                 }
@@ -356,16 +356,16 @@ impl Outbound {
             match local {
                 LocalAddress::Unknown => 0,
                 LocalAddress::V4(address) => {
-                    let mut info: libc::in_pktinfo = zeroed();
-                    info.ipi_spec_dst.s_addr = u32::from_ne_bytes(address.octets());
-                    fill_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+                    let mut pktinfo: libc::in_pktinfo = zeroed();
+                    pktinfo.ipi_spec_dst.s_addr = u32::from_ne_bytes(address.octets());
+                    fill_control(control, libc::IPPROTO_IP, libc::IP_PKTINFO, pktinfo)
                 }
                 LocalAddress::V6(address, interface) => {
-                    let mut info: libc::in6_pktinfo = zeroed();
-                    info.ipi6_addr.s6_addr = address.octets();
+                    let mut pktinfo: libc::in6_pktinfo = zeroed();
+                    pktinfo.ipi6_addr.s6_addr = address.octets();
                     // The interface matters to link-local addresses alone; else the routing table decides.
-                    info.ipi6_ifindex = if address.is_unicast_link_local() { interface } else { 0 };
-                    fill_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+                    pktinfo.ipi6_ifindex = if address.is_unicast_link_local() { interface } else { 0 };
+                    fill_control(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, pktinfo)
                 }
             }
         };
