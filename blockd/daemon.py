@@ -60,33 +60,6 @@ class _Live:
         self.snapshot = snapshot
 
 
-class _LiveLimits:
-    """TCP bounds of the config in force."""
-
-    def __init__(self, live: _Live) -> None:
-        self._live = live
-
-    @property
-    def connections(self) -> int:
-        return self._live.settings.server.tcp.connections
-
-    @property
-    def connections_a_client(self) -> int:
-        return self._live.settings.server.tcp.connections_a_client
-
-    @property
-    def queries_a_connection(self) -> int:
-        return self._live.settings.server.tcp.queries_a_connection
-
-    @property
-    def queries_at_once(self) -> int:
-        return self._live.settings.server.tcp.queries_at_once
-
-    @property
-    def idle(self) -> float:
-        return self._live.settings.server.tcp.idle
-
-
 class Compiler:
     """Compiles in a process of its own: it holds no lock and no memory of ours."""
 
@@ -191,7 +164,7 @@ class Daemon:
             raise StartError(_bind_advice(error, "server.listen")) from None
         self._fastpath = fastpath
         self._reactor = reactor
-        tcp = TcpListener(reactor, fastpath.answer, fastpath.is_client, _LiveLimits(self._live))
+        tcp = TcpListener(reactor, fastpath.answer, fastpath.is_client, lambda: self._live.settings.server.tcp)
         streams = Streams(reactor, fastpath.complete)
         self._routes = Routes(fastpath)
         self._reloads = ReloadCounts()

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 
 class Limits(Interface):
-    """Bounds, as the config gives them; read at each use, so that a reload takes them in."""
+    """Bounds, as the config gives them."""
 
     @property
     def connections(self) -> int:
@@ -188,19 +188,27 @@ class TcpListener(ServerFactory):
     noisy = False
 
     def __init__(
-        self, reactor: PosixReactorBase, answer: Answer, is_client: Callable[[str], bool], limits: Limits
+        self, reactor: PosixReactorBase, answer: Answer, is_client: Callable[[str], bool], limits: Callable[[], Limits]
     ) -> None:
-        """``answer(query, peer, token)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it."""
+        """``answer(query, peer, token)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it.
+
+        ``limits()`` is asked at each use, so that a reload takes them in.
+        """
         self._is_client = is_client
         self._reactor = reactor
         self.answer = answer
-        self.limits = limits
+        self._limits = limits
         self.counts = StreamCounts()
         self._waiting: dict[int, _Connection] = {}
         self._next_token = 0
         #: Oldest use first.
         self._connections: OrderedDict[_Connection, None] = OrderedDict()
         self._by_client: Counter[str] = Counter()
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds in force."""
+        return self._limits()
 
     @property
     def open_connections(self) -> int:
