@@ -141,7 +141,8 @@ TEXTS = {
     "twice": ("cache: {}\nserver: {}\ncache: {}\n", r"blockd\.yaml:3: cache: the key stands twice, first in line 1"),
     "no-mapping": ("- a\n- b\n", r"expected keys and values at the top"),
     "deep": ("a: " + "[" * 50 + "]" * 50, r"nested more than 20 deep"),
-    "very-deep": ("x: " + "[" * 5000, r"blockd\.yaml:1: nested more than 20 deep"),
+    # PyYAML 6.0.3 has a bound of its own, which may bite first.
+    "very-deep": ("x: " + "[" * 5000, r"blockd\.yaml:1: (nested more than 20 deep|.*exceeded maximum nesting depth)"),
     "no-date": ("answers: {contact: 2024-02-30}\n", r"blockd\.yaml:1: answers\.contact: this value cannot be read"),
     "no-int": ("cache: {size_mb: !!int abc}\n", r"blockd\.yaml:1: cache\.size_mb: this value cannot be read"),
     "huge-number": ("cache: {size_mb: " + "9" * 5000 + "}\n", r"blockd\.yaml:1: cache\.size_mb: this value cannot"),
