@@ -18,7 +18,7 @@ run: build/run.stamp  ## build what changed, then serve the sample config until 
 
 test: build/dev.stamp test-packages  ## everything that must hold, in at most 12 minutes
 	cargo test --quiet --locked --manifest-path $(CRATE)/Cargo.toml --no-default-features
-	$(PYTHON) -m pytest -m "not soak" -q
+	$(PYTHON) -m pytest -m "not soak" -q -n 4
 
 soak: build/dev.stamp test-packages  ## what takes longer
 	$(PYTHON) -m pytest -m soak -q --timeout 3600

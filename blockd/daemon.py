@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,21 @@ from twisted.internet import asyncioreactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 
+from blockd import __version__
+from blockd.compiler import Compiler
 from blockd.control import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.generations import CURRENT, Generations
+from blockd.observe import log_format
+from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
+from blockd.observe.status import status
 from blockd.policy.compile import SNAPSHOT
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import Inputs, read_inputs
-from blockd.problems import InputError, Problem
+from blockd.policy.shrink import shrunk
+from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings import Settings
@@ -39,80 +43,54 @@ from blockd.settings.load import changed_restart_keys
 from blockd.settings.schema import State
 from blockd.settings.source import MANIFEST, Kept
 from blockd.settings.values import show_endpoint
+from blockd.supervisor import Supervisor
+from blockd.transport.block_page import Blocked, BlockPage
+from blockd.transport.listen import Inherited, bind_advice, listen_tcp
 from blockd.transport.tcp import TcpListener
+from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
+from blockd.watch import Signature, Watch, signature
 
 log = logging.getLogger("blockd")
 
-#: Seconds; ten million names take well below one hundred.
-COMPILE_PATIENCE = 600
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message says what to do."""
+SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+#: Seconds that queries which wait for an upstream have, when the daemon stops.
+DRAIN_PATIENCE = 2.0
 
 
 class _Live:
     """What is in force now, for those who read it at each use."""
 
-    def __init__(self, settings: Settings, generation: Path, snapshot: Snapshot) -> None:
-        self.settings = settings
+    def __init__(self, inputs: Inputs, generation: Path, snapshot: Snapshot) -> None:
+        self.settings = inputs.settings
         self.generation = generation
         self.snapshot = snapshot
-
-
-class Compiler:
-    """Compiles in a process of its own: it holds no lock and no memory of ours."""
-
-    def __init__(self) -> None:
-        """Start with nothing under way."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._is_ending = False
-
-    def run(self, config: Path, output: Path) -> list[Problem]:
-        """Write a generation; give what is wrong, if anything is."""
-        # -P: a file in the working directory must not pass for a module of ours.
-        command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
-        command += ["--config", str(config), "--output", str(output)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
-            process = self._process
-            if self._is_ending:
-                process.kill()
-            try:
-                out, err = process.communicate(timeout=COMPILE_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                text = f"blockd compile did not end within {COMPILE_PATIENCE} s"
-                return [Problem(str(config), 0, "", text)]
-        code = process.returncode
-        if code == 0:
-            return []
-        try:
-            return [Problem(**problem) for problem in json.loads(out)["problems"]]
-        except (ValueError, KeyError, TypeError):
-            last = err.decode(errors="replace").strip().splitlines()[-1:]
-            return [Problem(str(config), 0, "", f"blockd compile ended with {code}: {' '.join(last)}")]
-
-    def kill(self) -> None:
-        """End what is under way, and what was about to be: the daemon stops."""
-        self._is_ending = True
-        if self._process is not None:
-            self._process.kill()
+        self.meta = read_meta(snapshot)
+        servers = (inputs.default_servers(), *inputs.settings.upstream.zones.values())
+        self.routes = [[(str(host), port) for host, port in route] for route in servers]
+        self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
+        #: What is watched: the files it was made of, and the directory where new apps appear.
+        self.files = list(inputs.source.files)
+        apps = inputs.settings.apps.directory
+        self.directories = [] if apps is None else [Path(os.path.abspath(inputs.config.parent / apps))]
 
 
 class Daemon:
     """One running blockd."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, supervisor: Supervisor) -> None:
         """Read what to run. StartError or InputError when there is nothing that could be run."""
         self.config = Path(os.path.abspath(config))
+        self._supervisor = supervisor
         self._compiler = Compiler()
         #: Why the config as it stands is not in force; empty when it is.
         self.not_loaded: list[Problem] = []
         inputs, self._generations, generation = self._first_generation()
-        snapshot = load(str(generation / SNAPSHOT))
-        self._live = _Live(inputs.settings, generation, snapshot)
+        self._live = _Live(inputs, generation, load(str(generation / SNAPSHOT)))
+        log_format.set_up(self._live.settings.log.format == "json")
         self._reload_running: Deferred[list[Problem]] | None = None
         self._reload_wanted: Deferred[list[Problem]] | None = None
+        self._accepts_loss = False
+        self._is_ending = False
 
     def _first_generation(self) -> tuple[Inputs, Generations, Path]:
         try:
@@ -125,6 +103,10 @@ class Daemon:
             return inputs, generations, current
         generation = generations.new()
         problems = self._compiler.run(self.config, generation)
+        if not problems and current is not None and _is_whole(current):
+            # A restart must not be the way by which an emptied list gets in.
+            largest = inputs.settings.reload.largest_shrink
+            problems = list(shrunk(_manifest(current), _manifest(generation), largest, str(self.config)))
         if problems:
             generations.reject(generation)
             return self._last_good(InputError(problems), [generations])
@@ -154,22 +136,33 @@ class Daemon:
 
     def _serve(self, reactor: Any, loop: asyncio.AbstractEventLoop) -> None:
         settings = self._live.settings
+        # The loop hears signals only once it runs: one that came before, or to another thread, would be lost, and the
+        # daemon not end. Threads inherit the mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         _raise_descriptor_limit()
         threads = os.cpu_count() or 1 if settings.server.threads == "auto" else settings.server.threads
+        inherited = Inherited(self._supervisor.sockets)
+        inherited.check(settings.server.listen)
+        handed_over = [inherited.datagrams(endpoint) for endpoint in settings.server.listen]
+        own = [e for e, sockets in zip(settings.server.listen, handed_over, strict=True) if not sockets]
         try:
-            fastpath = Fastpath(
-                self._live.snapshot, settings.server.listen, threads, settings.cache.size_mb * 1024 * 1024
-            )
+            octets = settings.cache.size_mb * 1024 * 1024
+            fastpath = Fastpath(self._live.snapshot, own, threads, octets, [s for s in handed_over if s])
         except OSError as error:
-            raise StartError(_bind_advice(error, "server.listen")) from None
+            raise StartError(bind_advice(error, "server.listen")) from None
         self._fastpath = fastpath
+        self._started = time.monotonic()
         self._reactor = reactor
         tcp = TcpListener(reactor, fastpath.answer, fastpath.is_client, lambda: self._live.settings.server.tcp)
         streams = Streams(reactor, fastpath.complete)
-        self._routes = Routes(fastpath)
+        self._routes = Routes(fastpath, lambda: self._live.routes)
         self._reloads = ReloadCounts()
         self._decisions = DecisionCounts()
-        self._metrics = Metrics(fastpath, tcp, streams, self._routes, self._reloads, self._decisions)
+        self._decisions_log = DecisionsLog()
+        page = BlockPage(self._look_up_page)
+        self._metrics = Metrics(
+            fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
+        )
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
@@ -179,11 +172,14 @@ class Daemon:
         self._alive = AliveCheck(fastpath.beats)
         ports = []
         try:
-            for host, port in settings.server.listen:
-                ports.append(_listen(reactor, port, tcp, str(host), "server.listen"))
-            host, port = settings.admin.listen
+            for endpoint in settings.server.listen:
+                stream = inherited.stream(endpoint)
+                ports.append(listen_tcp(reactor, endpoint, tcp, "server.listen", stream))
+            self._dns_ports = list(ports)
             site = admin_site(registry, self._alive, self._ready)
-            ports.append(_listen(reactor, port, site, str(host), "admin.listen"))
+            ports.append(listen_tcp(reactor, settings.admin.listen, site, "admin.listen"))
+            for endpoint in settings.block_page.listen:
+                ports.append(listen_tcp(reactor, endpoint, page.site, "block_page.listen"))
             ports.append(self._listen_control(reactor))
         except StartError:
             fastpath.stop()
@@ -191,14 +187,22 @@ class Daemon:
         loop.add_reader(fastpath.work_fd, self._work, fastpath, tcp, streams)
         fastpath.start()
         self._every(reactor, LOOK_INTERVAL, self._look)
+        self._watch = Watch(self._signature())
+        self._is_watching = False
+        self._every(reactor, WATCH_INTERVAL, self._look_at_files)
+        reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(ending, self._on_ending)
-        for endpoint in settings.server.listen:
-            log.info("answering on %s, UDP and TCP, with %d threads", show_endpoint(endpoint), threads)
+        for endpoint, sockets in zip(settings.server.listen, handed_over, strict=True):
+            whose = f", {len(sockets)} sockets of the supervisor" if sockets else ""
+            log.info("answering on %s, UDP and TCP, with %d threads%s", show_endpoint(endpoint), threads, whose)
+        for endpoint in settings.block_page.listen:
+            log.info("block page on http://%s/", show_endpoint(endpoint))
         log.info("metrics on http://%s/metrics", show_endpoint(settings.admin.listen))
         for line in hints(settings):
             log.info("%s", line)
+        self._tell_ready()
         try:
             reactor.run(installSignalHandlers=False)
         finally:
@@ -227,12 +231,40 @@ class Daemon:
             raise StartError(f"admin.socket: {path}: {text}; name another path") from None
 
     def _commands(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
-        return {"reload": self._command_reload, "explain": self._command_explain, "ready": lambda _: self._ready()}
+        return {
+            "reload": self._command_reload,
+            "explain": self._command_explain,
+            "ready": lambda _: self._ready(),
+            "status": lambda _: self._status(),
+        }
+
+    def _tell_ready(self) -> None:
+        rules, views = self._generation_numbers()
+        state = "the config is not in force" if self.not_loaded else "the config is in force"
+        self._supervisor.ready(f"rules generation {rules}, views generation {views}; {state}")
+
+    def _look_up_page(self, host: str, client: str) -> Blocked | None:
+        """Say what a browser's host name is for its device; ValueErrors are hosts that are no names."""
+        try:
+            name, qtype = read_question(host, "A")
+            decision = self._fastpath.decide(read_client(client), name, qtype)
+        except ValueError:
+            return None
+        if decision["action"] != "block" or decision["app"] is None:
+            return None
+        meta, answers = self._live.meta, self._live.settings.answers
+        about = meta["about"][decision["app"]]
+        exemption = self._live.settings.block_page.exemption
+        return Blocked(
+            name, about["title"], about["owner"], about["takes"], answers.organization, answers.contact, exemption
+        )
 
     def _work(self, fastpath: Fastpath, tcp: TcpListener, streams: Streams) -> None:
         for item in fastpath.take_work():
             if item[0] == "reply":
                 tcp.reply(item[1], item[2])
+            elif item[0] == "log":
+                self._decisions_log.write(item[1])
             else:
                 streams.ask(item[1], item[2], item[3], item[4])
 
@@ -245,28 +277,76 @@ class Daemon:
 
     def _look(self) -> None:
         self._alive.look()
-        for server in self._routes.look():
-            is_dead = server in self._routes.dead
-            log.log(
-                logging.WARNING if is_dead else logging.INFO,
-                "upstream %s %s",
-                show_endpoint(server),
-                "does not answer: others are asked first" if is_dead else "answers again",
-            )
+        if self._alive.is_alive:
+            # A thread that stands still is not fed for: the supervisor starts us anew.
+            self._supervisor.alive()
+        for server, state in self._routes.look(time.monotonic()).items():
+            what = {
+                "up": "is well again",
+                "slow": "is slow: others are asked first",
+                "failing": "fails: others are asked first",
+                "dead": "does not answer: others are asked first",
+            }[state]
+            log.log(logging.INFO if state == "up" else logging.WARNING, "upstream %s %s", show_endpoint(server), what)
+
+    def _signature(self) -> Signature:
+        return signature(self._live.files, self._live.directories)
+
+    def _look_at_files(self) -> None:
+        if not self._live.settings.reload.watch or self._is_watching or self._reload_running is not None:
+            return
+        from twisted.internet.threads import deferToThreadPool
+
+        def looked(state: Signature) -> None:
+            self._is_watching = False
+            if self._reload_running is None and self._watch.look(state, time.monotonic()):
+                log.info("files changed: reloading")
+                self.reload()
+
+        def failed(failure: Any) -> None:
+            self._is_watching = False
+            log.error("watching files failed: %s", failure.getErrorMessage())
+
+        # A file server that hangs must not hang us.
+        self._is_watching = True
+        looking = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._signature)
+        looking.addCallbacks(looked, failed)
 
     def _on_ending(self) -> None:
+        """Take no more queries, answer those that were taken, and stop."""
+        if self._is_ending:
+            return
+        self._is_ending = True
+        self._supervisor.stopping()
         self._compiler.kill()
-        if self._reactor.running:
-            self._reactor.stop()
+        self._fastpath.drain()
+        for port in self._dns_ports:
+            port.stopListening()
+        deadline = time.monotonic() + DRAIN_PATIENCE
+
+        def stop_when_done() -> None:
+            sizes = self._fastpath.sizes()
+            is_done = not sizes["pending.waiters"] and not sizes["ring.waiting"]
+            if self._reactor.running and (is_done or time.monotonic() >= deadline):
+                self._reactor.stop()
+            else:
+                self._reactor.callLater(0.02, stop_when_done)
+
+        # One turn at least: what the serve threads hold in hand is answered in it.
+        self._reactor.callLater(0.02, stop_when_done)
 
     # Reloading
 
     def _on_hangup(self) -> None:
         self.reload()
 
-    def reload(self) -> Deferred[list[Problem]]:
-        """Take the config in as it stands; fires with what is wrong, and then nothing has changed."""
+    def reload(self, accepts_loss: bool = False) -> Deferred[list[Problem]]:
+        """Take the config in as it stands; fires with what is wrong, and then nothing has changed.
+
+        ``accepts_loss``: apps and lists may lose as many rules as they like.
+        """
         done: Deferred[list[Problem]] = Deferred()
+        self._accepts_loss = self._accepts_loss or accepts_loss
         if self._reload_running is not None:
             # One that runs may have read the files before they changed: one more follows, for all who ask meanwhile.
             if self._reload_wanted is None:
@@ -280,16 +360,22 @@ class Daemon:
         from twisted.internet.threads import deferToThreadPool
 
         self._reload_running = done
+        accepts_loss, self._accepts_loss = self._accepts_loss, False
+        self._supervisor.reloading()
+        before = self._signature()
 
         def finished(problems: list[Problem]) -> None:
             self._reload_running = None
+            self._tell_ready()
+            # What changed while it ran may have been read or not: it counts as a change.
+            self._watch.taken_in({path: before.get(path, state) for path, state in self._signature().items()})
             wanted, self._reload_wanted = self._reload_wanted, None
             done.callback(problems)
             if wanted is not None:
                 self._start_reload(wanted)
 
         prepared: Deferred[Any] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._prepare)
-        prepared.addCallback(lambda parts: self._take_in(*parts))
+        prepared.addCallback(lambda parts: self._take_in(accepts_loss, *parts))
         # Whatever went wrong, it is a refusal with a reason, and the next reload runs.
         prepared.addErrback(lambda failure: self._refuse(None, [_unexpected(self.config, failure)]))
         prepared.addCallback(finished)
@@ -306,7 +392,12 @@ class Daemon:
             return generation, [Problem(str(generation), 0, "", text)], None, None
 
     def _take_in(
-        self, generation: Path, problems: list[Problem], inputs: Inputs | None, snapshot: Snapshot | None
+        self,
+        accepts_loss: bool,
+        generation: Path,
+        problems: list[Problem],
+        inputs: Inputs | None,
+        snapshot: Snapshot | None,
     ) -> list[Problem]:
         if inputs is None or snapshot is None:
             return self._refuse(generation, problems)
@@ -314,6 +405,9 @@ class Daemon:
             section, name = key.split(".")
             text = "changed, and only a restart takes it in: nothing was reloaded"
             problems.append(inputs.document.problem((section, name), text))
+        if not accepts_loss:
+            largest = inputs.settings.reload.largest_shrink
+            problems += shrunk(_manifest(self._live.generation), _manifest(generation), largest, str(self.config))
         if problems:
             return self._refuse(generation, problems)
         try:
@@ -321,7 +415,8 @@ class Daemon:
             self._generations.accept(generation)
         except OSError as error:
             return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
-        self._live.settings, self._live.generation, self._live.snapshot = inputs.settings, generation, snapshot
+        self._live = _Live(inputs, generation, snapshot)
+        log_format.set_up(self._live.settings.log.format == "json")
         rules, views = self._fastpath.publish(snapshot)
         self._routes.publish()
         self.not_loaded = []
@@ -341,8 +436,9 @@ class Daemon:
         return problems
 
     def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
-        meta = read_meta(self._live.snapshot)
+        meta = self._live.meta
         self._decisions.published(views, meta)
+        self._decisions_log.published(views, meta)
         # Folds the counts of views that were replaced: unread, they would stay.
         self._decisions.read(self._fastpath)
         self._metrics.lists = lists
@@ -362,7 +458,7 @@ class Daemon:
             listed = [problem.as_json() for problem in problems]
             return {"ok": not problems, "problems": listed, "rules_generation": rules, "views_generation": views}
 
-        return self.reload().addCallback(answer)
+        return self.reload(request.get("accept") is True).addCallback(answer)
 
     def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
         try:
@@ -372,18 +468,34 @@ class Daemon:
             return succeed({"ok": False, "error": str(error)})
         live = self._live
         decision = self._fastpath.decide(client, name, qtype)
-        meta = read_meta(live.snapshot)
+        meta = live.meta
         generation = live.generation
 
         def reason() -> dict[str, Any]:
             inputs = read_inputs(self.config, Kept(generation))
             explanation = explain(inputs, decision, meta, client, name, str(request["type"]).upper())
-            return {"ok": True, "explanation": explanation.as_json(), "lines": explanation.lines()}
+            return {"ok": True, "explanation": explanation.as_json(), "rows": explanation.rows()}
 
         from twisted.internet.threads import deferToThreadPool
 
         # A list of millions of lines is searched for the rule: not on the reactor's time.
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), reason)
+
+    def _status(self) -> dict[str, Any]:
+        return status(
+            fastpath=self._fastpath,
+            routes=self._routes,
+            decisions=self._decisions,
+            reloads=self._reloads,
+            ready=self._ready(),
+            meta=self._live.meta,
+            devices=self._live.devices,
+            lists=self._metrics.lists,
+            version=__version__,
+            listen=[show_endpoint(endpoint) for endpoint in self._live.settings.server.listen],
+            uptime=time.monotonic() - self._started,
+            now=wall_clock(),
+        )
 
     def _ready(self) -> dict[str, Any]:
         rules, views = self._generation_numbers()
@@ -433,14 +545,19 @@ def _possible_states(config: Path) -> Iterator[Generations]:
                 log.error("state.directory: %s: %s", state, error.strerror)
 
 
+def _manifest(generation: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((generation / MANIFEST).read_text())
+    return manifest
+
+
 def _lists(generation: Path) -> list[dict[str, Any]]:
     """Read what became of each list."""
-    lists: list[dict[str, Any]] = json.loads((generation / MANIFEST).read_text())["lists"]
+    lists: list[dict[str, Any]] = _manifest(generation)["lists"]
     return lists
 
 
 def _digest(generation: Path) -> str:
-    return str(json.loads((generation / MANIFEST).read_text())["digest"])
+    return str(_manifest(generation)["digest"])
 
 
 def _is_whole(generation: Path) -> bool:
@@ -455,32 +572,6 @@ def _is_whole(generation: Path) -> bool:
 def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _listen(reactor: Any, port: int, factory: Any, host: str, key: str) -> Any:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Or [::]:53 would take 0.0.0.0:53 too, and stand in its own way.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((host, port))
-            listener.listen(1024)
-            listener.setblocking(False)
-            return reactor.adoptStreamPort(listener.fileno(), family, factory)
-    except OSError as error:
-        text = f"{show_endpoint((host, port))} (TCP): {error.strerror}"
-        raise StartError(_bind_advice(OSError(error.errno, text), key)) from None
-
-
-def _bind_advice(error: OSError, key: str) -> str:
-    advice = {
-        errno.EADDRINUSE: "the port is in use: stop what listens there (ss -lnptu shows it), or choose another",
-        errno.EACCES: "a port below 1024 needs root or CAP_NET_BIND_SERVICE",
-        errno.EADDRNOTAVAIL: "this machine has no such address",
-    }.get(error.errno or 0)
-    return f"{key}: {error.strerror or error}" + (f"; {advice}" if advice else "")
 
 
 def hints(settings: Settings) -> list[str]:

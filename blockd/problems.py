@@ -25,6 +25,10 @@ class Problem:
         return asdict(self)
 
 
+class StartError(Exception):
+    """The daemon cannot start; the message says what to do."""
+
+
 class InputError(Exception):
     """Inputs that cannot be used, with every problem that was found in them."""
 

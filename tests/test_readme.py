@@ -30,7 +30,7 @@ dig -b 127.0.0.2 @127.0.0.1 -p 5353 news.example +short                # out of 
 echo games.example >> config/apps/department.txt
 .venv/bin/blockd reload --config config/blockd.yaml
 dig -b 127.0.0.1 @127.0.0.1 -p 5353 www.games.example +noall +comments | grep EDE
-curl -s http://127.0.0.1:9153/metrics | grep '^blockd_decisions'
+curl -s http://127.0.0.1:9153/metrics | grep '^blockd_decisions_total'
 """.splitlines()
 
 
@@ -111,7 +111,7 @@ def test_the_commands_that_deploy_work(tmp_path: Path, upstream: Upstream) -> No
     install, check, serve = lines
     subprocess.run(["bash", "-ec", install], cwd=ROOT, check=True, capture_output=True, timeout=400)
     checked = subprocess.run(["bash", "-ec", check], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert "corporate: block bytedance-platform, tiktok" in checked.stdout
+    assert "corporate: block bytedance-platform, canary-names, tiktok" in checked.stdout
     with (tmp_path / "serve.log").open("w") as log:
         daemon = subprocess.Popen(["bash", "-ec", f"exec {serve}"], cwd=tmp_path, stdout=log, stderr=log)
     try:

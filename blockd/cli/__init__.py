@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from blockd import __version__
 from blockd.problems import InputError
 
-#: Every command: its module has HELP, add_arguments(parser) and run(arguments) -> exit code.
-COMMANDS = ("serve", "compile", "check", "explain", "reload")
+#: Every command: its module has ``register(app)``.
+COMMANDS = ("serve", "check", "compile", "reload", "explain", "apps", "status", "top", "schema")
 
 #: Exit codes: 0 done, 1 the inputs or the daemon said no, 2 the command line is wrong.
-EXIT_NO = 1
+EXIT_NO, EXIT_USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, give its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="blockd", description="A resolver that bans an app from the devices you own.")
-    parser.add_argument("--version", action="version", version=f"blockd {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    app = typer.Typer(
+        name="blockd", no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"max_content_width": 100}
+    )
+
+    @app.callback()
+    def blockd(
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        ] = False,
+    ) -> None:
+        """A resolver that bans an app from the devices you own, and from no others."""
+
     # A command that is named is imported alone: a reload should not wait for what other commands need.
-    for name in COMMANDS if not arguments or arguments[0] not in COMMANDS else arguments[:1]:
+    for name in COMMANDS if not words or words[0] not in COMMANDS else words[:1]:
         module: Any = importlib.import_module(f"blockd.cli.{name}")
-        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
+        module.register(app)
     try:
-        code: int = parsed.run(parsed)
-        return code
+        app(words, prog_name="blockd")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(bool(ending.code))
     except InputError as error:
         print(error, file=sys.stderr)
         return EXIT_NO
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        return EXIT_NO
+    return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"blockd {__version__}")
+        raise typer.Exit

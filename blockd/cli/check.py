@@ -1,49 +1,55 @@
-"""``blockd check``: would this config be taken, and what would be enforced."""
+"""``blockd check``: would this config be taken, what would be enforced, and what looks wrong."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from pathlib import Path
 
+import typer
+
+from blockd.cli.options import Config, Json, config_path
+from blockd.cli.output import complain, say
 from blockd.policy.compile import compile_snapshot
 from blockd.policy.inputs import read_inputs
+from blockd.policy.review import review
 from blockd.policy.views import group_views
 from blockd.problems import InputError
 
-HELP = "validate a config and print what it would enforce; changes nothing"
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(check)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--config", type=Path, required=True, help="the config file")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Check; 1 when the config would be refused."""
+def check(config: Config = None, as_json: Json = False) -> None:
+    """Validate a config, print what it would enforce and what looks wrong; changes nothing. Exit code 1: refused."""
+    path = config_path(config)
     try:
-        inputs = read_inputs(arguments.config)
+        inputs = read_inputs(path)
         compiled = compile_snapshot(inputs)
     except InputError as error:
-        if not arguments.json:
+        if not as_json:
             raise
         print(json.dumps({"ok": False, "problems": [problem.as_json() for problem in error.problems]}))
-        return 1
+        raise typer.Exit(1) from None
     views = {
         view.group: {key: sorted(getattr(view, key)) for key in ("block", "monitor", "allow")}
         for view in group_views(inputs)
     }
-    if arguments.json:
-        print(json.dumps({"ok": True, "groups": views, "lists": compiled.lists}))
-        return 0
+    doubts = list(review(inputs))
+    if as_json:
+        listed = [doubt.as_json() for doubt in doubts]
+        print(json.dumps({"ok": True, "groups": views, "lists": compiled.lists, "doubts": listed}))
+        return
     for group, view in views.items():
         parts = [f"{key} {', '.join(apps)}" for key, apps in view.items() if apps]
-        print(f"{group}: {'; '.join(parts) or 'nothing is blocked, monitored or allowed by name'}")
+        say(f"{group}: {'; '.join(parts) or 'nothing is blocked, monitored or allowed by name'}")
+    for group, devices in inputs.devices.items():
+        if devices:
+            say(f"{group}: {len(devices)} devices in its inventory")
     for report in compiled.lists:
         skipped = sum(report["skipped"].values())
-        print(f"{report['file']}: {report['kept']} names for {report['app']}, {skipped} lines skipped")
+        say(f"{report['file']}: {report['kept']} names for {report['app']}, {skipped} lines skipped")
         for sample in report["samples"]:
-            print(f"{report['file']}:{sample['line']}: skipped, {sample['reason']}: {sample['text']}", file=sys.stderr)
-    return 0
+            complain(f"{report['file']}:{sample['line']}: skipped, {sample['reason']}: {sample['text']}")
+    for doubt in doubts:
+        complain(f"{doubt} ?")

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from blockd.cli.options import Config, Json, config_path
+from blockd.cli.output import complain
 from blockd.policy.compile import compile_snapshot, write_generation
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
 
-HELP = "write a snapshot and the inputs that it was made of into a new directory"
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compile")(compile_inputs)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--config", type=Path, required=True, help="the config file")
-    parser.add_argument("--output", type=Path, required=True, help="the directory to make")
-    parser.add_argument("--json", action="store_true", help="print problems or the lists' counts as JSON")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Compile; 1 when the inputs are wrong, and then nothing is left behind."""
-    output: Path = arguments.output
+def compile_inputs(
+    output: Annotated[Path, typer.Option("--output", help="The directory to make.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Write a snapshot, and the inputs that it was made of, into a new directory."""
     building = output.with_name(f"{output.name}.{os.getpid()}.new")
     try:
-        inputs = read_inputs(arguments.config)
+        inputs = read_inputs(config_path(config))
         compiled = compile_snapshot(inputs)
         try:
             write_generation(inputs, compiled, building)
             building.rename(output)
         except OSError as error:
+            # Nothing is left behind.
             shutil.rmtree(building, ignore_errors=True)
             raise InputError([Problem(str(output), 0, "", f"cannot be written: {error.strerror}")]) from None
     except InputError as error:
-        if arguments.json:
+        if as_json:
             print(json.dumps({"problems": [problem.as_json() for problem in error.problems]}))
-            return 1
+            raise typer.Exit(1) from None
         raise
-    if arguments.json:
+    if as_json:
         print(json.dumps({"lists": compiled.lists}))
     else:
-        print(f"{output}: {len(compiled.snapshot)} octets", file=sys.stderr)
-    return 0
+        complain(f"{output}: {len(compiled.snapshot)} octets")

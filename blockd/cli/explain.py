@@ -2,74 +2,82 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from blockd.cli.daemon_socket import add_socket_arguments, socket_path
+import typer
+
+from blockd.cli.options import Config, Json, Socket, config_path, socket_path
+from blockd.cli.output import STYLES, complain, print_json, print_rows
 from blockd.control import ControlError, ask
 from blockd.fastpath import Fastpath, load
 from blockd.policy.compile import compile_snapshot
-from blockd.policy.explain import explain, read_client, read_meta, read_question
+from blockd.policy.explain import explain as explain_decision
+from blockd.policy.explain import read_client, read_meta, read_question
 from blockd.policy.inputs import read_inputs
 
-HELP = "print the whole reasoning for one question of one device"
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(explain)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_socket_arguments(parser)
-    parser.add_argument("--client", required=True, metavar="ADDR", help="the device's address")
-    parser.add_argument("--offline", action="store_true", help="compile the config instead of asking the daemon")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("name", metavar="NAME", help="the question name")
-    parser.add_argument("type", metavar="TYPE", nargs="?", default="A", help="the query type (default: A)")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Explain; 1 when the question makes no sense or nobody can answer it."""
+def explain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The question name.")],
+    client: Annotated[str, typer.Option("--client", metavar="ADDR", help="The device's address.")],
+    qtype: Annotated[str, typer.Argument(metavar="TYPE", help="The query type.")] = "A",
+    config: Config = None,
+    socket: Socket = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Compile the config instead of asking the daemon.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the whole reasoning for one question of one device; asks the daemon when it answers."""
     try:
-        read_client(arguments.client)
-        read_question(arguments.name, arguments.type)
+        read_client(client)
+        read_question(name, qtype)
     except ValueError as error:
-        print(f"blockd explain: {error}", file=sys.stderr)
-        return 1
-    path = socket_path(arguments)
-    if not arguments.offline and (arguments.config is None or path.exists()):
-        try:
-            question = {"client": arguments.client, "name": arguments.name, "type": arguments.type}
-            answer = ask(path, "explain", **question)
-            if not answer["ok"]:
-                print(f"blockd explain: {answer['error']}", file=sys.stderr)
-                return 1
-            _print(answer["explanation"], answer["lines"], arguments.json)
-            return 0
-        except ControlError as error:
-            print(f"blockd explain: {error}", file=sys.stderr)
-            if arguments.config is None:
-                return 1
-            print("explained from the files as they stand, which may not be in force", file=sys.stderr)
-    if arguments.config is None:
-        print("blockd explain: --offline needs --config", file=sys.stderr)
-        return 1
-    return _offline(arguments)
+        complain(f"blockd explain: {error}")
+        raise typer.Exit(1) from None
+    if not offline:
+        path = socket_path(config, socket)
+        if socket is not None or path.exists():
+            try:
+                answer = ask(path, "explain", client=client, name=name, type=qtype)
+            except ControlError as error:
+                complain(f"blockd explain: {error}")
+                if socket is not None and config is None:
+                    raise typer.Exit(1) from None
+                complain("explained from the files as they stand, which may not be in force")
+            else:
+                if not answer["ok"]:
+                    complain(f"blockd explain: {answer['error']}")
+                    raise typer.Exit(1)
+                _print(answer["explanation"], answer["rows"], as_json)
+                return
+    if offline and config is None and socket is not None:
+        complain("blockd explain: --offline needs --config")
+        raise typer.Exit(1)
+    _offline(config_path(config), client, name, qtype, as_json)
 
 
-def _offline(arguments: argparse.Namespace) -> int:
-    client = read_client(arguments.client)
-    name, qtype = read_question(arguments.name, arguments.type)
-    inputs = read_inputs(arguments.config)
+def _offline(config: Path, client: str, name: str, qtype: str, as_json: bool) -> None:
+    address = read_client(client)
+    question, number = read_question(name, qtype)
+    inputs = read_inputs(config)
     with tempfile.NamedTemporaryFile() as file:
         file.write(compile_snapshot(inputs).snapshot)
         file.flush()
         snapshot = load(file.name)
-    decision = Fastpath(snapshot, [], 0, 0).decide(client, name, qtype)
-    explanation = explain(inputs, decision, read_meta(snapshot), client, name, arguments.type.upper())
-    _print(explanation.as_json(), explanation.lines(), arguments.json)
-    return 0
+    decision = Fastpath(snapshot, [], 0, 0).decide(address, question, number)
+    explanation = explain_decision(inputs, decision, read_meta(snapshot), address, question, qtype.upper())
+    _print(explanation.as_json(), explanation.rows(), as_json)
 
 
-def _print(explanation: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    print(json.dumps(explanation, indent=1) if as_json else "\n".join(lines))
+def _print(explanation: dict[str, Any], rows: list[tuple[str, str]], as_json: bool) -> None:
+    if as_json:
+        print_json(explanation)
+    else:
+        print_rows(rows, {"verdict": STYLES.get(explanation["action"], ""), "question": "bold"})

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
+from typing import Annotated
 
-from blockd.cli.daemon_socket import add_socket_arguments, socket_path
+import typer
+
+from blockd.cli.options import Config, Json, Socket, socket_path
+from blockd.cli.output import complain, say
 from blockd.control import ControlError, ask
 from blockd.problems import Problem
 
-HELP = "make the daemon take in its config, apps and lists; all of it or nothing"
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(reload)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_socket_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Reload; 1 when nothing was changed."""
+def reload(
+    config: Config = None,
+    socket: Socket = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take it though an app or list loses more than reload.largest_shrink.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the daemon take in its config, apps and lists; all of it or nothing. Exit code 1: nothing was changed."""
     try:
-        answer = ask(socket_path(arguments), "reload")
+        answer = ask(socket_path(config, socket), "reload", accept=accept)
     except ControlError as error:
-        print(f"blockd reload: {error}", file=sys.stderr)
-        return 1
-    if arguments.json:
+        complain(f"blockd reload: {error}")
+        raise typer.Exit(1) from None
+    if as_json:
         print(json.dumps(answer))
-        return 0 if answer["ok"] else 1
-    if answer["ok"]:
-        print(f"reloaded: rules generation {answer['rules_generation']}, views generation {answer['views_generation']}")
-        return 0
-    for problem in answer.get("problems", []):
-        print(Problem(**problem), file=sys.stderr)
-    if "error" in answer:
-        print(f"blockd reload: {answer['error']}", file=sys.stderr)
-    print("nothing was changed", file=sys.stderr)
-    return 1
+    elif answer["ok"]:
+        say(f"reloaded: rules generation {answer['rules_generation']}, views generation {answer['views_generation']}")
+    else:
+        for problem in answer.get("problems", []):
+            complain(Problem(**problem))
+        if "error" in answer:
+            complain(f"blockd reload: {answer['error']}")
+        complain("nothing was changed")
+    if not answer["ok"]:
+        raise typer.Exit(1)

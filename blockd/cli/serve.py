@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-from pathlib import Path
+import os
 
-HELP = "answer queries until SIGINT or SIGTERM"
+import typer
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--config", type=Path, required=True, help="the config file")
+from blockd.cli.options import Config, config_path
+from blockd.cli.output import complain
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Serve; 1 when there is nothing that could be served."""
-    from blockd.daemon import Daemon, StartError
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+
+def serve(config: Config = None) -> None:
+    """Answer queries until SIGINT or SIGTERM."""
+    from blockd.daemon import Daemon
+    from blockd.observe import log_format
+    from blockd.problems import StartError
+    from blockd.supervisor import Supervisor
+
+    log_format.set_up()
+    path = config_path(config)
     try:
-        Daemon(arguments.config).run()
+        Daemon(path, Supervisor(os.environ)).run()
     except StartError as error:
-        print(f"blockd cannot start: {error}", file=sys.stderr)
-        return 1
+        complain(f"blockd cannot start: {error}")
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         # Before the reactor runs, Ctrl-C arrives this way.
-        return 130
-    return 0
+        raise typer.Exit(130) from None

@@ -1,8 +1,10 @@
 """The Rust half: bytes in, verdict and bytes out. Its surface is typed in ``_native.pyi``."""
 
 from blockd.fastpath._native import (
+    LATENCY_BOUNDS,
     Fastpath,
     Snapshot,
+    check_patterns,
     compile_rules,
     fold_rule_name,
     is_public_suffix,
@@ -10,4 +12,14 @@ from blockd.fastpath._native import (
     load,
 )
 
-__all__ = ["Fastpath", "Snapshot", "compile_rules", "fold_rule_name", "is_public_suffix", "line_of", "load"]
+__all__ = [
+    "LATENCY_BOUNDS",
+    "Fastpath",
+    "Snapshot",
+    "check_patterns",
+    "compile_rules",
+    "fold_rule_name",
+    "is_public_suffix",
+    "line_of",
+    "load",
+]

@@ -20,6 +20,8 @@ class App(TypedDict):
     lists: Sequence[List]
     networks: Sequence[tuple[_Address, int]]
     needs: int
+    embedded: bool
+    patterns: Sequence[str]
 
 class Template(TypedDict):
     rcode: int
@@ -27,6 +29,7 @@ class Template(TypedDict):
     by_type: Mapping[int, _Sections]
     otherwise: _Sections
     error: tuple[int, bytes] | None
+    structured_error: bytes | None
 
 class Rules(TypedDict):
     digest: bytes
@@ -36,6 +39,8 @@ class Rules(TypedDict):
     routed_zones: Sequence[tuple[str, int]]
     routes: Sequence[Sequence[tuple[_Address, int]]]
     any_template: int
+    cdn_zones: Sequence[str]
+    local_names: Sequence[tuple[str, int]]
 
 class View(TypedDict):
     block: int
@@ -43,6 +48,7 @@ class View(TypedDict):
     allow: int
     exempt: int
     answers: Sequence[int]
+    is_logged: bool
 
 class Views(TypedDict):
     views: Sequence[View]
@@ -53,6 +59,7 @@ class Views(TypedDict):
     ttl_floor: int
     ttl_ceiling: int
     negative_ttl_ceiling: int
+    stale: int
     trust_ad: bool
     client_rate: int
     client_burst: int
@@ -90,13 +97,29 @@ class Decision(TypedDict):
     zone: tuple[str, str] | None
     reply: bytes | None
 
+class LogRow(TypedDict):
+    client: str
+    generation: int
+    view: int
+    app: int
+    action: str
+    name: str
+    qtype: int
+    rule: str
+    more: int | None
+
 Work: TypeAlias = (
-    tuple[Literal["reply"], int, bytes | None] | tuple[Literal["stream"], int, list[tuple[str, int]], bytes, float]
+    tuple[Literal["reply"], int, bytes | None]
+    | tuple[Literal["stream"], int, list[tuple[str, int]], bytes, float]
+    | tuple[Literal["log"], LogRow]
 )
+
+LATENCY_BOUNDS: list[float]
 
 def fold_rule_name(text: str) -> str: ...
 def is_public_suffix(name: str) -> bool: ...
 def line_of(list: bytes, format: str, name: str, to_ascii: Callable[[str], str]) -> int | None: ...
+def check_patterns(patterns: Sequence[str]) -> tuple[int, str] | None: ...
 def compile_rules(
     rules: Rules, views: Views, meta: bytes, to_ascii: Callable[[str], str]
 ) -> tuple[bytes, list[list[ListReport]]]: ...
@@ -108,9 +131,15 @@ class Snapshot:
 
 class Fastpath:
     def __new__(
-        cls, snapshot: Snapshot, listen: Sequence[tuple[_Address, int]], threads: int, cache_octets: int
+        cls,
+        snapshot: Snapshot,
+        listen: Sequence[tuple[_Address, int]],
+        threads: int,
+        cache_octets: int,
+        inherited: Sequence[Sequence[int]] = ...,
     ) -> Fastpath: ...
     def start(self) -> None: ...
+    def drain(self) -> None: ...
     def stop(self) -> None: ...
     @property
     def work_fd(self) -> int: ...
@@ -124,6 +153,7 @@ class Fastpath:
     def decide(self, client: _Address, name: str, qtype: int, answer: bytes | None = None) -> Decision: ...
     def counters(self) -> dict[str, int]: ...
     def sizes(self) -> dict[str, int]: ...
+    def latencies(self) -> dict[str, tuple[list[int], float]]: ...
     def decisions(self) -> list[tuple[int, bool, list[tuple[int, int | None, str, int]]]]: ...
     def servers(self) -> list[ServerCounts]: ...
     def beats(self) -> list[int]: ...

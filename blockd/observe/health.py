@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz over HTTP: small, read-only, bounded."""
+"""/metrics, /healthz and /readyz over HTTP."""
 
 from __future__ import annotations
 
@@ -8,53 +8,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import connectionDone as CONNECTION_DONE
-from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 
-#: Nobody has a body to send here.
-MAX_BODY_OCTETS = 1024
+from blockd.transport.http import BoundedSite
+
 #: A dashboard or two, and people.
 MAX_CONNECTIONS = 64
-#: Seconds until a connection that sends nothing is closed.
-IDLE = 15
-
-
-class _Request(Request):
-    transport: Any
-
-    def gotLength(self, length: int | None) -> None:
-        # None is a body in chunks, as long as it likes.
-        if length is None or length > MAX_BODY_OCTETS:
-            self.setResponseCode(413)
-            self.transport.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            self.transport.loseConnection()
-            return
-        super().gotLength(length)
-
-
-class _Channel(HTTPChannel):
-    maxHeaders = 64
-    totalHeadersSize = 8192
-
-    def connectionLost(self, reason: Failure = CONNECTION_DONE) -> None:
-        self.factory.open_connections -= 1
-        super().connectionLost(reason)
-
-
-class _BoundedSite(Site):
-    """A site that takes so many connections and no more."""
-
-    open_connections = 0
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        if self.open_connections >= MAX_CONNECTIONS:
-            return None
-        self.open_connections += 1
-        return super().buildProtocol(addr)
 
 
 class _Page(Resource):
@@ -101,8 +61,4 @@ def admin_site(registry: CollectorRegistry, alive: AliveCheck, ready: Callable[[
     root.putChild(b"metrics", _Page(CONTENT_TYPE_LATEST, lambda: (200, generate_latest(registry))))
     root.putChild(b"healthz", _Page("text/plain; charset=utf-8", healthz))
     root.putChild(b"readyz", _Page("application/json", readyz))
-    site: Any = _BoundedSite(root, requestFactory=_Request, timeout=IDLE)
-    site.protocol = _Channel
-    site.noisy = False
-    site.displayTracebacks = False
-    return site
+    return BoundedSite(root, MAX_CONNECTIONS)

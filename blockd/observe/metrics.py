@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from blockd import __version__
-from blockd.fastpath import Fastpath
-from blockd.resolver.routes import Routes, dead_servers
+from blockd.fastpath import LATENCY_BOUNDS, Fastpath
+from blockd.observe.decisions_log import DecisionsLog
+from blockd.resolver.routes import STATES, Health, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings.values import show_endpoint
+from blockd.transport.block_page import BlockPage
 from blockd.transport.tcp import TcpListener
 
 #: Metric -> help, labels, and the native counters that feed it: prefix of the counter's name -> label values.
@@ -40,6 +43,8 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_pending_coalesced": ("Questions that joined one under way.", (), "pending.coalesced"),
     "blockd_pending_shed": ("Questions not asked because too many wait.", ("bound",), "pending.shed"),
     "blockd_pending_expired": ("Questions that nobody answered in any way.", (), "pending.expired"),
+    "blockd_cache_stale": ("Questions answered with what has ended, since no upstream answered.", (), "cache.stale"),
+    "blockd_upstream_blocks": ("Answers by which an upstream itself blocks a name.", ("reason",), "upstream.blocks"),
     "blockd_upstream_queries": ("Queries sent upstream over UDP.", (), "upstream.sent"),
     "blockd_upstream_answers": ("Usable answers, over UDP and TCP.", (), "upstream.answered"),
     "blockd_upstream_timeouts": (
@@ -51,6 +56,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_upstream_exhausted": ("Questions for which every server failed.", (), "upstream.exhausted"),
     "blockd_ring_pushed": ("Pieces of work handed to Python.", (), "ring.pushed"),
     "blockd_ring_full": ("Pieces of work that found the ring full.", (), "ring.full"),
+    "blockd_decisions_log_lost": ("Lines of the decisions log that were not written.", ("reason",), "journal.lost"),
 }
 
 #: What was wrong with a message from upstream, or with sending one: native name -> label.
@@ -136,8 +142,12 @@ class Metrics(Collector):
         routes: Routes,
         reloads: ReloadCounts,
         decisions: DecisionCounts,
+        decisions_log: DecisionsLog,
+        page: BlockPage,
     ) -> None:
         """Take what counts."""
+        self._decisions_log = decisions_log
+        self._page = page
         self._fastpath = fastpath
         self._tcp = tcp
         self._streams = streams
@@ -159,7 +169,7 @@ class Metrics(Collector):
             if not labels:
                 family.add_metric([], counters[prefix])
             else:
-                for counter, value in counters.items():
+                for counter, value in sorted(counters.items()):
                     if counter.startswith(prefix + ".") and counter not in taken:
                         family.add_metric(counter[len(prefix) + 1 :].split("."), value)
             yield family
@@ -172,6 +182,12 @@ class Metrics(Collector):
         for name, (text, size) in GAUGES.items():
             yield GaugeMetricFamily(name, text, value=sizes[size])
         yield self._decision_family()
+        yield _counter("blockd_decisions_log_lines", "Lines written to the decisions log.", self._decisions_log.written)
+        pages = CounterMetricFamily("blockd_block_page_requests", "Requests to the block page.", labels=["result"])
+        for result, count in self._page.seen.items():
+            pages.add_metric([result], count)
+        yield pages
+        yield self._latency_family()
         yield from self._server_families()
         yield from self._stream_families()
         yield from self._reload_families()
@@ -184,22 +200,49 @@ class Metrics(Collector):
             family.add_metric(list(key), count)
         return family
 
+    def _latency_family(self) -> Metric:
+        text = "Seconds from receiving a datagram to having sent its reply; of a hit, until its batch was sent."
+        family = HistogramMetricFamily("blockd_answer_seconds", text, labels=["path"])
+        for path, (counts, total) in self._fastpath.latencies().items():
+            sums = list(itertools.accumulate(counts))
+            bounds = [*(format(bound, "g") for bound in LATENCY_BOUNDS), "+Inf"]
+            family.add_metric([path], list(zip(bounds, sums, strict=True)), total)
+        return family
+
     def _server_families(self) -> Iterator[Metric]:
         sent = CounterMetricFamily("blockd_upstream_server_queries", "Queries to each upstream.", labels=["server"])
         answered = CounterMetricFamily("blockd_upstream_server_answers", "Answers of each upstream.", labels=["server"])
         waited = CounterMetricFamily(
             "blockd_upstream_server_wait_seconds", "Seconds from query to answer, added up.", labels=["server"]
         )
+        faults = CounterMetricFamily(
+            "blockd_upstream_server_faults", "Late and failed exchanges of each upstream.", labels=["server", "reason"]
+        )
         up = GaugeMetricFamily("blockd_upstream_server_up", "Whether each upstream answers.", labels=["server"])
-        servers = self._fastpath.servers()
-        dead = dead_servers(servers)
-        for server in servers:
+        states = GaugeMetricFamily(
+            "blockd_upstream_server_state",
+            "How each upstream does: those that are not up are asked after the others.",
+            labels=["server", "state"],
+        )
+        speed = GaugeMetricFamily(
+            "blockd_upstream_server_latency_seconds",
+            "Seconds from query to answer, the latest counting most.",
+            labels=["server"],
+        )
+        for server in self._fastpath.servers():
             label = [show_endpoint(server["address"])]
+            health = self._routes.health.get(server["address"]) or Health()
             sent.add_metric(label, server["sent"])
             answered.add_metric(label, server["answered"])
             waited.add_metric(label, server["waited_us"] / 1e6)
-            up.add_metric(label, server["address"] not in dead)
-        yield from (sent, answered, waited, up)
+            faults.add_metric([*label, "late"], server["timed_out"])
+            faults.add_metric([*label, "failed"], server["failed"])
+            up.add_metric(label, health.state != "dead")
+            for state in STATES:
+                states.add_metric([*label, state], health.state == state)
+            if health.latency is not None:
+                speed.add_metric(label, health.latency)
+        yield from (sent, answered, waited, faults, up, states, speed)
 
     def _stream_families(self) -> Iterator[Metric]:
         counts = self._tcp.counts

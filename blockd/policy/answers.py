@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +16,16 @@ from blockd.settings.schema import Answer, Policy, Settings
 EDE_BLOCKED = 15
 #: Longest text that goes with it: a refusal must fit the smallest UDP answer beside any question.
 MAX_EDE_OCTETS = 180
+
+#: Longest text of a structured one, JSON and all; the crate refuses more.
+MAX_STRUCTURED_OCTETS = 400
+#: Sub-error "network operator policy" (draft-ietf-dnsop-structured-dns-error 7.2).
+SUBERROR_NETWORK_POLICY = 5
+#: Longest body of a prepared answer: it must fit any reply beside any question.
+MAX_BODY_OCTETS = 1_024
+
+#: Records in the answer section, in the authority section, and the octets of both.
+Sections = tuple[int, int, bytes]
 
 _QUESTION = "x."
 _BODY_AT = 12 + 3 + 4
@@ -80,6 +91,7 @@ def blocked(settings: Settings, policy: Policy, answer: Answer, title: str) -> _
         "by_type": by_type,
         "otherwise": _Records().pack() if answer == "refused" else negative.pack(),
         "error": (EDE_BLOCKED, ede_text(settings, title)) if settings.answers.ede else None,
+        "structured_error": structured_error(settings, title),
     }
 
 
@@ -89,6 +101,24 @@ def ede_text(settings: Settings, title: str) -> bytes:
     if settings.answers.contact:
         text += f"; ask {settings.answers.contact}"
     return text.encode()[:MAX_EDE_OCTETS].decode(errors="ignore").encode()
+
+
+def structured_error(settings: Settings, title: str) -> bytes | None:
+    """Say the same as JSON (draft-ietf-dnsop-structured-dns-error 4); none without a contact, which it needs."""
+    answers = settings.answers
+    if not (answers.ede and answers.structured_errors and answers.contact and ":" in answers.contact):
+        return None
+    said: dict[str, object] = {"c": [answers.contact], "j": f"{title} is blocked by policy on this network"}
+    said["s"] = SUBERROR_NETWORK_POLICY
+    if answers.organization:
+        said["o"] = answers.organization
+    text = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
+    return text if len(text) <= MAX_STRUCTURED_OCTETS else None
+
+
+def soa_sections(settings: Settings) -> Sections:
+    """Build what a name without data gets."""
+    return _Records(authority=(_soa(settings, 3600),)).pack()
 
 
 def any_refused() -> _native.Template:
@@ -104,6 +134,7 @@ def _template(rcode: int, otherwise: _Records, by_type: dict[int, _Records] | No
         "by_type": {qtype: records.pack() for qtype, records in (by_type or {}).items()},
         "otherwise": otherwise.pack(),
         "error": None,
+        "structured_error": None,
     }
 
 

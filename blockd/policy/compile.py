@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blockd.apps.catalogue import Entry
-from blockd.fastpath import _native, compile_rules
+from blockd.apps.catalogue import App, Entry, Origin
+from blockd.fastpath import _native, check_patterns, compile_rules
 from blockd.policy import answers
 from blockd.policy.inputs import Inputs
+from blockd.policy.local_records import local_names
 from blockd.policy.views import GroupView, client_prefixes, device_prefixes, group_views
 from blockd.problems import InputError, Problem
-from blockd.settings.source import INPUTS, MANIFEST
+from blockd.settings.source import INPUTS, MANIFEST, Source
 from blockd.settings.values import to_ascii
 
 SNAPSHOT = "snapshot"
@@ -28,11 +29,17 @@ class Compiled:
 
     snapshot: bytes
     lists: list[dict[str, Any]]
+    #: Rules of each live app, names from its lists among them.
+    rules: dict[str, int]
 
 
 def compile_snapshot(inputs: Inputs) -> Compiled:
     """Make the snapshot of these inputs. ValueError only for what the checks before should have caught."""
     live = inputs.live_apps()
+    records, problems = local_names(inputs.settings, inputs.document)
+    problems += _check_patterns(inputs, live)
+    if problems:
+        raise InputError(problems)
     bits = {app: 1 << at for at, app in enumerate(live)}
     views = group_views(inputs)
     templates = _Templates()
@@ -42,12 +49,17 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
     routes = [inputs.default_servers(), *inputs.settings.upstream.zones.values()]
     rules: _native.Rules = {
         "digest": b"",
-        "apps": [_app_spec(inputs, inputs.catalogue.entries[app], bits) for app in live],
+        "apps": [
+            native_app(inputs.catalogue.entries[app], inputs.source, _mask(inputs.catalogue.needs(app), bits))
+            for app in live
+        ],
         "any_template": templates.add(answers.any_refused()),
         "templates": templates.all,
         "local_zones": [(zone, first_special + a, first_special + b) for zone, (a, b) in special_zones.items()],
         "routed_zones": [(zone, at + 1) for at, zone in enumerate(inputs.settings.upstream.zones)],
         "routes": [list(route) for route in routes],
+        "cdn_zones": inputs.catalogue.cdn_zones,
+        "local_names": [(name, templates.add(template)) for name, template in records.items()],
     }
     rules["digest"] = hashlib.sha256(repr((live, rules)).encode()).digest()[:16]
     settings = inputs.settings
@@ -60,6 +72,7 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "ttl_floor": settings.cache.ttl_floor,
         "ttl_ceiling": settings.cache.ttl_ceiling,
         "negative_ttl_ceiling": settings.cache.negative_ttl_ceiling,
+        "stale": settings.cache.stale,
         "trust_ad": settings.upstream.trust_ad,
         "client_rate": settings.server.client_rate,
         "client_burst": settings.server.client_burst,
@@ -70,9 +83,10 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "config": str(inputs.config),
         "inputs": inputs.digest(),
         "apps": live,
-        "titles": [inputs.catalogue.entries[app].app.title for app in live],
+        "about": [_about(inputs.catalogue.entries[app].app) for app in live],
         "groups": [view.group for view in views],
         "views": [{k: sorted(getattr(view, k)) for k in ("block", "monitor", "allow")} for view in views],
+        "masks": [{k: spec[k] for k in ("block", "monitor", "allow", "exempt")} for spec in view_specs],
     }
     snapshot, reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii)
     lists = list(_list_reports(inputs, live, reports))
@@ -80,7 +94,32 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
     junk = [report for report in lists if report["skipped"] and not report["kept"]]
     if junk:
         raise InputError([_is_no_list(report) for report in junk])
-    return Compiled(snapshot, lists)
+    counts = {app: inputs.catalogue.entries[app].rule_count() for app in live}
+    for report in lists:
+        if report["kind"] == "block":
+            counts[report["app"]] += report["kept"]
+    return Compiled(snapshot, lists, counts)
+
+
+def _check_patterns(inputs: Inputs, live: list[str]) -> list[Problem]:
+    """Build the automaton of all patterns once, so that the one at fault is known by its place."""
+    entries = [inputs.catalogue.entries[app] for app in live]
+    places = [(entry, pattern) for entry in entries for pattern in entry.app.patterns]
+    found = check_patterns([pattern for _, pattern in places])
+    if found is None:
+        return []
+    at, text = found
+    entry, pattern = places[at]
+    return [entry.places["patterns", pattern].problem(f"{pattern}: {text}")]
+
+
+def app_rules(entry: Entry, key: str) -> list[tuple[str, Origin]]:
+    """Give an app's rules of one key, with their places, in order."""
+    return [(str(rule), entry.places[key, str(rule)]) for rule in getattr(entry.app, key)]
+
+
+def _about(app: App) -> dict[str, Any]:
+    return {"title": app.title, "owner": app.owner, "takes": app.takes}
 
 
 def _is_no_list(report: dict[str, Any]) -> Problem:
@@ -112,7 +151,8 @@ def _mask(apps: Iterable[str], bits: dict[str, int]) -> int:
     return sum(bits[app] for app in set(apps) if app in bits)
 
 
-def _app_spec(inputs: Inputs, entry: Entry, bits: dict[str, int]) -> _native.App:
+def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
+    """Give an app as the crate takes it; lists that were not read yet are."""
     app = entry.app
     return {
         "suffixes": app.suffixes,
@@ -120,7 +160,7 @@ def _app_spec(inputs: Inputs, entry: Entry, bits: dict[str, int]) -> _native.App
         "holes": app.holes,
         "lists": [
             {
-                "octets": inputs.list_octets(entry, at),
+                "octets": source.read(entry.list_path(at)),
                 "format": item.format,
                 "is_hole": item.kind == "hole",
                 "public_suffix": app.public_suffix,
@@ -128,7 +168,9 @@ def _app_spec(inputs: Inputs, entry: Entry, bits: dict[str, int]) -> _native.App
             for at, item in enumerate(app.lists)
         ],
         "networks": [(n.network_address, n.prefixlen) for n in app.networks],
-        "needs": _mask(inputs.catalogue.needs(app.app), bits),
+        "needs": needs,
+        "embedded": app.embedded,
+        "patterns": app.patterns,
     }
 
 
@@ -136,8 +178,9 @@ def _view_spec(
     inputs: Inputs, view: GroupView, live: list[str], bits: dict[str, int], templates: _Templates
 ) -> _native.View:
     def answer(app: str) -> int:
-        kind = view.policy.answer_by_app.get(app, view.policy.answer)
-        title = inputs.catalogue.entries[app].app.title
+        own = inputs.catalogue.entries[app].app
+        kind = view.policy.answer_by_app.get(app, own.answer or view.policy.answer)
+        title = own.title
         return templates.add(answers.blocked(inputs.settings, view.policy, kind, title))
 
     return {
@@ -146,6 +189,7 @@ def _view_spec(
         "allow": _mask(view.allow, bits),
         "exempt": 0,
         "answers": [answer(app) for app in live],
+        "is_logged": view.is_logged,
     }
 
 
@@ -157,6 +201,7 @@ def _list_reports(inputs: Inputs, live: list[str], reports: list[list[_native.Li
             yield {
                 "app": app,
                 "file": str(entry.list_path(at)),
+                "kind": entry.app.lists[at].kind,
                 "kept": report["kept"],
                 "skipped": report["skipped"],
                 "samples": samples,
@@ -178,6 +223,7 @@ def write_generation(inputs: Inputs, compiled: Compiled, directory: Path) -> Non
         "digest": inputs.digest(),
         "inputs": items,
         "lists": compiled.lists,
+        "rules": compiled.rules,
     }
     _write(directory / MANIFEST, json.dumps(manifest, indent=1).encode())
 

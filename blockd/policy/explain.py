@@ -12,8 +12,9 @@ from dnslib import QTYPE, RCODE, DNSError, DNSRecord
 from blockd.apps.catalogue import Entry
 from blockd.fastpath import _native, fold_rule_name, line_of
 from blockd.policy.inputs import Inputs
-from blockd.policy.views import device_prefixes
+from blockd.policy.views import device_prefixes, group_views
 from blockd.settings.schema import UNIDENTIFIED
+from blockd.settings.source import Source
 from blockd.settings.values import Address, to_ascii
 
 
@@ -50,6 +51,7 @@ class Explanation:
     action: str
     app: str | None
     answer: list[str]
+    masks: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """Give the fields by name."""
@@ -60,8 +62,8 @@ class Explanation:
             return ", ".join(self.found) or "-"
         return "not looked for: the name decides" if self.app else "not known: the answer is not in the cache"
 
-    def lines(self) -> list[str]:
-        """Give the text that a person reads."""
+    def rows(self) -> list[tuple[str, str]]:
+        """Give the text that a person reads: a label and what is said, a line each."""
 
         def names(apps: list[str]) -> str:
             return ", ".join(apps) or "-"
@@ -71,6 +73,7 @@ class Explanation:
             ("device", f"{self.client}: {self.device}"),
             ("group", self.group),
             ("view", "; ".join(f"{key} {names(apps)}" for key, apps in self.view.items())),
+            ("masks", ", ".join(f"{key} {mask:#x}" for key, mask in self.masks.items())),
             ("asked", names(self.asked)),
             ("found", self._found()),
         ]
@@ -80,7 +83,7 @@ class Explanation:
             rows.append(("target", self.target))
         rows.append(("verdict", f"{self.action} ({self.app})" if self.app else self.action))
         rows += [("answer" if at == 0 else "", line) for at, line in enumerate(self.answer)]
-        return [f"{label:10}{text}" for label, text in rows]
+        return rows
 
 
 def explain(
@@ -102,7 +105,7 @@ def explain(
             target = ", ".join(decision["target_addresses"]) or None
     place = None
     if app is not None and rule is not None:
-        place = locate(inputs, inputs.catalogue.entries[app], *rule)
+        place = locate(inputs.source, inputs.catalogue.entries[app], *rule)
     group = meta["groups"][decision["view"]]
     return Explanation(
         client=str(client),
@@ -119,12 +122,19 @@ def explain(
         action=decision["action"],
         app=app,
         answer=_answer(decision),
+        masks={"asked": decision["asked"], "found": decision["found"], **meta["masks"][decision["view"]]},
     )
 
 
 def _device(inputs: Inputs, client: Address, group: str) -> str:
     if group == UNIDENTIFIED:
         return "in no group's networks"
+    names = [device for device in inputs.devices.get(group, ()) if device.address == client]
+    if names:
+        # Where nothing is said by address, nothing says which device an address is either.
+        who = str(names[0]) if next(v for v in group_views(inputs) if v.group == group).is_logged else "a device"
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"{who}{more} ({names[0].file}:{names[0].line})"
     held = [n for n, _ in device_prefixes(inputs) if n.version == client.version and client in n]
     network = max(held, key=lambda n: n.prefixlen)
     at = inputs.settings.groups[group].networks.index(network)
@@ -161,18 +171,26 @@ def _show(reply: bytes) -> list[str]:
     return [str(RCODE.get(record.header.rcode)), *lines]
 
 
-def locate(inputs: Inputs, entry: Entry, kind: str, rule: str) -> Place:
+#: Where rules of each kind are written.
+KEYS_OF_KIND = {
+    "suffix": ("suffixes",),
+    "host": ("hosts",),
+    "hole": ("holes",),
+    "embedded": ("suffixes", "hosts"),
+    "pattern": ("patterns",),
+}
+
+
+def locate(source: Source, entry: Entry, kind: str, rule: str) -> Place:
     """Find file and line of a rule in the inputs; lists are searched as the compiler reads them."""
     app = entry.app
-    keys = {"suffix": "suffixes", "host": "hosts", "hole": "holes"}
-    if kind in keys:
-        names: list[str] = getattr(app, keys[kind])
-        if rule in names:
-            line = entry.document.line((keys[kind], names.index(rule)))
-            return Place(app.app, kind, rule, str(entry.document.file), line)
+    for key in KEYS_OF_KIND.get(kind, ()):
+        origin = entry.places.get((key, rule))
+        if origin is not None:
+            return Place(app.app, kind, rule, str(origin.document.file), origin.line)
     for at, item in enumerate(app.lists):
         if (item.kind == "hole") == (kind == "hole"):
-            found = line_of(inputs.list_octets(entry, at), item.format, rule, to_ascii)
+            found = line_of(source.read(entry.list_path(at)), item.format, rule, to_ascii)
             if found is not None:
                 return Place(app.app, kind, rule, str(entry.list_path(at)), found)
     return Place(app.app, kind, rule, str(entry.document.file), 0)

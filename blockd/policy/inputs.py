@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockd import __version__
-from blockd.apps.catalogue import Catalogue, Entry, load_catalogue
+from blockd.apps.catalogue import Catalogue, load_catalogue
+from blockd.devices import Device, read_inventory
 from blockd.problems import InputError, Problem
 from blockd.settings import Settings, load_settings
 from blockd.settings.document import Document
+from blockd.settings.schema import Policy
 from blockd.settings.source import Disk, Source
 from blockd.settings.values import Address, read_endpoint
 
@@ -28,6 +30,8 @@ class Inputs:
     catalogue: Catalogue
     system_servers: tuple[tuple[Address, int], ...]
     source: Source
+    #: The devices of each group's inventory.
+    devices: dict[str, list[Device]]
 
     def relative(self, path: str) -> Path:
         """Find a path that the config gives: relative to the config file."""
@@ -38,14 +42,14 @@ class Inputs:
         servers = self.settings.upstream.servers
         return self.system_servers if servers == "system" else tuple(servers)
 
-    def live_apps(self) -> list[str]:
-        """Name the apps that a policy names, in order; each is one bit."""
-        policies = self.settings.policies.values()
-        return sorted({app for p in policies for app in (*p.block, *p.monitor, *p.allow)})
+    def blocked_apps(self, policy: Policy) -> list[str]:
+        """Name the apps that a policy blocks: its own, and those that come with any block."""
+        return [*policy.block, *_companions(policy, self.catalogue)]
 
-    def list_octets(self, entry: Entry, at: int) -> bytes:
-        """Give the bytes of one of an app's lists."""
-        return self.source.files[entry.list_path(at)]
+    def live_apps(self) -> list[str]:
+        """Name the apps that a policy names or brings along, in order; each is one bit."""
+        policies = self.settings.policies.values()
+        return sorted({app for p in policies for app in (*self.blocked_apps(p), *p.monitor, *p.allow)})
 
     def digest(self) -> str:
         """Tell inputs apart by content and path."""
@@ -74,7 +78,8 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         if not system:
             text = f"servers: system, but {RESOLV_CONF} names no server; write their addresses"
             problems.append(document.problem(("upstream", "servers"), text))
-    inputs = Inputs(config, settings, document, catalogue, system, source)
+    devices = _read_devices(settings, document, config, source, problems)
+    inputs = Inputs(config, settings, document, catalogue, system, source, devices)
     for name in inputs.live_apps():
         entry = catalogue.entries.get(name)
         for at in range(len(entry.app.lists) if entry else 0):
@@ -83,7 +88,7 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
                 source.read(entry.list_path(at))
             except InputError as error:
                 text = f"{error.problems[0].file} {error.problems[0].text}"
-                problems.append(entry.document.problem(("lists", at, "file"), text))
+                problems.append(entry.list_places[at].problem(text))
     if problems:
         raise InputError(problems)
     return inputs
@@ -96,9 +101,53 @@ def _in_config(problem: Problem, directory: Path | None, document: Document) -> 
     return document.problem(("apps", "directory"), f"{directory}: {problem.text}")
 
 
+def _companions(policy: Policy, catalogue: Catalogue) -> list[str]:
+    if not policy.block:
+        return []
+    named = {*policy.block, *policy.monitor, *policy.allow}
+    return [name for name, entry in catalogue.entries.items() if entry.app.with_any_block and name not in named]
+
+
+def _read_devices(
+    settings: Settings, document: Document, config: Path, source: Source, problems: list[Problem]
+) -> dict[str, list[Device]]:
+    """Read every inventory; an address belongs to one group."""
+    devices: dict[str, list[Device]] = {}
+    owner: dict[Address, str] = {}
+    for group, members in settings.groups.items():
+        devices[group] = []
+        for at, item in enumerate(members.inventory):
+            file = Path(os.path.abspath(config.parent / item.file))
+            try:
+                data = source.read(file)
+            except InputError as error:
+                text = f"{error.problems[0].file} {error.problems[0].text}"
+                problems.append(document.problem(("groups", group, "inventory", at, "file"), text))
+                continue
+            try:
+                read = read_inventory(file, data)
+            except InputError as error:
+                problems += error.problems
+                continue
+            for device in read:
+                other = owner.setdefault(device.address, group)
+                if other != group:
+                    text = f"this address is in the inventory of {other} already; a device has one group"
+                    problems.append(Problem(str(file), device.line, "address", text))
+            devices[group] += read
+    single = {n.network_address: g for g, m in settings.groups.items() for n in m.networks if n.num_addresses == 1}
+    for group, found in devices.items():
+        for device in found:
+            other = single.get(device.address, group)
+            if other != group:
+                text = f"groups.{other}.networks names this address alone; a device has one group"
+                problems.append(Problem(str(device.file), device.line, "address", text))
+    return devices
+
+
 def _check_app_names(settings: Settings, document: Document, catalogue: Catalogue) -> list[Problem]:
     problems = []
-    live: set[str] = set()
+    live: set[str] = {app for policy in settings.policies.values() for app in _companions(policy, catalogue)}
     for policy_name, policy in settings.policies.items():
         for key in ("block", "monitor", "allow"):
             for at, app in enumerate(getattr(policy, key)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
-from blockd.apps.catalogue import Catalogue
 from blockd.policy.inputs import Inputs
 from blockd.settings.schema import UNIDENTIFIED, Policy
 from blockd.settings.values import Network, read_network
@@ -35,25 +35,39 @@ class GroupView:
     block: frozenset[str]
     monitor: frozenset[str]
     allow: frozenset[str]
+    is_logged: bool
 
 
 def group_views(inputs: Inputs) -> list[GroupView]:
     """Give each group's view, unidentified last; the place in the list is the ViewId."""
     groups = [*inputs.settings.groups, UNIDENTIFIED]
-    return [_view(group, inputs.settings.policies[group], inputs.catalogue) for group in groups]
+    return [_view(inputs, group) for group in groups]
 
 
-def _view(group: str, policy: Policy, catalogue: Catalogue) -> GroupView:
+def _view(inputs: Inputs, group: str) -> GroupView:
+    policy, catalogue = inputs.settings.policies[group], inputs.catalogue
     # What is allowed opens what it needs: an app that is let in but cannot work is blocked with extra steps.
     allow = frozenset().union(*(catalogue.needs(app) for app in policy.allow))
-    block = frozenset(policy.block) - allow
-    return GroupView(group, policy, block, frozenset(policy.monitor) - allow - block, allow)
+    block = frozenset(inputs.blocked_apps(policy)) - allow
+    monitor = frozenset(policy.monitor) - allow - block
+    return GroupView(group, policy, block, monitor, allow, _is_logged(inputs, group))
+
+
+def _is_logged(inputs: Inputs, group: str) -> bool:
+    """Say whether the log may name devices. Nobody knows whose unidentified ones are: they never appear by address."""
+    if group == UNIDENTIFIED:
+        return False
+    said = inputs.settings.groups[group].log
+    return bool(inputs.settings.policies[group].block) if said is None else said == "decisions"
 
 
 def device_prefixes(inputs: Inputs) -> list[tuple[Network, int]]:
-    """Give every prefix of every group with the ViewId it leads to."""
-    groups = inputs.settings.groups.values()
-    return [(network, view) for view, group in enumerate(groups) for network in group.networks]
+    """Give every prefix of every group, and every device of its inventory, with the ViewId that it leads to."""
+    prefixes: dict[Network, int] = {}
+    for view, (name, group) in enumerate(inputs.settings.groups.items()):
+        prefixes |= dict.fromkeys(group.networks, view)
+        prefixes |= {ip_network(device.address): view for device in inputs.devices.get(name, ())}
+    return list(prefixes.items())
 
 
 def client_prefixes(inputs: Inputs) -> Sequence[Network]:

@@ -1,8 +1,9 @@
-"""Which upstream comes first: those that answer, in the order of the config; the silent are asked now and then."""
+"""Which upstream comes first: those that do well, in the order of the config; others later, and probed at times."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from blockd.fastpath import Fastpath, _native
 
@@ -10,37 +11,121 @@ from blockd.fastpath import Fastpath, _native
 SILENT_UNTIL_DEAD = 3
 #: Seconds between two looks.
 LOOK_INTERVAL = 1.0
+#: Share of its latest exchanges that may fail or be late, and how many there must be to tell.
+WORST_FAULTS = 0.5
+FEWEST_TRIES = 10
+#: A server is slow when it takes so many times as long as the fastest of its route, and so many seconds more.
+SLOW_TIMES, SLOW_SECONDS = 4.0, 0.05
+#: Weight of the newest second in what is remembered of speed, and what remains of older faults.
+SPEED_WEIGHT, FAULTS_REMAIN = 0.3, 0.8
+#: Seconds that a server stands back: doubled each time up to the longest, forgiven after so long without.
+SHORTEST_BACK_OFF, LONGEST_BACK_OFF, FORGIVEN_AFTER = 1.0, 32.0, 60.0
+
+#: States in the order in which servers are asked.
+STATES = ("up", "slow", "failing", "dead")
 
 Endpoint = tuple[str, int]
 
 
-def dead_servers(servers: Iterable[_native.ServerCounts]) -> frozenset[Endpoint]:
-    """Name the servers that have not answered for some time."""
-    return frozenset(s["address"] for s in servers if s["silent_in_a_row"] >= SILENT_UNTIL_DEAD)
+@dataclass
+class Health:
+    """How one server does."""
+
+    state: str = "up"
+    #: Seconds from query to answer, the latest counting most; none before the first answer.
+    latency: float | None = None
+    tries: float = 0.0
+    faults: float = 0.0
+    strikes: int = 0
+    #: When it may come back; when it last came back.
+    until: float = 0.0
+    since: float = 0.0
+    last: _native.ServerCounts | None = None
+
+    def count(self, counts: _native.ServerCounts) -> None:
+        """Take in what happened since the last look."""
+        before = self.last or counts
+        answered = counts["answered"] - before["answered"]
+        failed = counts["failed"] - before["failed"]
+        late = counts["timed_out"] - before["timed_out"]
+        if answered > 0:
+            took = (counts["waited_us"] - before["waited_us"]) / 1e6 / answered
+            self.latency = took if self.latency is None else self.latency + SPEED_WEIGHT * (took - self.latency)
+        self.tries = self.tries * FAULTS_REMAIN + max(answered + failed, late)
+        self.faults = self.faults * FAULTS_REMAIN + failed + late
+        self.last = counts
+
+    def verdict(self, fastest: float | None) -> str:
+        """Say what it is worth now; ``fastest`` is the best latency of its routes, seconds."""
+        assert self.last is not None
+        if self.last["silent_in_a_row"] >= SILENT_UNTIL_DEAD:
+            return "dead"
+        if self.tries >= FEWEST_TRIES and self.faults > WORST_FAULTS * self.tries:
+            return "failing"
+        if fastest is not None and self.latency is not None:
+            bound = max(SLOW_TIMES * fastest, fastest + SLOW_SECONDS)
+            return "slow" if self.latency > bound else "up"
+        return "up"
+
+    def back_off(self, now: float) -> None:
+        """Stand back for twice as long as the last time."""
+        self.until = now + min(SHORTEST_BACK_OFF * 2**self.strikes, LONGEST_BACK_OFF)
+        self.strikes += 1
 
 
 class Routes:
-    """Watches the servers' counters, and publishes a new order when one dies or comes back."""
+    """Watches the servers' counters, and publishes a new order when one gets worse or comes back."""
 
-    def __init__(self, fastpath: Fastpath) -> None:
-        """Start with all of them alive."""
+    def __init__(self, fastpath: Fastpath, routes: Callable[[], Iterable[Sequence[Endpoint]]]) -> None:
+        """Start with all of them up; ``routes()`` gives the servers of each route in force."""
         self._fastpath = fastpath
-        self.dead: frozenset[Endpoint] = frozenset()
+        self._routes = routes
+        self.health: dict[Endpoint, Health] = {}
 
-    def look(self) -> frozenset[Endpoint]:
-        """Compare, publish, probe the dead; give the servers that changed since the last look."""
-        servers = self._fastpath.servers()
-        dead = dead_servers(servers)
+    @property
+    def dead(self) -> frozenset[Endpoint]:
+        """The servers that do not answer."""
+        return frozenset(server for server, health in self.health.items() if health.state == "dead")
+
+    def look(self, now: float) -> dict[Endpoint, str]:
+        """Compare, publish, probe those that stand back; give the new state of those that changed. ``now``: seconds."""
+        servers = {server["address"]: server for server in self._fastpath.servers()}
         # One that a reload took away neither died nor came back.
-        changed = (dead ^ self.dead) & {server["address"] for server in servers}
-        self.dead = dead
+        self.health = {address: self.health.get(address) or Health(since=now) for address in servers}
+        for address, counts in servers.items():
+            self.health[address].count(counts)
+        changed = {}
+        for address, health in self.health.items():
+            verdict = health.verdict(self._fastest_beside(address))
+            before = health.state
+            if before == "up" and verdict == "up":
+                if now - health.since >= FORGIVEN_AFTER:
+                    health.strikes = 0
+            elif before == "up" or STATES.index(verdict) > STATES.index(before):
+                health.state = verdict
+                health.back_off(now)
+            elif now >= health.until:
+                if verdict == "up":
+                    health.state, health.since = "up", now
+                else:
+                    health.state = verdict
+                    health.back_off(now)
+                    self._fastpath.probe(address)
+            elif health.state == "dead" and verdict != "dead":
+                # It answered: that is all a dead one has to do.
+                health.state, health.since = "up", now
+            if health.state != before:
+                changed[address] = health.state
         if changed:
             self.publish()
-        for server in dead:
-            self._fastpath.probe(server)
         return changed
 
+    def _fastest_beside(self, address: Endpoint) -> float | None:
+        beside = {other for route in self._routes() if address in route for other in route} - {address}
+        known = [self.health[other].latency for other in beside if other in self.health]
+        return min((latency for latency in known if latency is not None), default=None)
+
     def publish(self) -> None:
-        """Put the dead behind the living; also after each new snapshot, whose order is the config's."""
-        ranks: Mapping[tuple[str, int], int] = {server: 1 for server in self.dead}
+        """Order the servers; also after each new snapshot, whose order is the config's."""
+        ranks = {server: STATES.index(health.state) for server, health in self.health.items()}
         self._fastpath.set_order(ranks)

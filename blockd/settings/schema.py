@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from blockd.settings.values import DomainName, Endpoint, NetworkValue, Upstream
+from blockd.settings.values import DomainName, Endpoint, NetworkValue, Percent, Upstream
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
 AppName = str
@@ -20,6 +20,7 @@ RESTART_KEYS = (
     "admin.socket",
     "state.directory",
     "cache.size_mb",
+    "block_page.listen",
 )
 
 
@@ -109,6 +110,29 @@ class Cache(Section):
     ttl_floor: int = Field(0, ge=0, le=3_600, description="Smallest TTL kept, seconds.")
     ttl_ceiling: int = Field(86_400, ge=1, le=604_800, description="Largest TTL kept, seconds.")
     negative_ttl_ceiling: int = Field(3_600, ge=0, le=10_800, description="Largest TTL of a negative answer, seconds.")
+    stale: int = Field(
+        86_400,
+        ge=0,
+        le=604_800,
+        description="Seconds after its end that an answer is served when no upstream has a new one (RFC 8767).",
+    )
+
+
+class Reload(Section):
+    """How changes are taken in."""
+
+    watch: bool = Field(True, description="A changed file means a reload, after a second of quiet.")
+    largest_shrink: Percent = Field(
+        0.5,
+        description="Share of its rules that an app or list may lose in a reload without `--accept`.",
+        json_schema_extra={"default": "50%"},
+    )
+
+
+class Log(Section):
+    """How the log is written, to stderr."""
+
+    format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
 
 
 class Apps(Section):
@@ -118,10 +142,22 @@ class Apps(Section):
     directory: str | None = Field(None, description="A site's own apps, one YAML file an app.")
 
 
+class InventoryFile(Section):
+    """Devices by their addresses."""
+
+    file: str = Field(description="A CSV file with the header `address,hostname,serial,owner`.")
+
+
 class Group(Section):
     """A set of devices."""
 
     networks: list[NetworkValue] = Field(default_factory=list, description="Prefixes; the longest wins.")
+    inventory: list[InventoryFile] = Field(default_factory=list, description="Files that name single devices.")
+    log: Literal["decisions", "counts"] | None = Field(
+        None,
+        description="`decisions`: the log says which device met which rule; `counts`: nothing by address, anywhere. "
+        "Default: decisions where the policy blocks something, else counts.",
+    )
 
 
 class Sinkhole(Section):
@@ -176,14 +212,29 @@ class Answers(Section):
     ttl: int = Field(30, ge=0, le=3_600, description="TTL of a block, seconds.")
     live_ttl: int = Field(60, ge=0, le=86_400, description="Largest TTL sent where a later block must bite, seconds.")
     ede: bool = Field(True, description="Say why in an Extended DNS Error (RFC 8914).")
+    structured_errors: bool = Field(
+        True, description="Say it as JSON to clients that ask for that (draft-ietf-dnsop-structured-dns-error)."
+    )
     contact: str | None = Field(None, max_length=100, description="Whom to ask, such as mailto:security@dept.example.")
+    organization: str | None = Field(None, max_length=60, description="Who decides, as users know them.")
 
-    @field_validator("contact")
+    @field_validator("contact", "organization")
     @classmethod
     def _printable(cls, contact: str | None) -> str | None:
         if contact is not None and not contact.isprintable():
             raise ValueError("expected printable characters: users read it")
         return contact
+
+
+class BlockPage(Section):
+    """What a browser sees at the sinkhole's address."""
+
+    listen: list[Endpoint] = Field(
+        default_factory=list, description="Addresses of the page, plain HTTP, such as 10.0.0.80:80. Restart."
+    )
+    exemption: str | None = Field(
+        None, max_length=500, description="How to ask for an exemption, in a sentence or two; else `answers.contact`."
+    )
 
 
 class Settings(Section):
@@ -194,10 +245,17 @@ class Settings(Section):
     state: State = State()
     upstream: UpstreamSettings
     cache: Cache = Cache()
+    reload: Reload = Reload()
+    log: Log = Log()
     apps: Apps = Apps()
     groups: dict[str, Group] = Field(default_factory=dict)
     policies: dict[str, Policy]
     answers: Answers = Answers()
+    block_page: BlockPage = BlockPage()
+    records: dict[DomainName, list[str]] = Field(
+        default_factory=dict,
+        description="Local names: `[TTL] TYPE DATA` each, such as `A 10.0.0.5`; nothing else is asked.",
+    )
 
 
 #: The group of everybody whom no evidence places.

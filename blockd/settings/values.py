@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Annotated, Any
 
 import idna
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from blockd.fastpath import fold_rule_name
 
@@ -75,10 +75,30 @@ def _read_upstream(text: Any) -> tuple[Address, int]:
     return read_endpoint(text, default_port=53)
 
 
+def _read_percent(text: Any) -> float:
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)\s*%", text) if isinstance(text, str) else None
+    if found is None or float(found[1]) > 100:
+        raise ValueError("expected a percentage from 0% to 100%, such as 50%")
+    return float(found[1]) / 100
+
+
+def _written(example: str) -> WithJsonSchema:
+    # What the file has is text, whatever is made of it.
+    return WithJsonSchema({"type": "string", "examples": [example]})
+
+
 DomainName = Annotated[str, BeforeValidator(read_name)]
-NetworkValue = Annotated[Network, BeforeValidator(read_network)]
-Endpoint = Annotated[tuple[Address, int], BeforeValidator(read_endpoint)]
-Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream)]
+NetworkValue = Annotated[Network, BeforeValidator(read_network), _written("10.20.0.0/16")]
+Endpoint = Annotated[tuple[Address, int], BeforeValidator(read_endpoint), _written("10.0.0.53:53")]
+
+
+#: A share: written in per cent, kept as 0 to 1.
+Percent = Annotated[
+    float,
+    BeforeValidator(_read_percent),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]+)?\s*%$", "examples": ["50%"]}),
+]
+Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream), _written("10.0.0.53")]
 
 
 def show_endpoint(endpoint: tuple[Address | str, int]) -> str:

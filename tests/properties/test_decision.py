@@ -72,7 +72,8 @@ def random_apps(rng: random.Random) -> dict[str, App]:
         draw = {key: {random_name(rng) for _ in range(rng.randint(0, 3))} for key in ("s", "h", "o", "d", "l")}
         ties = {n for n in draw["s"] if rng.random() < 0.15}
         networks = {IPv4Network((0xC0000200 | rng.randrange(16) << 4, 28)) for _ in range(rng.randint(0, 1))}
-        needs = {other for other in names if other != name and rng.random() < 0.2}
+        # Only to those before: a circle of needs is refused.
+        needs = {other for other in names if other < name and rng.random() < 0.3}
         apps[name] = App(
             draw["s"] | {random_name(rng)}, draw["h"], draw["o"] | ties, draw["d"], draw["l"], networks, needs
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,14 +20,19 @@ import yaml
 BLOCKD = [sys.executable, "-m", "blockd"]
 
 
+#: Below the ports that exchanges leave from, and those that the kernel gives away; each test process has its own.
+FIRST_PORT, PORTS_A_PROCESS = 10_000, 700
+_process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 9
+_ports = itertools.cycle(range(FIRST_PORT + _process * PORTS_A_PROCESS, FIRST_PORT + (_process + 1) * PORTS_A_PROCESS))
+
+
 def free_port() -> int:
     """Find a port that is free for UDP and TCP on every loopback address."""
-    for _ in range(100):
+    for port in itertools.islice(_ports, PORTS_A_PROCESS):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("0.0.0.0", 0))
-            port: int = tcp.getsockname()[1]
-            # Below the range that exchanges leave from, so that none of them takes it in between.
             try:
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tcp.bind(("0.0.0.0", port))
                 udp.bind(("0.0.0.0", port))
             except OSError:
                 continue
@@ -42,6 +48,8 @@ def config(upstreams: list[str], port: int, admin_port: int, **sections: Any) ->
         "state": {"directory": "state"},
         "upstream": {"servers": upstreams},
         "cache": {"size_mb": 8},
+        # Tests say themselves when a change is taken in, and what was meant.
+        "reload": {"watch": False, "largest_shrink": "100%"},
         "apps": {"directory": "apps"},
         "groups": {
             "corporate": {"networks": ["127.0.0.1/32"]},

@@ -50,13 +50,21 @@ def sample_families() -> list[Metric]:
     """Collect from a hot path that serves nobody."""
     from unittest.mock import Mock
 
+    from blockd.observe.decisions_log import DecisionsLog
     from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts
+    from blockd.resolver.routes import Health
+    from blockd.transport.block_page import BlockPage
     from blockd.transport.tcp import StreamCounts
     from tests.properties.test_decision import compile_policy
 
     fastpath = compile_policy({}, {})
     tcp = Mock(counts=StreamCounts(), open_connections=0)
-    collector = Metrics(fastpath, tcp, Mock(under_way=0, refused=0), Mock(), ReloadCounts(), DecisionCounts())
+    server = fastpath.servers()[0]["address"]
+    routes = Mock(health={server: Health(latency=0.01)})
+    page = BlockPage(lambda *_: None)
+    streams = Mock(under_way=0, refused=0)
+    decisions = (DecisionCounts(), DecisionsLog())
+    collector = Metrics(fastpath, tcp, streams, routes, ReloadCounts(), *decisions, page)
     return list(collector.collect())
 
 

@@ -205,7 +205,7 @@ def test_what_looks_bad_but_is_meant_is_taken(tmp_path: Path) -> None:
     values["groups"]["corporate"]["networks"] = ["127.0.0.0/24", "::1/128"]
     done = check(tmp_path, values)
     assert done.returncode == 0, done.stderr
-    assert "corporate: block x" in done.stdout
+    assert "corporate: block canary-names, x" in done.stdout
 
 
 def test_odd_but_good_values_are_taken(tmp_path: Path) -> None:
@@ -252,19 +252,19 @@ def test_a_pipe_and_a_wrong_ending_are_no_files(tmp_path: Path) -> None:
 
 
 def test_the_65th_live_app_is_refused(tmp_path: Path) -> None:
-    """64 are taken; one more is named with its place."""
+    """64 are taken, the canary names that come with any block among them; one more is named with its place."""
     (tmp_path / "apps").mkdir()
     names = [f"a{at}" for at in range(65)]
     for name in names:
         (tmp_path / "apps" / f"{name}.yaml").write_text(f"{{app: {name}, title: A, hosts: [{name}.example]}}")
     values = sample()
     values["policies"] = {group: {} for group in (*values["groups"], "unidentified")}
-    values["policies"]["corporate"]["block"] = names[:64]
+    values["policies"]["corporate"]["block"] = names[:63]
     assert check(tmp_path, values).returncode == 0
-    values["policies"]["personal"]["monitor"] = names[64:]
+    values["policies"]["personal"]["monitor"] = names[63:64]
     done = check(tmp_path, values)
     assert done.returncode == 1
-    assert "policies.personal.monitor.0: a64 would be the 65th live app; at most 64 can be" in done.stderr
+    assert "policies.personal.monitor.0: a63 would be the 65th live app; at most 64 can be" in done.stderr
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_block_is_explained_with_file_and_line(words: list[str], serve: Serve,
     line = next(at for at, row in enumerate(config, 1) if "127.0.0.1/32" in row)
     assert f"device    127.0.0.1: in 127.0.0.1/32 ({blockd.file}:{line})" in text
     assert "group     corporate" in text
-    assert "view      block bytedance-platform, tiktok; monitor -; allow -" in text
+    assert "view      block bytedance-platform, canary-names, tiktok; monitor -; allow -" in text
     builtin = Path(__file__).parents[2] / "blockd" / "apps" / "builtin" / "tiktok.yaml"
     line = builtin.read_text().splitlines().index("  - tiktok.com") + 1
     assert f"rule      tiktok: suffix tiktok.com ({builtin}:{line})" in text

@@ -3,9 +3,9 @@
 //! An entry says what the upstream said and what that means; it never says what a policy made of it.
 
 use crate::decide::Rules;
-use crate::inspect::{self, Answer, Meaning, Targets};
+use crate::inspect::{self, Answer, Meaning, Targets, UpstreamBlock};
 use crate::lock;
-use crate::wire::{Counts, FoldedName};
+use crate::wire::{Counts, FoldedName, rcode};
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -54,7 +54,9 @@ pub struct Entry {
     pub stored_ms: u64,
     /// Seconds that it may be kept.
     pub ttl: u32,
-    /// Extended DNS Error of a failure.
+    /// Until when it is served though it has ended, since nobody gave a new one, milliseconds (RFC 8767).
+    pub stale_until_ms: u64,
+    /// Extended DNS Error of a failure, or of an upstream's own block.
     pub error: Option<(u16, &'static str)>,
     /// Where it leads.
     pub targets: Targets,
@@ -76,7 +78,8 @@ impl Entry {
             ttl_places: answer.ttl_places.into_boxed_slice(),
             stored_ms: now_ms,
             ttl: answer.ttl,
-            error: None,
+            stale_until_ms: 0,
+            error: answer.upstream_block.map(UpstreamBlock::error),
             targets: answer.targets,
             meaning,
             rules_generation,
@@ -90,6 +93,11 @@ impl Entry {
 
     fn is_fresh(&self, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.stored_ms) < u64::from(self.ttl) * 1000
+    }
+
+    /// Whether it has ended and is served all the same.
+    pub fn is_stale(&self, now_ms: u64) -> bool {
+        now_ms < self.stale_until_ms
     }
 
     fn cost(&self) -> usize {
@@ -189,11 +197,31 @@ impl Cache {
         let mut shard = self.shard(hash);
         let at = shard.find(hash, key)?;
         let slot = shard.slots[at as usize].as_mut()?;
-        if !slot.entry.is_fresh(now_ms) {
+        if !slot.entry.is_fresh(now_ms) && !slot.entry.is_stale(now_ms) {
             return None;
         }
         slot.was_used = true;
         Some(use_entry(&mut slot.entry))
+    }
+
+    /// What there is when nobody gives a new answer: a fresh one that came meanwhile, or one that ended at most
+    /// `longest_ms` ago, which is then served for `again_ms` before anybody is asked anew. A failure is neither.
+    pub fn revive(&self, key: &Key, now_ms: u64, longest_ms: u64, again_ms: u64) -> Option<Entry> {
+        let hash = self.hasher.hash_one(key);
+        let mut shard = self.shard(hash);
+        let at = shard.find(hash, key)?;
+        let entry = &mut shard.slots[at as usize].as_mut()?.entry;
+        if entry.rcode == rcode::SERVFAIL {
+            return None;
+        }
+        if !entry.is_fresh(now_ms) {
+            let ended_ms = entry.stored_ms + u64::from(entry.ttl) * 1000;
+            if now_ms >= ended_ms + longest_ms {
+                return None;
+            }
+            entry.stale_until_ms = now_ms + again_ms;
+        }
+        Some(entry.clone())
     }
 
     /// Keeps an entry, in place of an older one for the same key. Says whether it was kept.
@@ -256,6 +284,7 @@ mod tests {
             ttl_places: Box::default(),
             stored_ms: 1000,
             ttl,
+            stale_until_ms: 0,
             error: None,
             targets: Targets::default(),
             meaning: Meaning {
@@ -291,6 +320,20 @@ mod tests {
         }
         let (entries, octets, evicted) = cache.sizes();
         assert!(octets <= 1 << 20 && entries > 500 && evicted > 10_000, "{entries} {octets} {evicted}");
+    }
+
+    #[test]
+    fn what_has_ended_comes_back_when_nobody_gives_a_new_one() {
+        let cache = Cache::new(1 << 20);
+        let one = entry(1, 10, 5);
+        cache.insert(one.clone(), 1000);
+        assert!(cache.with(&one.key, 7000, |_| ()).is_none());
+        assert!(cache.revive(&one.key, 16_000, 10_000, 30_000).is_none(), "it ended at 6 s, ten seconds ago");
+        assert!(cache.revive(&one.key, 15_999, 10_000, 30_000).unwrap().is_stale(16_000));
+        assert!(cache.with(&one.key, 45_998, |e| e.is_stale(45_998)).unwrap());
+        assert!(cache.with(&one.key, 45_999, |_| ()).is_none(), "then somebody is asked anew");
+        cache.insert(Entry { rcode: rcode::SERVFAIL, ..one.clone() }, 1000);
+        assert!(cache.revive(&one.key, 2000, 10_000, 30_000).is_none(), "a failure is no answer");
     }
 
     #[test]

@@ -67,10 +67,15 @@ counters! {
     CacheMisses = "cache.misses",
     CacheInserted = "cache.inserted",
     CacheRejudged = "cache.rejudged",
+    CacheStale = "cache.stale",
     PendingCoalesced = "pending.coalesced",
     PendingShedAll = "pending.shed.in_all",
     PendingShedClient = "pending.shed.client",
     PendingExpired = "pending.expired",
+    UpstreamBlocked = "upstream.blocks.blocked",
+    UpstreamCensored = "upstream.blocks.censored",
+    UpstreamFiltered = "upstream.blocks.filtered",
+    UpstreamNullAddress = "upstream.blocks.null_address",
     UpstreamSent = "upstream.sent",
     UpstreamAnswered = "upstream.answered",
     UpstreamTimedOut = "upstream.timed_out",
@@ -86,6 +91,8 @@ counters! {
     UpstreamExhausted = "upstream.exhausted",
     RingPushed = "ring.pushed",
     RingFull = "ring.full",
+    JournalFull = "journal.lost.table_full",
+    JournalRingFull = "journal.lost.ring_full",
 }
 
 /// The counters of one thread, on cache lines of its own.
@@ -93,11 +100,34 @@ counters! {
 #[repr(align(128))]
 pub struct Lane {
     values: [AtomicU64; Counter::NAMES.len()],
+    latencies: [Latency; 2],
+}
+
+/// How long answers took: out of what is here already, or from upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Took {
+    /// A hit, a block, anything answered at once: until the batch it came in was sent.
+    Hit = 0,
+    /// Somebody had to be asked.
+    Miss = 1,
+}
+
+/// Upper bounds of the buckets, microseconds; one more is for what took longer.
+pub const LATENCY_BOUNDS_US: [u64; 16] = [
+    25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+];
+
+#[derive(Debug)]
+struct Latency {
+    buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
 }
 
 impl Default for Lane {
     fn default() -> Self {
-        Self { values: [const { AtomicU64::new(0) }; Counter::NAMES.len()] }
+        let latency = || Latency { buckets: [const { AtomicU64::new(0) }; _], sum_us: AtomicU64::new(0) };
+        Self { values: [const { AtomicU64::new(0) }; Counter::NAMES.len()], latencies: [latency(), latency()] }
     }
 }
 
@@ -110,6 +140,20 @@ impl Lane {
     /// What was counted.
     pub fn read(&self, counter: usize) -> u64 {
         self.values[counter].load(Relaxed)
+    }
+
+    /// Counts so many answers that took so long.
+    pub fn observe(&self, took: Took, us: u64, count: u64) {
+        let latency = &self.latencies[took as usize];
+        let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
+        latency.buckets[bucket].fetch_add(count, Relaxed);
+        latency.sum_us.fetch_add(us * count, Relaxed);
+    }
+
+    /// The buckets, and the microseconds of all.
+    pub fn latencies(&self, took: Took) -> (Vec<u64>, u64) {
+        let latency = &self.latencies[took as usize];
+        (latency.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(), latency.sum_us.load(Relaxed))
     }
 
     /// Counts a question's type, rare ones folded.

@@ -2,6 +2,7 @@
 
 use crate::domains::{DomainTable, HashKey};
 use crate::identity::Address;
+use crate::patterns::Patterns;
 use crate::prefixes::PrefixTable;
 use crate::wire::{FoldedName, MAX_LABELS};
 use std::collections::HashMap;
@@ -64,10 +65,22 @@ pub struct RuleSet {
     pub hole_below: AppMask,
     /// Apps with a blocking rule somewhere below.
     pub rule_below: AppMask,
+    /// A zone of somebody's CDN, in which names of others are embedded.
+    pub is_cdn_zone: bool,
+}
+
+impl RuleSet {
+    /// All of them, in the order of the fields.
+    pub fn masks(&self) -> [AppMask; 7] {
+        let Self { suffix, host, hole, list_suffix, list_host, hole_below, rule_below, .. } = *self;
+        [suffix, host, hole, list_suffix, list_host, hole_below, rule_below]
+    }
 }
 
 /// The rule set that is in no table: nothing matched.
 pub const NO_RULE_SET: u32 = u32::MAX;
+/// Marks the number of a pattern among those of rule sets.
+const PATTERN_MARK: u32 = 1 << 31;
 
 /// What a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,13 +95,24 @@ pub struct Match {
     pub exact: Option<u32>,
 }
 
-/// One rule that decided, for `explain`: how many labels of the name it covers, and its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One rule that decided, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RulePlace {
-    /// Labels from the right.
-    pub labels: usize,
-    /// `suffix`, `host`, `hole`, `list suffix` or `list host`.
+    /// `suffix`, `host`, `hole`, `list suffix`, `list host`, `embedded` or `pattern`.
     pub kind: &'static str,
+    /// The name, or the pattern, as it was written.
+    pub rule: String,
+}
+
+/// What the domain table says of one name.
+struct Path {
+    own: AppMask,
+    holes: AppMask,
+    listed: AppMask,
+    rule_set: u32,
+    exact: Option<u32>,
+    /// Labels of the CDN zone that the name is in; 0 is none.
+    cdn_labels: usize,
 }
 
 /// What is done at the apex of a local zone and below it, or where its questions go.
@@ -103,6 +127,8 @@ pub enum Zone {
     },
     /// Asked of this route's servers.
     Route(u16),
+    /// A local record: this name alone, answered here.
+    Host(u16),
 }
 
 /// A response that dnslib built: the hot path copies it and patches owner names.
@@ -118,6 +144,8 @@ pub struct Template {
     pub otherwise: Sections,
     /// Extended DNS Error: code and text.
     pub error: Option<(u16, Vec<u8>)>,
+    /// The text for clients that read structured ones.
+    pub structured_error: Option<Vec<u8>>,
 }
 
 /// Records after the question; every owner is a pointer to the question name.
@@ -160,6 +188,10 @@ pub struct Rules {
     pub names: u64,
     /// Interned rule sets.
     pub sets: Vec<RuleSet>,
+    /// Apps whose names are also seen inside the zones of CDNs.
+    pub embedded: AppMask,
+    /// Patterns over whole names.
+    pub patterns: Patterns,
     /// Apps' networks; values index `network_masks`.
     pub networks: PrefixTable,
     /// The apps of each distinct stretch of network.
@@ -177,13 +209,37 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The apps and holes of a name: for each app its own most specific rule, a tie to the hole; then its lists.
+    /// The apps and holes of a name: for each app its own most specific rule, a tie to the hole; then, unless a hole
+    /// took the name out, its lists, its names embedded in a CDN's zone, its patterns.
     pub fn find(&self, name: &FoldedName) -> Match {
+        let path = self.walk(name);
+        let (mut weak, mut rule_set) = (path.listed, path.rule_set);
+        for candidate in self.embedded_names(name, &path) {
+            let inner = self.walk(&candidate);
+            let apps = inner.own.and(self.embedded);
+            if !apps.without(path.holes).is_empty() && rule_set == NO_RULE_SET {
+                rule_set = inner.rule_set;
+            }
+            weak = weak.or(apps);
+        }
+        let (apps, first) = self.patterns.find(name);
+        if !apps.without(path.holes).is_empty() && rule_set == NO_RULE_SET {
+            rule_set = first.map_or(NO_RULE_SET, |pattern| PATTERN_MARK | pattern as u32);
+        }
+        let apps = path.own.or(weak.or(apps).without(path.holes));
+        Match {
+            apps,
+            holes: path.holes,
+            rule_set: if apps.is_empty() { NO_RULE_SET } else { rule_set },
+            exact: path.exact,
+        }
+    }
+
+    fn walk(&self, name: &FoldedName) -> Path {
         let mut prints = [0u64; MAX_LABELS + 1];
         let count = self.key.suffixes(name, &mut prints);
         let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
-        let mut rule_set = NO_RULE_SET;
-        let mut exact = None;
+        let (mut rule_set, mut exact, mut cdn_labels) = (NO_RULE_SET, None, 0);
         for (depth, &print) in prints[..count].iter().enumerate() {
             let Some(index) = self.table.find(print) else {
                 continue;
@@ -195,6 +251,8 @@ impl Rules {
                 exact = Some(index);
                 strong = strong.or(set.host);
                 weak = weak.or(set.list_host);
+            } else if set.is_cdn_zone {
+                cdn_labels = depth + 1;
             }
             let strong = strong.without(set.hole);
             own = own.without(set.hole).or(strong);
@@ -204,13 +262,35 @@ impl Rules {
                 rule_set = index;
             }
         }
-        let apps = own.or(listed.without(holes));
-        Match { apps, holes, rule_set: if apps.is_empty() { NO_RULE_SET } else { rule_set }, exact }
+        Path { own, holes, listed, rule_set, exact, cdn_labels }
+    }
+
+    /// What a name holds in front of a CDN's zone: all of it, and all but the label next to the zone.
+    fn embedded_names(&self, name: &FoldedName, path: &Path) -> impl Iterator<Item = FoldedName> {
+        let is_asked = path.cdn_labels > 0 && !self.embedded.is_empty();
+        let (name, labels) = (*name, path.cdn_labels);
+        (0..=1).filter(move |_| is_asked).filter_map(move |more| name.without_last(labels + more))
     }
 
     /// The rule that decided about one app on a name's path, as [`Rules::find`] decides.
     pub fn deciding_rule(&self, name: &FoldedName, app: u8) -> Option<RulePlace> {
         let bit = AppMask::of(usize::from(app));
+        if let Some(place) = self.deciding_rule_of_path(name, bit) {
+            return Some(place);
+        }
+        if !self.embedded.and(bit).is_empty() {
+            for inner in self.embedded_names(name, &self.walk(name)) {
+                if !self.walk(&inner).own.and(bit).is_empty() {
+                    let place = self.deciding_rule_of_path(&inner, bit)?;
+                    return Some(RulePlace { kind: "embedded", rule: place.rule });
+                }
+            }
+        }
+        let pattern = self.patterns.source_for(name, bit)?;
+        Some(RulePlace { kind: "pattern", rule: pattern.to_string() })
+    }
+
+    fn deciding_rule_of_path(&self, name: &FoldedName, bit: AppMask) -> Option<RulePlace> {
         let mut prints = [0u64; MAX_LABELS + 1];
         let count = self.key.suffixes(name, &mut prints);
         let (mut strong, mut weak) = (None, None);
@@ -220,22 +300,22 @@ impl Rules {
             };
             let set = &self.sets[index as usize];
             let is_whole = depth + 1 == count;
-            let place = |kind| Some(RulePlace { labels: depth + 1, kind });
             let has = |mask: AppMask| !mask.and(bit).is_empty();
             if has(set.hole) {
-                strong = place("hole");
+                strong = Some((depth, "hole"));
             } else if has(set.suffix) {
-                strong = place("suffix");
+                strong = Some((depth, "suffix"));
             } else if is_whole && has(set.host) {
-                strong = place("host");
+                strong = Some((depth, "host"));
             }
             if has(set.list_suffix) {
-                weak = place("list suffix");
+                weak = Some((depth, "list suffix"));
             } else if is_whole && has(set.list_host) {
-                weak = place("list host");
+                weak = Some((depth, "list host"));
             }
         }
-        strong.or(weak)
+        let (depth, kind) = strong.or(weak)?;
+        Some(RulePlace { kind, rule: ancestor(name, depth + 1) })
     }
 
     /// The apps whose networks hold an address, IPv4 inside IPv6 looked through (RFC 6052, 4291, 3056).
@@ -271,8 +351,10 @@ impl Rules {
     pub fn zone_of(&self, name: &FoldedName) -> Option<(Zone, usize)> {
         let mut rest = name.as_wire();
         loop {
-            if let Some(&zone) = self.zones.get(rest) {
-                return Some((zone, rest.len()));
+            match self.zones.get(rest) {
+                Some(Zone::Host(_)) if rest.len() < name.wire_length() => {}
+                Some(&zone) => return Some((zone, rest.len())),
+                None => {}
             }
             let length = usize::from(*rest.first()?);
             if length == 0 {
@@ -281,6 +363,13 @@ impl Rules {
             rest = &rest[length + 1..];
         }
     }
+}
+
+/// The last labels of a name, as text.
+fn ancestor(name: &FoldedName, labels: usize) -> String {
+    let text = name.to_string();
+    let all: Vec<&str> = text.split('.').collect();
+    all[all.len().saturating_sub(labels)..].join(".")
 }
 
 /// The IPv4 address that an IPv6 address stands for: mapped, compatible, NAT64 (both prefixes), 6to4.
@@ -309,6 +398,8 @@ pub struct View {
     pub exempt: AppMask,
     /// The template that answers for each app's bit.
     pub answers: Vec<u16>,
+    /// Whether its decisions are logged by device.
+    pub is_logged: bool,
 }
 
 /// Bounds and times that a reload may change.
@@ -322,6 +413,8 @@ pub struct Tuning {
     pub ttl_ceiling: u32,
     /// Largest TTL of a negative answer stored, seconds.
     pub negative_ttl_ceiling: u32,
+    /// How long after its end an answer may be served when nobody gives a new one, seconds (RFC 8767).
+    pub stale: u32,
     /// Whether AD passes from the upstream to the client.
     pub trust_ad: bool,
     /// Queries a second that one client may send.

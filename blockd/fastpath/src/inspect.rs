@@ -6,7 +6,9 @@
 
 use crate::decide::{AppMask, NO_RULE_SET, Rules};
 use crate::identity::Address;
-use crate::wire::{CLASS_IN, Counts, FoldedName, HEADER_OCTETS, MAX_NAME_OCTETS, Reader, rcode, read_octets, rtype};
+use crate::wire::{
+    CLASS_IN, Counts, EXTENDED_ERROR, FoldedName, HEADER_OCTETS, MAX_NAME_OCTETS, Reader, rcode, read_octets, rtype,
+};
 
 /// Longest alias chain that is followed; beyond it the answer is a failure, since nobody may hide behind length.
 pub const MAX_CHAIN: usize = 16;
@@ -103,6 +105,42 @@ pub struct Answer {
     pub ttl: u32,
     /// Where it leads.
     pub targets: Targets,
+    /// How the upstream blocks the name itself, if it does.
+    pub upstream_block: Option<UpstreamBlock>,
+}
+
+/// An upstream's own block, as its answer shows it (RFC 8914 4.16 to 4.18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamBlock {
+    /// EDE 15.
+    Blocked,
+    /// EDE 16.
+    Censored,
+    /// EDE 17.
+    Filtered,
+    /// 0.0.0.0 or ::, and no other address.
+    NullAddress,
+}
+
+impl UpstreamBlock {
+    fn from_code(code: u16) -> Option<Self> {
+        Some(match code {
+            15 => Self::Blocked,
+            16 => Self::Censored,
+            17 => Self::Filtered,
+            _ => return None,
+        })
+    }
+
+    /// The Extended DNS Error that clients get: theirs is a forwarder's answer, so the text says who blocks.
+    pub fn error(self) -> (u16, &'static str) {
+        let code = match self {
+            Self::Blocked => 15,
+            Self::Censored => 16,
+            Self::Filtered | Self::NullAddress => 17,
+        };
+        (code, "an upstream server blocks this name; the policy of this network does not")
+    }
 }
 
 /// Why there is no answer to keep.
@@ -165,7 +203,7 @@ pub fn read_answer(
     let mut section = |count: u16| read_section(packet, &mut reader, count, &mut hops_left);
     let answer_records = section(answers).ok_or(Problem::Malformed)?;
     let authority_records = section(authorities).ok_or(Problem::Malformed)?;
-    let rcode = extended_rcode(packet, &mut reader, additionals, second_flags).ok_or(Problem::Malformed)?;
+    let (rcode, ede) = read_opt(packet, &mut reader, additionals, second_flags).ok_or(Problem::Malformed)?;
     if !matches!(rcode, rcode::NOERROR | rcode::NXDOMAIN | rcode::YXDOMAIN) {
         return Err(Problem::Failed(rcode));
     }
@@ -181,6 +219,14 @@ pub fn read_answer(
     let mut answer = kept.answer;
     answer.rcode = rcode;
     answer.is_authentic = second_flags & 0x20 != 0;
+    let is_null = |target| match target {
+        Target::Address(Address::V4(bits)) => bits == 0,
+        Target::Address(Address::V6(bits)) => bits == 0,
+        Target::Name(_) => true,
+    };
+    let is_nowhere = is_positive && matches!(qtype, rtype::A | rtype::AAAA) && targets.iter().all(is_null);
+    let by_address = is_nowhere.then_some(UpstreamBlock::NullAddress);
+    answer.upstream_block = ede.and_then(UpstreamBlock::from_code).or(by_address);
     answer.targets = targets;
     if answer.ttl == u32::MAX {
         answer.ttl = 0;
@@ -212,22 +258,38 @@ fn read_section<'a>(
     Some(records)
 }
 
-/// Steps over the additional section, which is dropped, for the high bits of the rcode in its OPT.
-fn extended_rcode(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_flags: u8) -> Option<u16> {
+/// Steps over the additional section, which is dropped, for the high bits of the rcode and the first Extended DNS
+/// Error of a block in its OPT.
+fn read_opt(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_flags: u8) -> Option<(u16, Option<u16>)> {
     let mut code = u16::from(second_flags & 0x0F);
+    let mut error = None;
     for _ in 0..count {
         reader.skip_name()?;
         let record_type = reader.short()?;
         reader.short()?;
         let ttl = reader.long()?;
         let length = reader.short()?;
-        reader.take(usize::from(length))?;
+        let rdata = reader.take(usize::from(length))?;
         if record_type == rtype::OPT {
             let [high, _, _, _] = ttl.to_be_bytes();
             code |= u16::from(high) << 4;
+            error = error.or_else(|| block_error(rdata));
         }
     }
-    (reader.position() <= packet.len()).then_some(code)
+    (reader.position() <= packet.len()).then_some((code, error))
+}
+
+/// The first Extended DNS Error among options that says of a block.
+fn block_error(options: &[u8]) -> Option<u16> {
+    let mut reader = Reader::new(options, 0);
+    loop {
+        let (code, length) = (reader.short()?, reader.short()?);
+        let option = reader.take(usize::from(length))?;
+        let info = Reader::new(option, 0).short();
+        if code == EXTENDED_ERROR && info.is_some_and(|info| UpstreamBlock::from_code(info).is_some()) {
+            return info;
+        }
+    }
 }
 
 /// How the RDATA of a type holds names: octets before them, how many, whether they may be compressed again.

@@ -28,6 +28,8 @@ pub struct Waiter {
     pub identity: Identity,
     /// Where the reply goes.
     pub origin: Origin,
+    /// When its query was received, microseconds.
+    pub received_us: u64,
 }
 
 /// How a waiter was taken in.
@@ -205,6 +207,7 @@ mod tests {
             echo: Box::default(),
             identity: Identity { address: crate::identity::Address::V4(client), port: 1 },
             origin: Origin::Stream(u64::from(id)),
+            received_us: 0,
         }
     }
 

@@ -1,10 +1,11 @@
 //! The seam: what Python may call. Typed in `_native.pyi`, which a test holds against this.
 
-use crate::counters::DecisionCount;
+use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
 use crate::decide::{AppMask, NO_RULE_SET, Sections, Template, Tuning, View, Views, Zone};
 use crate::identity::{Address, Identity};
 use crate::lists::{self, Format};
 use crate::lock;
+use crate::patterns::Patterns;
 use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
 use crate::resolve::{Arrival, Command, Core, Outcome, Work, abort_on_unguarded_panic};
@@ -76,6 +77,8 @@ struct PyApp {
     lists: Vec<PyList>,
     networks: Vec<Network>,
     needs: u64,
+    embedded: bool,
+    patterns: Vec<String>,
 }
 
 #[derive(FromPyObject)]
@@ -86,6 +89,7 @@ struct PyTemplate {
     by_type: HashMap<u16, PySections>,
     otherwise: PySections,
     error: Option<(u16, Vec<u8>)>,
+    structured_error: Option<Vec<u8>>,
 }
 
 #[derive(FromPyObject)]
@@ -98,6 +102,8 @@ struct PyRules {
     routed_zones: Vec<(String, u16)>,
     routes: Vec<Vec<(IpAddr, u16)>>,
     any_template: u16,
+    cdn_zones: Vec<String>,
+    local_names: Vec<(String, u16)>,
 }
 
 #[derive(FromPyObject)]
@@ -108,6 +114,7 @@ struct PyView {
     allow: u64,
     exempt: u64,
     answers: Vec<u16>,
+    is_logged: bool,
 }
 
 #[derive(FromPyObject)]
@@ -121,6 +128,7 @@ struct PyViews {
     ttl_floor: u32,
     ttl_ceiling: u32,
     negative_ttl_ceiling: u32,
+    stale: u32,
     trust_ad: bool,
     client_rate: u32,
     client_burst: u32,
@@ -142,7 +150,12 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
     };
     let mut apps = Vec::new();
     for app in rules.apps {
-        let mut input = AppInput { needs: AppMask(app.needs), ..AppInput::default() };
+        let mut input = AppInput {
+            needs: AppMask(app.needs),
+            embedded: app.embedded,
+            patterns: app.patterns,
+            ..AppInput::default()
+        };
         input.rules.extend(names(RuleKind::Suffix, app.suffixes)?);
         input.rules.extend(names(RuleKind::Host, app.hosts)?);
         input.rules.extend(names(RuleKind::Hole, app.holes)?);
@@ -160,6 +173,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
     }
     let local =
         rules.local_zones.into_iter().map(|(name, apex, below)| Ok((rule_name(&name)?, Zone::Local { apex, below })));
+    let hosts = rules.local_names.into_iter().map(|(name, template)| Ok((rule_name(&name)?, Zone::Host(template))));
     let routed = rules.routed_zones.into_iter().map(|(name, route)| Ok((rule_name(&name)?, Zone::Route(route))));
     Ok(RulesInput {
         digest: rules.digest,
@@ -173,10 +187,12 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
                 by_type: t.by_type.into_iter().map(|(qtype, s)| (qtype, sections(s))).collect(),
                 otherwise: sections(t.otherwise),
                 error: t.error,
+                structured_error: t.structured_error,
             })
             .collect(),
         // A zone that the config points somewhere comes after, and so replaces, the one answered here.
-        zones: local.chain(routed).collect::<PyResult<_>>()?,
+        zones: local.chain(routed).chain(hosts).collect::<PyResult<_>>()?,
+        cdn_zones: rules.cdn_zones.iter().map(|zone| rule_name(zone)).collect::<PyResult<_>>()?,
         routes: rules.routes.into_iter().map(|r| r.into_iter().map(SocketAddr::from).collect()).collect(),
         any_template: rules.any_template,
     })
@@ -209,6 +225,7 @@ fn views_of(views: PyViews) -> PyResult<Views> {
                 allow: AppMask(v.allow),
                 exempt: AppMask(v.exempt),
                 answers: v.answers,
+                is_logged: v.is_logged,
             })
             .collect(),
         devices: table(devices),
@@ -219,6 +236,7 @@ fn views_of(views: PyViews) -> PyResult<Views> {
             ttl_floor: views.ttl_floor,
             ttl_ceiling: views.ttl_ceiling,
             negative_ttl_ceiling: views.negative_ttl_ceiling,
+            stale: views.stale,
             trust_ad: views.trust_ad,
             client_rate: views.client_rate,
             client_burst: views.client_burst,
@@ -226,6 +244,12 @@ fn views_of(views: PyViews) -> PyResult<Views> {
             pending_a_client: views.pending_a_client,
         },
     })
+}
+
+/// The first of these patterns that cannot be read, or with which the automaton of all grows too large, and why.
+#[pyfunction]
+fn check_patterns(patterns: Vec<String>) -> Option<(usize, String)> {
+    Patterns::build(patterns.into_iter().map(|source| (source, AppMask::EMPTY)).collect()).err()
 }
 
 /// Compiles rules and views into the bytes of a snapshot file; also says, app by app, what became of each list.
@@ -239,7 +263,7 @@ fn compile_rules<'py>(
 ) -> PyResult<(Bound<'py, PyBytes>, ListReports<'py>)> {
     let mut entropy = Entropy::default();
     let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
-    let (rules, reports) = snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii));
+    let (rules, reports) = snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii)).map_err(bad)?;
     let file = snapshot::encode(&rules, &views_of(views)?, meta);
     // Whatever the daemon would refuse is refused here, before it is written.
     snapshot::decode(&file).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;
@@ -299,13 +323,25 @@ fn io_error(what: &str, error: &std::io::Error) -> PyErr {
 #[pymethods]
 impl Fastpath {
     /// Opens the sockets and puts the snapshot in force; `start` begins to answer.
+    ///
+    /// `inherited` are bound UDP sockets that a supervisor opened, grouped by address.
     #[new]
-    fn new(snapshot: &Snapshot, listen: Vec<(IpAddr, u16)>, threads: usize, cache_octets: usize) -> PyResult<Self> {
+    #[pyo3(signature = (snapshot, listen, threads, cache_octets, inherited=vec![]))]
+    fn new(
+        snapshot: &Snapshot,
+        listen: Vec<(IpAddr, u16)>,
+        threads: usize,
+        cache_octets: usize,
+        inherited: Vec<Vec<i32>>,
+    ) -> PyResult<Self> {
         let core = Core::new(threads, cache_octets, Arc::clone(&snapshot.rules), snapshot.views.clone())
             .map_err(|error| io_error("eventfd", &error))?;
         let addresses: Vec<SocketAddr> = listen.into_iter().map(SocketAddr::from).collect();
-        let listeners = Listeners::open(&addresses, threads)
+        let mut listeners = Listeners::open(&addresses, threads)
             .map_err(|(address, error)| io_error(&format!("{address} (UDP)"), &error))?;
+        for sockets in inherited {
+            listeners.adopt(&sockets).map_err(|error| io_error("a socket of the supervisor", &error))?;
+        }
         Ok(Self {
             core: Arc::new(core),
             listeners: Mutex::new(Some(listeners)),
@@ -322,6 +358,11 @@ impl Fastpath {
         let threads = listeners.serve(&self.core).map_err(|error| io_error("a serve thread", &error))?;
         *lock(&self.threads) = threads;
         Ok(())
+    }
+
+    /// Reads no more from clients; `sizes()["pending.waiters"]` says when what was read is answered.
+    fn drain(&self) {
+        self.core.drain();
     }
 
     /// Ends the serve threads and closes their sockets.
@@ -390,6 +431,19 @@ impl Fastpath {
     fn take_work(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let tuple = |work| -> PyResult<Py<PyAny>> {
             Ok(match work {
+                Work::Log(row) => {
+                    let dict = PyDict::new(py);
+                    dict.set_item("client", IpAddr::from(row.kind.address).to_string())?;
+                    dict.set_item("generation", row.kind.generation)?;
+                    dict.set_item("view", row.kind.view)?;
+                    dict.set_item("app", row.kind.app)?;
+                    dict.set_item("action", crate::decide::Action::NAMES[usize::from(row.kind.action)])?;
+                    dict.set_item("name", &*row.name)?;
+                    dict.set_item("qtype", row.qtype)?;
+                    dict.set_item("rule", &*row.rule)?;
+                    dict.set_item("more", row.more)?;
+                    ("log", dict).into_pyobject(py)?.into_any().unbind()
+                }
                 Work::Reply { token, reply } => {
                     let reply = reply.map(|r| PyBytes::new(py, &r));
                     ("reply", token, reply).into_pyobject(py)?.into_any().unbind()
@@ -436,7 +490,7 @@ impl Fastpath {
         let dict = PyDict::new(py);
         let rule = |app: Option<u8>, of: &FoldedName| {
             let place = app.and_then(|app| judged.pair.rules.deciding_rule(of, app));
-            place.map(|place| (place.kind, ancestor(of, place.labels)))
+            place.map(|place| (place.kind, place.rule))
         };
         let set = |set: u32| (set != NO_RULE_SET).then_some(set);
         dict.set_item("view", judged.view)?;
@@ -451,26 +505,13 @@ impl Fastpath {
         dict.set_item("rule", rule(judged.verdict.app, &name))?;
         let targets = judged.targets.unwrap_or_default();
         // A target counts where it gives the app; one that a hole takes out of it explains nothing.
-        let gives = |t: &FoldedName| {
-            judged
-                .verdict
-                .app
-                .is_some_and(|app| !judged.pair.rules.find(t).apps.and(AppMask::of(app.into())).is_empty())
-        };
-        let target = targets.names().into_iter().find(gives);
+        let rules = &judged.pair.rules;
+        let bit = judged.verdict.app.map_or(AppMask::EMPTY, |app| AppMask::of(app.into()));
+        let target = targets.names().into_iter().find(|t| !rules.find(t).apps.and(bit).is_empty());
         let target = target.and_then(|t| rule(judged.verdict.app, &t).map(|r| (t.to_string(), r)));
         dict.set_item("target_rule", target)?;
-        let addresses: Vec<String> = targets
-            .addresses()
-            .iter()
-            .filter(|&&a| {
-                judged
-                    .verdict
-                    .app
-                    .is_some_and(|app| !judged.pair.rules.apps_at(a).and(AppMask::of(app.into())).is_empty())
-            })
-            .map(|&a| IpAddr::from(a).to_string())
-            .collect();
+        let addresses = targets.addresses().into_iter().filter(|&a| !rules.apps_at(a).and(bit).is_empty());
+        let addresses: Vec<String> = addresses.map(|a| IpAddr::from(a).to_string()).collect();
         dict.set_item("target_addresses", addresses)?;
         dict.set_item("is_client", judged.is_client)?;
         dict.set_item("zone", judged.zone)?;
@@ -486,6 +527,17 @@ impl Fastpath {
     /// Sizes now, by name.
     fn sizes(&self) -> HashMap<&'static str, u64> {
         self.core.sizes()
+    }
+
+    /// How long answers took by `hit` and `miss`: answers by bucket, seconds of all. Bounds are `LATENCY_BOUNDS`, seconds;
+    /// the last bucket is for what took longer.
+    fn latencies(&self) -> HashMap<&'static str, (Vec<u64>, f64)> {
+        [("hit", Took::Hit), ("miss", Took::Miss)]
+            .map(|(name, took)| {
+                let (buckets, sum_us) = self.core.latencies(took);
+                (name, (buckets, sum_us as f64 / 1e6))
+            })
+            .into()
     }
 
     /// Decisions since the start of each set of views that was in force and is not folded yet:
@@ -519,15 +571,14 @@ impl Fastpath {
     }
 }
 
-/// The last labels of a name.
-fn ancestor(name: &FoldedName, labels: usize) -> String {
-    let text = name.to_string();
-    let all: Vec<&str> = text.split('.').collect();
-    all[all.len().saturating_sub(labels)..].join(".")
-}
-
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{Fastpath, Snapshot, compile_rules, fold_rule_name, is_public_suffix, line_of, load};
+    use super::{Fastpath, Snapshot, check_patterns, compile_rules, fold_rule_name, is_public_suffix, line_of, load};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("LATENCY_BOUNDS", super::LATENCY_BOUNDS_US.map(|us| us as f64 / 1e6))
+    }
 }

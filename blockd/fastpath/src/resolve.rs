@@ -2,12 +2,11 @@
 
 use crate::admission::{Admission, Buckets};
 use crate::cache::{Cache, Entry, Key};
-use crate::counters::{Counter, DecisionCount, Decisions, Lane};
-use crate::decide::{
-    Action, AppMask, Rules, Sections, Verdict, View, Views, Zone, decide, is_empty_non_terminal, is_live,
-};
+use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
+use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
 use crate::identity::Identity;
-use crate::inspect::{self, Answer, Meaning, Problem, Targets, TtlBounds};
+use crate::inspect::{self, Answer, Meaning, Problem, Target, Targets, TtlBounds};
+use crate::journal::{Journal, Kind, Noted, Row};
 use crate::lock;
 use crate::pending::{Joined, Origin, Pending, Waiter};
 use crate::prefixes::PrefixTable;
@@ -26,6 +25,10 @@ const FAILURE_TTL: u32 = 1;
 pub const ANSWER_WITHIN_MS: u64 = 1_800;
 /// Milliseconds after which nobody waits any more: no answers pile up for later (DNSBomb, CVE-2024-33655).
 pub const GIVEN_UP_MS: u64 = 5_000;
+/// How long a stale answer is served before anybody is asked anew, milliseconds (RFC 8767 5: at least 30 s).
+const STALE_AGAIN_MS: u64 = 30_000;
+/// TTL of a stale answer, seconds (RFC 8767 4).
+const STALE_TTL: u32 = 30;
 /// Work for Python that may wait; more is refused and counted.
 const RING_BOUND: usize = 65_536;
 /// REFUSED that one stranger gets a second.
@@ -128,6 +131,8 @@ pub enum Work {
         /// What is left of the time in which clients want an answer.
         patience_ms: u64,
     },
+    /// Write a line of the decisions log.
+    Log(Row),
     /// Send this reply to the client of a stream.
     Reply {
         /// The token that came with the query.
@@ -211,6 +216,9 @@ pub struct Core {
     pub source_ports: SourcePorts,
     /// Ends the serve threads.
     pub is_stopping: AtomicBool,
+    /// Nothing more is read from clients; what was read is answered.
+    pub is_draining: AtomicBool,
+    journal: Journal,
     clients: Buckets,
     refusals: Buckets,
     work: Mutex<VecDeque<Work>>,
@@ -248,6 +256,16 @@ pub struct Arrival<'a> {
     pub origin: &'a dyn Fn() -> Origin,
     /// Whether it came by TCP.
     pub is_stream: bool,
+}
+
+/// To whom a reply goes, and what it needs of the query.
+struct Recipient<'a> {
+    lane: usize,
+    view: u16,
+    identity: &'a Identity,
+    asker: &'a Asker,
+    echo: &'a [u8],
+    is_stream: bool,
 }
 
 /// Runs what reads hostile bytes; a panic in there costs this packet and no more.
@@ -302,6 +320,8 @@ impl Core {
             work_bell: Bell::new()?,
             source_ports: SourcePorts::default(),
             is_stopping: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            journal: Journal::default(),
             clients: Buckets::new(BUCKETS),
             refusals: Buckets::new(BUCKETS / 16),
             work: Mutex::default(),
@@ -344,6 +364,8 @@ impl Core {
             former,
         }));
         drop(now);
+        // What the rows' numbers mean is forgotten with the views they were decided by.
+        self.write_rows(self.lanes.len() - 2, self.journal.close());
         // A server that no route names any more is forgotten with its last question.
         lock(&self.servers).retain(|_, server| Arc::strong_count(server) > 1);
         (rules_generation, generation)
@@ -487,24 +509,22 @@ impl Core {
             checking_disabled: asker.checking_disabled,
             route: rules.routes[route].tag,
         };
+        let to = Recipient {
+            lane: arrival.lane,
+            view: view_id,
+            identity: &arrival.identity,
+            asker: &asker,
+            echo: question.echo,
+            is_stream: arrival.is_stream,
+        };
         let now_ms = now_us / 1000;
-        let is_local = matches!(zone, Some((Zone::Local { .. }, _)));
+        let is_local = matches!(zone, Some((Zone::Local { .. } | Zone::Host(_), _)));
         if !is_local {
             let hit = self.cache.with(&key, now_ms, |entry| {
                 if entry.rejudge(rules, pair.rules_generation) {
                     lane.count(Counter::CacheRejudged);
                 }
-                self.reply_from(
-                    pair,
-                    arrival.lane,
-                    view_id,
-                    &asker,
-                    question.echo,
-                    entry,
-                    now_ms,
-                    arrival.is_stream,
-                    out,
-                )
+                self.reply_from(pair, &to, entry, now_ms, out)
             });
             if let Some(has_reply) = hit {
                 lane.count(Counter::CacheHits);
@@ -513,21 +533,10 @@ impl Core {
         }
         let meaning = inspect::judge(rules, &question.name, &Targets::default());
         let verdict = decide(view, meaning.asked, AppMask::EMPTY);
-        let count = || pair.views.decisions.count(arrival.lane, view_id, verdict.app, verdict.action);
+        let count = || self.decided(pair, &to, &question.name, question.qtype, &meaning, &Targets::default(), &verdict);
         if verdict.action == Action::Block {
             count();
-            let has_reply = self.write_block(
-                pair,
-                arrival.lane,
-                view,
-                &asker,
-                question.echo,
-                question.qtype,
-                &meaning,
-                &verdict,
-                arrival.is_stream,
-                out,
-            );
+            let has_reply = self.write_block(pair, &to, question.qtype, &meaning, &verdict, out);
             return if has_reply { Outcome::Reply } else { Outcome::Silence };
         }
         let template = match zone {
@@ -535,12 +544,13 @@ impl Core {
                 let is_apex = zone_octets == question.name.wire_length();
                 Some((if is_apex { apex } else { below }, zone_octets))
             }
+            Some((Zone::Host(template), zone_octets)) => Some((template, zone_octets)),
             _ if question.qtype == rtype::ANY => Some((rules.any_template, question.name.wire_length())),
             _ => None,
         };
         if let Some((template, zone_octets)) = template {
             count();
-            self.write_template(rules, lane, &asker, question, template, zone_octets, arrival.is_stream, out);
+            self.write_template(rules, &to, question, template, zone_octets, out);
             return Outcome::Reply;
         }
         if !question.recursion_desired {
@@ -550,8 +560,13 @@ impl Core {
         }
         lane.count(Counter::CacheMisses);
         let tuning = &pair.views.views.tuning;
-        let waiter =
-            Waiter { asker, echo: question.echo.into(), identity: arrival.identity, origin: (arrival.origin)() };
+        let waiter = Waiter {
+            asker: asker.clone(),
+            echo: question.echo.into(),
+            identity: arrival.identity,
+            origin: (arrival.origin)(),
+            received_us: now_us,
+        };
         match self.pending.join(&key, waiter, tuning.pending_in_all, tuning.pending_a_client, now_ms) {
             Joined::First(serial) => Outcome::Ask(key, serial),
             Joined::Coalesced => {
@@ -572,57 +587,47 @@ impl Core {
     }
 
     /// Decides on an entry and writes the reply; false is silence by policy.
-    fn reply_from(
-        &self,
-        pair: &Pair,
-        lane_at: usize,
-        view_id: u16,
-        asker: &Asker,
-        echo: &[u8],
-        entry: &Entry,
-        now_ms: u64,
-        is_stream: bool,
-        out: &mut Vec<u8>,
-    ) -> bool {
-        let lane = &self.lanes[lane_at];
+    fn reply_from(&self, pair: &Pair, to: &Recipient<'_>, entry: &Entry, now_ms: u64, out: &mut Vec<u8>) -> bool {
+        let lane = &self.lanes[to.lane];
         let views = &pair.views.views;
-        let view = &views.views[usize::from(view_id)];
+        let view = &views.views[usize::from(to.view)];
         let Meaning { asked, found, .. } = entry.meaning;
         let verdict = decide(view, asked, found);
-        pair.views.decisions.count(lane_at, view_id, verdict.app, verdict.action);
+        let Key { name, qtype, .. } = &entry.key;
+        self.decided(pair, to, name, *qtype, &entry.meaning, &entry.targets, &verdict);
         if verdict.action == Action::Block {
-            return self.write_block(
-                pair,
-                lane_at,
-                view,
-                asker,
-                echo,
-                entry.key.qtype,
-                &entry.meaning,
-                &verdict,
-                is_stream,
-                out,
-            );
+            return self.write_block(pair, to, *qtype, &entry.meaning, &verdict, out);
         }
         let is_authentic =
-            entry.is_authentic && views.tuning.trust_ad && (asker.authentic_data || asker.is_dnssec_ok());
-        let error = entry.error.map(|(code, text)| ExtendedError { code, text: text.as_bytes() });
-        let is_cut = wire::write_reply(out, asker, echo, entry.rcode, is_authentic, entry.counts, &entry.body, error);
+            entry.is_authentic && views.tuning.trust_ad && (to.asker.authentic_data || to.asker.is_dnssec_ok());
+        let is_stale = entry.is_stale(now_ms);
+        let error = match entry.error {
+            _ if is_stale => {
+                lane.count(Counter::CacheStale);
+                let code = if entry.rcode == rcode::NXDOMAIN { 19 } else { 3 };
+                Some((code, "no upstream server answers: this is the last answer that is known"))
+            }
+            error => error,
+        };
+        let error = error.map(|(code, text)| ExtendedError { code, text: text.as_bytes() });
+        let is_cut =
+            wire::write_reply(out, to.asker, to.echo, entry.rcode, is_authentic, entry.counts, &entry.body, error);
         if is_cut {
             lane.count(Counter::RepliesTruncated);
         } else {
             let most = if is_live(view, asked, found) { views.tuning.live_ttl } else { u32::MAX };
             let age = entry.age(now_ms);
-            let body_at = HEADER_OCTETS + echo.len();
+            let body_at = HEADER_OCTETS + to.echo.len();
             for &place in &entry.ttl_places {
                 let at = body_at + usize::from(place);
                 if let Some(octets) = out.get_mut(at..at + 4) {
                     let stored = u32::from_be_bytes([octets[0], octets[1], octets[2], octets[3]]);
-                    octets.copy_from_slice(&stored.saturating_sub(age).min(most).to_be_bytes());
+                    let left = if is_stale { STALE_TTL } else { stored.saturating_sub(age) };
+                    octets.copy_from_slice(&left.min(most).to_be_bytes());
                 }
             }
         }
-        self.replied(lane, is_stream, out);
+        self.replied(lane, to.is_stream, out);
         true
     }
 
@@ -630,18 +635,15 @@ impl Core {
     fn write_block(
         &self,
         pair: &Pair,
-        lane_at: usize,
-        view: &View,
-        asker: &Asker,
-        echo: &[u8],
+        to: &Recipient<'_>,
         qtype: u16,
         meaning: &Meaning,
         verdict: &Verdict,
-        is_stream: bool,
         out: &mut Vec<u8>,
     ) -> bool {
-        let lane = &self.lanes[lane_at];
+        let lane = &self.lanes[to.lane];
         let rules = &pair.rules;
+        let view = &pair.views.views.views[usize::from(to.view)];
         let app = usize::from(verdict.app.unwrap_or(0));
         let template = &rules.templates[usize::from(view.answers[app])];
         if template.is_silent {
@@ -653,11 +655,15 @@ impl Core {
         let code = if exists { rcode::NOERROR } else { template.rcode };
         let Sections { answer, authority, body } = template.sections(qtype);
         let counts = Counts { answer: *answer, authority: *authority };
-        let error = template.error.as_ref().map(|(code, text)| ExtendedError { code: *code, text });
-        if wire::write_reply(out, asker, echo, code, false, counts, body, error) {
+        let wants_structured = to.asker.edns.is_some_and(|edns| edns.wants_structured);
+        let error = template.error.as_ref().map(|(code, text)| {
+            let structured = template.structured_error.as_ref().filter(|_| wants_structured);
+            ExtendedError { code: *code, text: structured.unwrap_or(text) }
+        });
+        if wire::write_reply(out, to.asker, to.echo, code, false, counts, body, error) {
             lane.count(Counter::RepliesTruncated);
         }
-        self.replied(lane, is_stream, out);
+        self.replied(lane, to.is_stream, out);
         true
     }
 
@@ -665,26 +671,24 @@ impl Core {
     fn write_template(
         &self,
         rules: &Rules,
-        lane: &Lane,
-        asker: &Asker,
+        to: &Recipient<'_>,
         question: &Question<'_>,
         template: u16,
         zone_octets: usize,
-        is_stream: bool,
         out: &mut Vec<u8>,
     ) {
         let template = &rules.templates[usize::from(template)];
         let Sections { answer, authority, body } = template.sections(question.qtype);
         let counts = Counts { answer: *answer, authority: *authority };
         let error = template.error.as_ref().map(|(code, text)| ExtendedError { code: *code, text });
-        let is_cut = wire::write_reply(out, asker, question.echo, template.rcode, false, counts, body, error);
+        let is_cut = wire::write_reply(out, to.asker, question.echo, template.rcode, false, counts, body, error);
         let inside = question.name.wire_length() - zone_octets;
         if inside > 0 && *answer == 0 && *authority > 0 && !is_cut {
             let owner_at = HEADER_OCTETS + question.echo.len();
             let pointer = 0xC000u16 | (HEADER_OCTETS + inside) as u16;
             out[owner_at..owner_at + 2].copy_from_slice(&pointer.to_be_bytes());
         }
-        self.replied(lane, is_stream, out);
+        self.replied(&self.lanes[to.lane], to.is_stream, out);
     }
 
     fn plain_reply(
@@ -726,9 +730,11 @@ impl Core {
         let (answer, error) = match result {
             Ok(answer) => (answer, None),
             Err(failure) => {
-                // Another exchange of the same question may have succeeded meanwhile.
-                let better = self.cache.with(key, now_ms, |entry| entry.clone());
-                if let Some(entry) = better.filter(|entry| entry.rcode != rcode::SERVFAIL) {
+                // Another exchange of the same question may have succeeded meanwhile, or a former answer is at hand. A
+                // chain that cannot be followed is an answer: an old one in its place would be somebody's way round.
+                let is_silence = failure != Failure::Chain;
+                let stale_ms = u64::from(self.pair.load().views.views.tuning.stale) * 1000 * u64::from(is_silence);
+                if let Some(entry) = self.cache.revive(key, now_ms, stale_ms, STALE_AGAIN_MS) {
                     return entry;
                 }
                 let answer = Answer { rcode: rcode::SERVFAIL, ttl: FAILURE_TTL, ..Answer::default() };
@@ -738,7 +744,7 @@ impl Core {
         let pair = self.pair.load();
         let meaning = inspect::judge(&pair.rules, &key.name, &answer.targets);
         let mut entry = Entry::new(key.clone(), answer, meaning, pair.rules_generation, now_ms);
-        entry.error = error;
+        entry.error = error.or(entry.error);
         if self.cache.insert(entry.clone(), now_ms) {
             self.lanes[lane_at].count(Counter::CacheInserted);
         }
@@ -768,11 +774,16 @@ impl Core {
         replies: &mut Outbound,
     ) {
         let lane = &self.lanes[lane_at];
-        let view_id = pair.views.views.view_of(waiter.identity.address);
-        let is_stream = matches!(waiter.origin, Origin::Stream(_));
+        let to = Recipient {
+            lane: lane_at,
+            view: pair.views.views.view_of(waiter.identity.address),
+            identity: &waiter.identity,
+            asker: &waiter.asker,
+            echo: &waiter.echo,
+            is_stream: matches!(waiter.origin, Origin::Stream(_)),
+        };
         let out = replies.buffer();
-        let has_reply =
-            self.reply_from(pair, lane_at, view_id, &waiter.asker, &waiter.echo, entry, now_ms, is_stream, out);
+        let has_reply = self.reply_from(pair, &to, entry, now_ms, out);
         match waiter.origin {
             Origin::Datagram(path) => {
                 if has_reply {
@@ -780,6 +791,7 @@ impl Core {
                     for _ in 0..replies.send(path.socket) {
                         lane.count(Counter::RepliesNotSent);
                     }
+                    lane.observe(Took::Miss, self.now_us().saturating_sub(waiter.received_us), 1);
                 }
             }
             Origin::Stream(token) => {
@@ -875,14 +887,20 @@ impl Core {
             Err(Problem::Failed(_)) => lane.count(Counter::UpstreamFailed),
             Err(Problem::Malformed) => lane.count(Counter::UpstreamMalformed),
             Err(Problem::Chain) => lane.count(Counter::UpstreamChain),
-            Ok(_) => {}
+            Ok(ref answer) => {
+                use Counter::{UpstreamBlocked, UpstreamCensored, UpstreamFiltered, UpstreamNullAddress};
+                const BLOCKS: [Counter; 4] = [UpstreamBlocked, UpstreamCensored, UpstreamFiltered, UpstreamNullAddress];
+                answer.upstream_block.inspect(|&block| lane.count(BLOCKS[block as usize]));
+            }
         }
         result
     }
 
     /// Lets those go who wait for something that nobody answers any more.
     pub fn sweep(&self, lane_at: usize, replies: &mut Outbound) {
-        let before = (self.now_us() / 1000).saturating_sub(GIVEN_UP_MS);
+        let now_ms = self.now_us() / 1000;
+        self.write_rows(lane_at, self.journal.close_minute(now_ms));
+        let before = now_ms.saturating_sub(GIVEN_UP_MS);
         lock(&self.streams).retain(|_, stream| stream.since_ms >= before);
         for key in self.pending.older_than(before) {
             // Taken only if it is still the old one: a newer question of the same name has an exchange of its own.
@@ -903,11 +921,55 @@ impl Core {
         inbox.bell.ring();
     }
 
+    fn write_rows(&self, lane_at: usize, rows: Vec<Row>) {
+        let lane = &self.lanes[lane_at];
+        for row in rows {
+            if !self.push_work(lane, Work::Log(row)) {
+                lane.count(Counter::JournalRingFull);
+            }
+        }
+    }
+
+    /// Counts a decision, and tells Python of it where the view's devices are logged.
+    fn decided(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        name: &wire::FoldedName,
+        qtype: u16,
+        meaning: &Meaning,
+        targets: &Targets,
+        verdict: &Verdict,
+    ) {
+        pair.views.decisions.count(to.lane, to.view, verdict.app, verdict.action);
+        let is_logged = pair.views.views.views[usize::from(to.view)].is_logged;
+        let Some(app) = verdict.app.filter(|_| is_logged) else { return };
+        let is_asked = !meaning.asked.and(AppMask::of(app.into())).is_empty();
+        let kind = Kind {
+            address: to.identity.address,
+            generation: pair.views.generation,
+            rule_set: if is_asked { meaning.asked_set } else { meaning.found_set },
+            view: to.view,
+            app,
+            action: verdict.action as u8,
+        };
+        match self.journal.note(&kind) {
+            Noted::Again => {}
+            Noted::Full => self.lanes[to.lane].count(Counter::JournalFull),
+            Noted::First => {
+                let rule = rule_text(&pair.rules, name, targets, app, is_asked);
+                let row = Row { kind, name: name.to_string().into(), qtype, rule: rule.into(), more: None };
+                self.journal.open(row.clone());
+                self.write_rows(to.lane, vec![row]);
+            }
+        }
+    }
+
     fn push_work(&self, lane: &Lane, work: Work) -> bool {
         {
             let mut ring = lock(&self.work);
             // A reply always finds room: those who wait are bounded already, and a lost one would hang its client.
-            if ring.len() >= RING_BOUND && matches!(work, Work::Stream { .. }) {
+            if ring.len() >= RING_BOUND && !matches!(work, Work::Reply { .. }) {
                 lane.count(Counter::RingFull);
                 return false;
             }
@@ -928,6 +990,23 @@ impl Core {
             self.work_bell.ring();
         }
         taken
+    }
+
+    /// The latencies of one kind: answers in each bucket, microseconds of all.
+    pub fn latencies(&self, took: Took) -> (Vec<u64>, u64) {
+        let mut all = (Vec::new(), 0);
+        for (buckets, sum_us) in self.lanes.iter().map(|lane| lane.latencies(took)) {
+            all.0.resize(buckets.len(), 0);
+            all.0.iter_mut().zip(buckets).for_each(|(sum, count)| *sum += count);
+            all.1 += sum_us;
+        }
+        all
+    }
+
+    /// Reads no more from clients; what was read is answered.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Relaxed);
+        self.inboxes.iter().for_each(|inbox| inbox.bell.ring());
     }
 
     /// Every counter by name; what was only explained is not among them.
@@ -1012,12 +1091,16 @@ impl Core {
         let mut out = Vec::new();
         let reply = wire::parse_question(&query).ok().and_then(|question| {
             let asker = Asker::of(&question, true);
+            let identity = Identity { address, port: 0 };
+            let echo = question.echo;
+            let to =
+                Recipient { lane: spare, view: view_id, identity: &identity, asker: &asker, echo, is_stream: true };
             let plain = |code, out: &mut Vec<u8>| {
                 wire::write_reply(out, &asker, question.echo, code, false, Counts::default(), &[], None);
                 true
             };
             let template = |template, octets, out: &mut Vec<u8>| {
-                self.write_template(&pair.rules, &self.lanes[spare], &asker, &question, template, octets, true, out);
+                self.write_template(&pair.rules, &to, &question, template, octets, out);
                 true
             };
             // The same order as for a packet.
@@ -1025,12 +1108,12 @@ impl Core {
                 _ if qtype == rtype::OPT => plain(rcode::FORMERR, &mut out),
                 _ if (rtype::TKEY..=rtype::MAILA).contains(&qtype) => plain(rcode::REFUSED, &mut out),
                 _ if verdict.action == Action::Block => {
-                    let echo = question.echo;
-                    self.write_block(&pair, spare, view, &asker, echo, qtype, &meaning, &verdict, true, &mut out)
+                    self.write_block(&pair, &to, qtype, &meaning, &verdict, &mut out)
                 }
                 Some((Zone::Local { apex, below }, octets)) => {
                     template(if octets == name.wire_length() { apex } else { below }, octets, &mut out)
                 }
+                Some((Zone::Host(host), octets)) => template(host, octets, &mut out),
                 _ if qtype == rtype::ANY => template(pair.rules.any_template, name.wire_length(), &mut out),
                 _ => false,
             };
@@ -1039,7 +1122,11 @@ impl Core {
         let zone = zone.map(|(zone, octets)| {
             let start = name.wire_length() - octets;
             let origin = wire::FoldedName::from_wire(&name.as_wire()[start..]).unwrap_or(*name);
-            let what = if matches!(zone, Zone::Route(_)) { "routed" } else { "local" };
+            let what = match zone {
+                Zone::Route(_) => "routed",
+                Zone::Local { .. } => "local",
+                Zone::Host(_) => "record",
+            };
             (what, origin.to_string())
         });
         Ok(Explanation {
@@ -1053,6 +1140,25 @@ impl Core {
             pair: pair.clone(),
         })
     }
+}
+
+/// The rule that decided about an app, and by what it was reached when that was not the question's name.
+fn rule_text(rules: &Rules, name: &wire::FoldedName, targets: &Targets, app: u8, is_asked: bool) -> String {
+    let bit = AppMask::of(app.into());
+    let text = |name: &wire::FoldedName| rules.deciding_rule(name, app).map(|r| format!("{} {}", r.kind, r.rule));
+    if is_asked {
+        return text(name).unwrap_or_default();
+    }
+    let reached = targets.iter().find_map(|target| match target {
+        Target::Name(target) if !rules.find(&target).apps.and(bit).is_empty() => {
+            Some(format!("{} by {target}", text(&target)?))
+        }
+        Target::Address(address) if !rules.apps_at(address).and(bit).is_empty() => {
+            Some(format!("network by {}", IpAddr::from(address)))
+        }
+        _ => None,
+    });
+    reached.unwrap_or_default()
 }
 
 /// Why a question gets what it gets.

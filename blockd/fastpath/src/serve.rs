@@ -1,12 +1,12 @@
 //! The serve threads: one a core, each with its own listening sockets and its own exchanges.
 
-use crate::counters::Counter;
+use crate::counters::{Counter, Took};
 use crate::exchange::{Exchanger, TOKEN_MARK};
 use crate::identity::Identity;
 use crate::lock;
 use crate::pending::Origin;
 use crate::resolve::{Arrival, Core, Outcome};
-use crate::sockets::{Inbound, Outbound, Poller, ReturnPath, listen};
+use crate::sockets::{Inbound, Outbound, Poller, ReturnPath, adopt, listen};
 use crate::wire;
 use std::io;
 use std::net::SocketAddr;
@@ -39,6 +39,16 @@ impl Listeners {
         Ok(Self(sets))
     }
 
+    /// Takes in the sockets of one address that a supervisor opened: every thread gets one, every socket has a thread;
+    /// where they are fewer than threads, some share one. Our own copies: the supervisor's stay open behind us.
+    pub fn adopt(&mut self, sockets: &[RawFd]) -> io::Result<()> {
+        let threads = self.0.len();
+        for at in 0..sockets.len().max(if sockets.is_empty() { 0 } else { threads }) {
+            self.0[at % threads].push(adopt(sockets[at % sockets.len()])?);
+        }
+        Ok(())
+    }
+
     /// Starts the threads.
     pub fn serve(self, core: &Arc<Core>) -> io::Result<Vec<JoinHandle<()>>> {
         self.0
@@ -63,7 +73,7 @@ impl Thread {
     fn new(lane: usize, sockets: Vec<OwnedFd>, core: &Core) -> io::Result<Self> {
         let poller = Poller::new()?;
         for (at, socket) in sockets.iter().enumerate() {
-            poller.watch(socket.as_raw_fd(), at as u64)?;
+            poller.watch_shared(socket.as_raw_fd(), at as u64)?;
         }
         poller.watch(core.inboxes[lane].bell.fd(), INBOX)?;
         Ok(Self { lane, sockets, poller })
@@ -77,8 +87,13 @@ impl Thread {
         let mut exchanger = Exchanger::new(self.lane);
         let mut ready = Vec::new();
         let mut swept_ms = 0;
+        let mut is_listening = true;
         while !core.is_stopping.load(Relaxed) {
             inbox.beats.fetch_add(1, Relaxed);
+            if is_listening && core.is_draining.load(Relaxed) {
+                is_listening = false;
+                self.sockets.iter().for_each(|socket| self.poller.forget(socket.as_raw_fd()));
+            }
             let sleep = exchanger.expire(core, &self.poller, &mut replies).min(LONGEST_SLEEP_MS);
             self.poller.wait(Duration::from_millis(sleep), &mut ready);
             for &token in &ready {
@@ -117,6 +132,7 @@ impl Thread {
         let lane = &core.lanes[self.lane];
         let count = inbound.receive(socket);
         let now_us = core.now_us();
+        let mut replied = 0;
         for at in 0..count {
             let Some(datagram) = inbound.datagram(at) else { continue };
             let (peer, local) = (datagram.peer, datagram.local);
@@ -137,13 +153,18 @@ impl Thread {
             match core.answer(&arrival, packet.unwrap_or(&[]), now_us, outbound.buffer()) {
                 Outcome::Reply => {
                     outbound.push(&peer, local);
+                    replied += 1;
                 }
                 Outcome::Ask(key, serial) => exchanger.ask(core, &self.poller, key, serial, replies),
                 Outcome::Silence | Outcome::Waiting => {}
             }
         }
-        for _ in 0..outbound.send(socket) {
+        let lost = outbound.send(socket);
+        for _ in 0..lost {
             lane.count(Counter::RepliesNotSent);
+        }
+        if replied > lost {
+            lane.observe(Took::Hit, core.now_us().saturating_sub(now_us), (replied - lost) as u64);
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::decide::{AppMask, NO_RULE_SET, Route, RuleSet, Rules, Sections, Templ
 use crate::domains::{DomainTable, HashKey};
 use crate::identity::Address;
 use crate::lists::{self, Format};
+use crate::patterns::Patterns;
 use crate::prefixes::{Prefix, PrefixTable, Ranges};
 use crate::wire::{FoldedName, MAX_LABELS};
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x01";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x02";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,10 @@ pub struct AppInput {
     pub lists: Vec<ListInput>,
     /// Its networks.
     pub networks: Vec<(Address, u8)>,
+    /// Whether its names are also seen inside the zones of CDNs.
+    pub embedded: bool,
+    /// Its patterns.
+    pub patterns: Vec<String>,
     /// What it needs, transitively, itself included.
     pub needs: AppMask,
 }
@@ -61,6 +66,8 @@ pub struct RulesInput {
     pub digest: [u8; 16],
     /// Live apps, in the order of their names.
     pub apps: Vec<AppInput>,
+    /// Zones of CDNs, in which names of others are embedded.
+    pub cdn_zones: Vec<FoldedName>,
     /// Prepared answers.
     pub templates: Vec<Template>,
     /// Zones answered here or asked elsewhere.
@@ -183,27 +190,34 @@ fn each_rule(
     }
 }
 
-/// Makes rules from their inputs; the second value says what became of each app's lists.
+/// Makes rules from their inputs; the second value says what became of each app's lists. The error names a pattern.
 pub fn build_rules(
     input: RulesInput,
     key: HashKey,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
-) -> (Rules, Vec<Vec<ListReport>>) {
+) -> Result<(Rules, Vec<Vec<ListReport>>), String> {
+    let with_masks = |(bit, app): (usize, &AppInput)| {
+        app.patterns.iter().map(move |source| (source.clone(), AppMask::of(bit))).collect::<Vec<_>>()
+    };
+    let patterns = Patterns::build(input.apps.iter().enumerate().flat_map(with_masks).collect())
+        .map_err(|(at, text)| format!("pattern {at}: {text}"))?;
+    let embedded = input.apps.iter().enumerate().filter(|(_, app)| app.embedded);
+    let embedded = embedded.fold(AppMask::EMPTY, |all, (bit, _)| all.or(AppMask::of(bit)));
     let mut builder = Builder { key, sets: Vec::new(), interned: HashMap::new(), names: HashMap::new() };
     let mut reports = Vec::new();
     each_rule(&input, to_ascii, |app, kind, name| builder.add(app, kind, name), Some(&mut reports));
     each_rule(&input, to_ascii, |app, kind, name| builder.mark_above(app, kind, name), None);
+    for zone in &input.cdn_zones {
+        let mut prints = [0u64; MAX_LABELS + 1];
+        let count = key.suffixes(zone, &mut prints);
+        if let Some(&print) = prints[..count].last() {
+            builder.change(print, |set| set.is_cdn_zone = true);
+        }
+    }
     let mut entries: Vec<(u64, u32)> = builder.names.into_iter().collect();
     entries.sort_unstable();
 
     let mut network_masks: Vec<AppMask> = Vec::new();
-    let mut intern = |mask: AppMask| match network_masks.iter().position(|&m| m == mask) {
-        Some(at) => at as u32,
-        None => {
-            network_masks.push(mask);
-            network_masks.len() as u32 - 1
-        }
-    };
     let mut networks: HashMap<(Address, u8), AppMask> = HashMap::new();
     for (bit, app) in input.apps.iter().enumerate() {
         for &network in &app.networks {
@@ -211,20 +225,15 @@ pub fn build_rules(
             *mask = mask.or(AppMask::of(bit));
         }
     }
-    let mut prefixes: Vec<Prefix> =
-        networks.iter().map(|(&(address, length), &mask)| Prefix { address, length, value: intern(mask) }).collect();
+    let mut prefixes: Vec<Prefix> = networks
+        .iter()
+        .map(|(&(address, length), &mask)| Prefix { address, length, value: intern(&mut network_masks, mask) })
+        .collect();
     prefixes.sort_by_key(|p| (p.address, p.length));
-    let mut union = |outer: u32, inner: u32| {
+    let networks = PrefixTable::build(&prefixes, |outer, inner| {
         let mask = network_masks[outer as usize].or(network_masks[inner as usize]);
-        match network_masks.iter().position(|&m| m == mask) {
-            Some(at) => at as u32,
-            None => {
-                network_masks.push(mask);
-                network_masks.len() as u32 - 1
-            }
-        }
-    };
-    let networks = PrefixTable::build(&prefixes, &mut union);
+        intern(&mut network_masks, mask)
+    });
 
     let routes = input.routes.into_iter().map(route).collect();
     let rules = Rules {
@@ -233,6 +242,8 @@ pub fn build_rules(
         key,
         table: DomainTable::build(&entries),
         sets: builder.sets,
+        embedded,
+        patterns,
         networks,
         network_masks,
         needs: input.apps.iter().map(|app| app.needs).collect(),
@@ -241,7 +252,16 @@ pub fn build_rules(
         routes,
         any_template: input.any_template,
     };
-    (rules, reports)
+    Ok((rules, reports))
+}
+
+/// The place of a mask among those there are; it is put there first if need be.
+fn intern(masks: &mut Vec<AppMask>, mask: AppMask) -> u32 {
+    let at = masks.iter().position(|&other| other == mask).unwrap_or_else(|| {
+        masks.push(mask);
+        masks.len() - 1
+    });
+    at as u32
 }
 
 fn route(servers: Vec<SocketAddr>) -> Route {
@@ -351,10 +371,14 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
     w.each(&rules.table.prints, |w, &v| w.u64(v));
     w.each(&rules.table.sets, |w, &v| w.u32(v));
     w.each(&rules.sets, |w, set| {
-        for mask in [set.suffix, set.host, set.hole, set.list_suffix, set.list_host, set.hole_below, set.rule_below] {
-            w.u64(mask.0);
-        }
+        set.masks().iter().for_each(|mask| w.u64(mask.0));
+        w.u8(u8::from(set.is_cdn_zone));
     });
+    w.u64(rules.embedded.0);
+    let (sources, apps, automaton) = rules.patterns.parts();
+    w.each(sources, |w, source| w.bytes(source.as_bytes()));
+    w.each(apps, |w, mask| w.u64(mask.0));
+    w.bytes(&automaton);
     w.table(&rules.networks);
     w.each(&rules.network_masks, |w, mask| w.u64(mask.0));
     w.each(&rules.needs, |w, mask| w.u64(mask.0));
@@ -374,6 +398,7 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
                 w.bytes(text);
             }
         }
+        w.bytes(template.structured_error.as_deref().unwrap_or_default());
     });
     let mut zones: Vec<_> = rules.zones.iter().collect();
     zones.sort_by_key(|(name, _)| *name);
@@ -382,6 +407,7 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
         let (kind, first, second) = match zone {
             Zone::Local { apex, below } => (0, *apex, *below),
             Zone::Route(route) => (1, *route, 0),
+            Zone::Host(template) => (2, *template, 0),
         };
         w.u8(kind);
         w.u16(first);
@@ -408,8 +434,14 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
                 list_host: r.mask()?,
                 hole_below: r.mask()?,
                 rule_below: r.mask()?,
+                is_cdn_zone: r.u8()? != 0,
             })
         })?,
+        embedded: r.mask()?,
+        patterns: {
+            let sources = r.each(|r| Some(std::str::from_utf8(r.bytes()?).ok()?.to_string()))?;
+            Patterns::from_parts(sources, r.each(Reader::mask)?, r.bytes()?)?
+        },
         networks: r.table()?,
         network_masks: r.each(Reader::mask)?,
         needs: r.each(Reader::mask)?,
@@ -423,6 +455,7 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
                     0 => None,
                     _ => Some((r.u16()?, r.bytes()?.to_vec())),
                 },
+                structured_error: Some(r.bytes()?.to_vec()).filter(|text| !text.is_empty()),
             })
         })?,
         zones: r
@@ -431,6 +464,7 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
                 let (kind, first, second) = (r.u8()?, r.u16()?, r.u16()?);
                 let zone = match kind {
                     0 => Zone::Local { apex: first, below: second },
+                    2 => Zone::Host(first),
                     _ => Zone::Route(first),
                 };
                 Some((name.as_wire().to_vec(), zone))
@@ -456,13 +490,10 @@ fn is_consistent(rules: &Rules) -> bool {
     rules.table.is_sound()
         && sets < NO_RULE_SET
         && rules.table.sets.iter().zip(&rules.table.prints).all(|(&set, &print)| print == 0 || set < sets)
-        && rules.sets.iter().all(|set| {
-            [set.suffix, set.host, set.hole, set.list_suffix, set.list_host, set.hole_below, set.rule_below]
-                .into_iter()
-                .all(is_live)
-        })
+        && rules.sets.iter().all(|set| set.masks().into_iter().all(is_live))
         && is_table(&rules.networks, rules.network_masks.len())
-        && rules.network_masks.iter().chain(&rules.needs).all(|&mask| is_live(mask))
+        && rules.network_masks.iter().chain(&rules.needs).chain(rules.patterns.apps()).all(|&mask| is_live(mask))
+        && is_live(rules.embedded)
         && rules.needs.len() <= AppMask::WIDTH
         && !rules.routes.is_empty()
         && rules.templates.iter().all(is_template)
@@ -470,6 +501,7 @@ fn is_consistent(rules: &Rules) -> bool {
         && rules.zones.values().all(|zone| match *zone {
             Zone::Local { apex, below } => template(apex) && template(below),
             Zone::Route(route) => usize::from(route) < rules.routes.len(),
+            Zone::Host(index) => template(index),
         })
 }
 
@@ -495,6 +527,7 @@ fn is_template(template: &Template) -> bool {
     is_whole(&template.otherwise)
         && template.by_type.iter().all(|(_, sections)| is_whole(sections))
         && template.error.as_ref().is_none_or(|(_, text)| text.len() <= MAX_TEMPLATE_OCTETS)
+        && template.structured_error.as_ref().is_none_or(|text| text.len() <= MAX_TEMPLATE_OCTETS)
 }
 
 fn write_views(w: &mut Writer, views: &Views) {
@@ -503,6 +536,7 @@ fn write_views(w: &mut Writer, views: &Views) {
             w.u64(mask.0);
         }
         w.each(&view.answers, |w, &v| w.u16(v));
+        w.u8(u8::from(view.is_logged));
     });
     w.table(&views.devices);
     w.u16(views.unidentified);
@@ -513,6 +547,7 @@ fn write_views(w: &mut Writer, views: &Views) {
         t.ttl_floor,
         t.ttl_ceiling,
         t.negative_ttl_ceiling,
+        t.stale,
         u32::from(t.trust_ad),
         t.client_rate,
         t.client_burst,
@@ -532,6 +567,7 @@ fn read_views(r: &mut Reader<'_>, rules: &Rules) -> Option<Views> {
                 allow: r.mask()?,
                 exempt: r.mask()?,
                 answers: r.each(Reader::u16)?,
+                is_logged: r.u8()? != 0,
             })
         })?,
         devices: r.table()?,
@@ -542,6 +578,7 @@ fn read_views(r: &mut Reader<'_>, rules: &Rules) -> Option<Views> {
             ttl_floor: r.u32()?,
             ttl_ceiling: r.u32()?,
             negative_ttl_ceiling: r.u32()?,
+            stale: r.u32()?,
             trust_ad: r.u32()? != 0,
             client_rate: r.u32()?,
             client_burst: r.u32()?,
@@ -633,11 +670,12 @@ pub(crate) mod tests {
     pub(crate) fn rules_of(apps: Vec<AppInput>) -> Rules {
         let input = RulesInput {
             apps,
+            cdn_zones: vec![name("cdn.example"), name("w.cdn.example")],
             templates: vec![Template::default()],
             routes: vec![vec!["127.0.0.1:53".parse().unwrap()]],
             ..RulesInput::default()
         };
-        build_rules(input, HashKey(1, 2), &mut |_| None).0
+        build_rules(input, HashKey(1, 2), &mut |_| None).unwrap().0
     }
 
     fn app(rules: &[(RuleKind, &str)]) -> AppInput {
@@ -655,6 +693,7 @@ pub(crate) mod tests {
                 ttl_floor: 0,
                 ttl_ceiling: 86400,
                 negative_ttl_ceiling: 3600,
+                stale: 0,
                 trust_ad: false,
                 client_rate: 1,
                 client_burst: 1,
@@ -683,6 +722,56 @@ pub(crate) mod tests {
         let exact = rules.find(&name("a.example")).exact.unwrap();
         assert_eq!(rules.sets[exact as usize].hole_below.0, 0b01);
         assert_eq!(rules.sets[exact as usize].rule_below.0, 0b10);
+    }
+
+    #[test]
+    fn names_are_seen_inside_a_cdn_and_by_pattern() {
+        use RuleKind::*;
+        let rules = rules_of(vec![
+            AppInput {
+                embedded: true,
+                patterns: vec!["^v[0-9]+[.]cdn[.]test$".into()],
+                ..app(&[
+                    (Suffix, "a.test"),
+                    (Host, "h.test"),
+                    (Hole, "ok.a.test"),
+                    (Hole, "v7.cdn.test"),
+                    (Hole, "free.a.test.cdn.example"),
+                ])
+            },
+            app(&[(Suffix, "b.test")]),
+        ]);
+        let apps = |text: &str| rules.find(&name(text)).apps.0;
+        for (text, wanted) in [
+            ("a.test.cdn.example", 1),
+            ("www.a.test.cdn.example", 1),
+            ("www.a.test.x1.cdn.example", 1),
+            ("www.a.test.x1.w.cdn.example", 1),
+            ("h.test.cdn.example", 1),
+            ("www.a.test.x1.x2.cdn.example", 0),
+            ("x.h.test.cdn.example", 0),
+            ("nota.test.cdn.example", 0),
+            ("ok.a.test.cdn.example", 0),
+            ("free.a.test.cdn.example", 0),
+            ("b.test.cdn.example", 0),
+            ("cdn.example", 0),
+            ("test.cdn.example", 0),
+            ("a.test.other.example", 0),
+            ("v17.cdn.test", 1),
+            ("v7.cdn.test", 0),
+            ("v17.cdn.test.cdn.example", 0),
+        ] {
+            assert_eq!(apps(text), wanted, "{text}");
+        }
+        let place = |text: &str| rules.deciding_rule(&name(text), 0).map(|place| (place.kind, place.rule));
+        assert_eq!(place("www.a.test.x1.cdn.example"), Some(("embedded", "a.test".into())));
+        assert_eq!(place("v17.cdn.test"), Some(("pattern", "^v[0-9]+[.]cdn[.]test$".into())));
+        assert_eq!(place("free.a.test.cdn.example"), Some(("hole", "free.a.test.cdn.example".into())));
+        let file =
+            encode(&rules, &Views { views: vec![View { answers: vec![0, 0], ..View::default() }], ..views() }, b"");
+        let (back, ..) = decode(&file).unwrap();
+        assert_eq!(back.find(&name("v17.cdn.test")).apps, AppMask(1));
+        assert_eq!(back.find(&name("a.test.cdn.example")).apps, AppMask(1));
     }
 
     proptest! {

@@ -72,21 +72,39 @@ pub fn listen(address: SocketAddr, threads: usize) -> io::Result<Vec<OwnedFd>> {
     (0..threads)
         .map(|_| {
             let socket = socket(&address)?;
-            let fd = socket.as_raw_fd();
-            set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1 as libc::c_int)?;
-            grow_receive_buffer(fd);
-            if address.is_ipv4() {
-                set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1 as libc::c_int)?;
-                // Never believe path MTU messages: a forged one would make replies fragment (RFC 9715).
-                set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
-            } else {
-                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1 as libc::c_int)?;
-                set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)?;
-            }
+            set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1 as libc::c_int)?;
+            prepare(&socket, address.is_ipv4())?;
             bind(&socket, &address)?;
             Ok(socket)
         })
         .collect()
+}
+
+fn prepare(socket: &OwnedFd, is_ipv4: bool) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    grow_receive_buffer(fd);
+    if is_ipv4 {
+        set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1 as libc::c_int)?;
+        // Never believe path MTU messages: a forged one would make replies fragment (RFC 9715).
+        set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)
+    } else {
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1 as libc::c_int)?;
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)
+    }
+}
+
+/// Takes a copy of a bound datagram socket that somebody else opened.
+pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a descriptor that is not open gives an error, a new one is owned from here on.
+    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3))?) };
+    // SAFETY: all zeroes is valid for this plain structure.
+    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: room for any address, its size beside it.
+    check(unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut storage).cast(), &raw mut length) })?;
+    let address = from_raw(&storage).ok_or(io::ErrorKind::InvalidInput)?;
+    prepare(&socket, address.is_ipv4())?;
+    Ok(socket)
 }
 
 fn grow_receive_buffer(fd: RawFd) {
@@ -437,9 +455,24 @@ impl Poller {
 
     /// Watches a descriptor; closing it ends that.
     pub fn watch(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        self.add(fd, token, libc::EPOLLIN)
+    }
+
+    /// Watches a descriptor that other threads may watch too: one of them is woken.
+    pub fn watch_shared(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.add(fd, token, libc::EPOLLIN | libc::EPOLLEXCLUSIVE)
+    }
+
+    fn add(&self, fd: RawFd, token: u64, events: libc::c_int) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: token };
         // SAFETY: the event lives through the call.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+    }
+
+    /// Watches a descriptor no longer.
+    pub fn forget(&self, fd: RawFd) {
+        // SAFETY: no pointer is read for a removal.
+        unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
     /// The tokens that are ready, at most 64.

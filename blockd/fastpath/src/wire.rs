@@ -249,6 +249,17 @@ impl FoldedName {
         })
     }
 
+    /// The name without its last labels; none when nothing is left.
+    pub fn without_last(&self, labels: usize) -> Option<Self> {
+        let mut starts = [0u8; MAX_LABELS + 1];
+        let count = self.label_starts(&mut starts);
+        let kept = count.checked_sub(labels).filter(|&kept| kept > 0)?;
+        let end = if labels == 0 { self.wire_length() - 1 } else { usize::from(*starts.get(kept)?) };
+        let mut wire = [0u8; MAX_NAME_OCTETS];
+        wire.get_mut(..end)?.copy_from_slice(self.octets.get(..end)?);
+        Self::from_valid(wire.get(..=end)?)
+    }
+
     /// Whether this name is `ancestor` or below it, label by label.
     pub fn is_within(&self, ancestor: &FoldedName) -> bool {
         let mut rest = self.as_wire();
@@ -402,6 +413,8 @@ pub struct Edns {
     pub udp_octets: u16,
     /// DNSSEC OK.
     pub dnssec_ok: bool,
+    /// The client reads structured errors (draft-ietf-dnsop-structured-dns-error 5.1).
+    pub wants_structured: bool,
 }
 
 /// A question, parsed; `echo` is what goes back byte for byte.
@@ -486,11 +499,12 @@ pub fn parse_question(packet: &[u8]) -> Result<Question<'_>, Reject<'_>> {
             if record_type != rtype::OPT {
                 continue;
             }
-            if edns.is_some() || owner_octets != 1 || !are_options_whole(rdata) {
+            if edns.is_some() || owner_octets != 1 {
                 return None;
             }
+            let wants_structured = read_options(rdata)?;
             let [_, version, high_flags, _] = ttl.to_be_bytes();
-            edns = Some((Edns { udp_octets: class, dnssec_ok: high_flags & 0x80 != 0 }, version));
+            edns = Some((Edns { udp_octets: class, dnssec_ok: high_flags & 0x80 != 0, wants_structured }, version));
         }
         reader.is_at_end().then_some((
             Question {
@@ -514,20 +528,23 @@ pub fn parse_question(packet: &[u8]) -> Result<Question<'_>, Reject<'_>> {
     }
 }
 
-/// Whether an OPT record's options fill it exactly (RFC 6891 6.1.2).
-fn are_options_whole(rdata: &[u8]) -> bool {
+/// EDNS option code of an Extended DNS Error (RFC 8914).
+pub const EXTENDED_ERROR: u16 = 15;
+/// EDNS option code by which a client asks for structured errors (IANA, draft-ietf-dnsop-structured-dns-error).
+const STRUCTURED_ERROR: u16 = 26;
+
+/// Reads the options of a query's OPT record, which they must fill exactly (RFC 6891 6.1.2); says whether the client
+/// reads structured errors. Earlier versions of the draft ask by an Extended DNS Error in the query.
+fn read_options(rdata: &[u8]) -> Option<bool> {
     let mut reader = Reader::new(rdata, 0);
+    let mut wants_structured = false;
     while !reader.is_at_end() {
-        let whole = (|| {
-            reader.short()?;
-            let length = reader.short()?;
-            reader.take(usize::from(length))
-        })();
-        if whole.is_none() {
-            return false;
-        }
+        let code = reader.short()?;
+        let length = reader.short()?;
+        reader.take(usize::from(length))?;
+        wants_structured |= matches!(code, EXTENDED_ERROR | STRUCTURED_ERROR);
     }
-    true
+    Some(wants_structured)
 }
 
 /// Who asked, as far as the reply needs it; a waiter keeps one.
@@ -655,7 +672,7 @@ pub fn write_opt(
         Some(error) => {
             let text_octets = error.text.len() as u16;
             out.extend_from_slice(&(text_octets + 6).to_be_bytes());
-            out.extend_from_slice(&15u16.to_be_bytes());
+            out.extend_from_slice(&EXTENDED_ERROR.to_be_bytes());
             out.extend_from_slice(&(text_octets + 2).to_be_bytes());
             out.extend_from_slice(&error.code.to_be_bytes());
             out.extend_from_slice(error.text);

@@ -1,0 +1,151 @@
+"""``blockd apps``: what the catalogue has, what is live, who blocks it, and why a name belongs to an app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blockd.apps.catalogue import RULE_KEYS, Catalogue, Entry, load_catalogue
+from blockd.cli.options import USUAL_CONFIG, Config, Json
+from blockd.cli.output import complain, print_json, print_rows, print_table, say
+from blockd.policy.compile import app_rules
+from blockd.policy.inputs import Inputs, read_inputs
+from blockd.policy.views import group_views
+from blockd.policy.which import which as find_rules
+from blockd.settings.source import Disk
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    apps = typer.Typer(help="Show the catalogue: apps, their rules, and which of them a name belongs to.")
+    apps.callback(invoke_without_command=True)(list_apps)
+    apps.command()(show)
+    apps.command()(which)
+    app.add_typer(apps, name="apps")
+
+
+def _read(config: Path | None) -> tuple[Inputs | None, Catalogue]:
+    """Read the catalogue of a config; without one, what blockd ships."""
+    if config is None and not USUAL_CONFIG.exists():
+        return None, load_catalogue(True, None, Disk())
+    inputs = read_inputs(config or USUAL_CONFIG)
+    return inputs, inputs.catalogue
+
+
+def _policies(inputs: Inputs | None) -> dict[str, dict[str, list[str]]]:
+    """Say which groups block, monitor and allow each app."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for view in group_views(inputs) if inputs is not None else ():
+        for key in ("block", "monitor", "allow"):
+            for app in getattr(view, key):
+                found.setdefault(app, {}).setdefault(key, []).append(view.group)
+    return found
+
+
+def list_apps(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
+    """List every app: its rules, whether a policy names it, and who blocks, monitors or allows it."""
+    context.obj = (config, as_json)
+    if context.invoked_subcommand is not None:
+        return
+    inputs, catalogue = _read(config)
+    policies = _policies(inputs)
+    if as_json:
+        print_json([_as_json(entry, policies) for _, entry in sorted(catalogue.entries.items())])
+        return
+    rows = []
+    for name, entry in sorted(catalogue.entries.items()):
+        groups = policies.get(name, {})
+        listed = f"{entry.rule_count()}" + (f" + {len(entry.app.lists)} lists" if entry.app.lists else "")
+        live = "live" if groups else ""
+        rows.append(
+            [
+                name,
+                entry.app.title,
+                listed,
+                live,
+                *(", ".join(groups.get(k, [])) for k in ("block", "monitor", "allow")),
+            ]
+        )
+    print_table(["APP", "TITLE", "RULES", "LIVE", "BLOCKED FOR", "MONITORED FOR", "ALLOWED FOR"], rows, right=["RULES"])
+
+
+def _as_json(entry: Entry, policies: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
+    groups = policies.get(entry.app.app, {})
+    values = entry.app.model_dump(mode="json")
+    return {
+        **values,
+        "rules": entry.rule_count(),
+        "file": str(entry.document.file),
+        "live": bool(groups),
+        "groups": groups,
+    }
+
+
+def show(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="APP", help="The app.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Print one app: what it takes, what it needs, every rule with its evidence."""
+    config, as_json = config or context.obj[0], as_json or context.obj[1]
+    inputs, catalogue = _read(config)
+    entry = catalogue.entries.get(name)
+    if entry is None:
+        complain(f"blockd apps: there is no app {name}; there are {', '.join(sorted(catalogue.entries))}")
+        raise typer.Exit(1)
+    policies = _policies(inputs)
+    if as_json:
+        print_json(_as_json(entry, policies))
+        return
+    app = entry.app
+    groups = policies.get(name, {})
+    rows = [("app", app.app), ("title", app.title), ("owner", app.owner or "-")]
+    rows += [("takes" if at == 0 else "", f"{what} ({who})") for at, (what, who) in enumerate(app.takes.items())]
+    rows += [("needs", ", ".join(app.needs) or "nothing"), ("file", str(entry.document.file))]
+    rows += [(key, ", ".join(groups[key])) for key in ("block", "monitor", "allow") if key in groups]
+    print_rows(rows, {"app": "bold"})
+    for key in RULE_KEYS:
+        rules = app_rules(entry, key)
+        if rules:
+            say()
+            embedded = ", also inside the zones of CDNs" if app.embedded and key in ("suffixes", "hosts") else ""
+            say(f"{key} ({len(rules)}{embedded})")
+            for rule, place in rules:
+                where = "" if place.document is entry.document else f"  [{place.document.file}:{place.line}]"
+                why = app.evidence.get(rule)
+                say(f"  {rule}{where}" + (f"  # {why}" if why else ""))
+    for at, item in enumerate(app.lists):
+        say()
+        say(f"list {entry.list_path(at)} ({item.format}, {item.kind})")
+
+
+def which(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A domain name, as a device would ask for it.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Say which rules of which file match a name, of every app in the catalogue, and why they are there."""
+    config, as_json = config or context.obj[0], as_json or context.obj[1]
+    inputs, catalogue = _read(config)
+    try:
+        question, matches = find_rules(catalogue, inputs, name)
+    except ValueError as error:
+        complain(f"blockd apps: {error}")
+        raise typer.Exit(1) from None
+    policies = _policies(inputs)
+    if as_json:
+        print_json({"name": question, "matches": [match.as_json() for match in matches]})
+        return
+    if not matches:
+        say(f"{question}: no rule of any app matches")
+        return
+    for match in matches:
+        groups = policies.get(match.place.app, {})
+        said = "; ".join(f"{key} for {', '.join(names)}" for key, names in groups.items()) or "no policy names it"
+        say(str(match.place))
+        say(f"  {match.why or 'no evidence is written beside this rule'}")
+        say(f"  {said}")

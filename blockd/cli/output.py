@@ -1,0 +1,90 @@
+"""How commands print: for people on a terminal, plain columns in a pipe, JSON where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+#: Words that say how things stand -> style.
+STYLES = {
+    "block": "bold red",
+    "monitor": "yellow",
+    "allow": "green",
+    "exempt": "green",
+    "pass": "green",
+    "up": "green",
+    "slow": "yellow",
+    "failing": "bold red",
+    "dead": "bold red",
+}
+
+
+def say(text: str = "") -> None:
+    """Print a line as it is."""
+    print(text)
+
+
+def complain(text: object) -> None:
+    """Print a line to stderr."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def print_rows(rows: Iterable[tuple[str, str]], styles: dict[str, str] | None = None) -> None:
+    """Print label and text, a row a line; labels are as wide as the widest usual one."""
+    console = Console(soft_wrap=True, highlight=False)
+    for label, text in rows:
+        if not console.is_terminal:
+            print(f"{label:10}{text}".rstrip())
+            continue
+        line = Text(f"{label:10}", style="dim")
+        line.append(text, style=(styles or {}).get(label, ""))
+        console.print(line)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> RenderableType:
+    """Make a table for a terminal; words that say how things stand have their colour."""
+    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell), style=STYLES.get(str(cell), "")) for cell in row))
+    return made
+
+
+def plain(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table as aligned columns of text."""
+    cells = [list(columns), *([str(cell) or "-" for cell in row] for row in rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join(lines)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
+    """Print a table, in the form that fits where it goes."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(table(columns, rows, right))
+    else:
+        print(plain(columns, rows))
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do: the two largest units."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

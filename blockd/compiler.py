@@ -1,0 +1,51 @@
+"""Compiles in a process of its own: it holds no lock and no memory of the daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from blockd.problems import Problem
+
+#: Seconds; ten million names take well below one hundred.
+PATIENCE = 600
+
+
+class Compiler:
+    """Runs ``blockd compile``, one at a time."""
+
+    def __init__(self) -> None:
+        """Start with nothing under way."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ending = False
+
+    def run(self, config: Path, output: Path) -> list[Problem]:
+        """Write a generation; give what is wrong, if anything is."""
+        # -P: a file in the working directory must not pass for a module of ours.
+        command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
+        command += ["--config", str(config), "--output", str(output)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
+            process = self._process
+            if self._is_ending:
+                process.kill()
+            try:
+                out, err = process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return [Problem(str(config), 0, "", f"blockd compile did not end within {PATIENCE} s")]
+        code = process.returncode
+        if code == 0:
+            return []
+        try:
+            return [Problem(**problem) for problem in json.loads(out)["problems"]]
+        except (ValueError, KeyError, TypeError):
+            last = err.decode(errors="replace").strip().splitlines()[-1:]
+            return [Problem(str(config), 0, "", f"blockd compile ended with {code}: {' '.join(last)}")]
+
+    def kill(self) -> None:
+        """End what is under way, and what was about to be: the daemon stops."""
+        self._is_ending = True
+        if self._process is not None:
+            self._process.kill()

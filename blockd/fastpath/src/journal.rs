@@ -1,0 +1,172 @@
+//! Who was told what, a minute at a time: the first of each kind is a row at once, the rest are one closing count.
+
+use crate::identity::Address;
+use crate::lock;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// Kinds that are counted in one minute; more are dropped, and counted by the caller.
+const MAX_KINDS: usize = 65_536;
+const SHARDS: usize = 64;
+/// Milliseconds.
+const MINUTE: u64 = 60_000;
+
+/// What is one kind: device, app, rule and what was done, by one generation of views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Who asked.
+    pub address: Address,
+    /// The generation that says what the numbers mean.
+    pub generation: u64,
+    /// The rule set that decided.
+    pub rule_set: u32,
+    /// The view.
+    pub view: u16,
+    /// The app's bit.
+    pub app: u8,
+    /// The action's number.
+    pub action: u8,
+}
+
+/// One line of the log.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What kind.
+    pub kind: Kind,
+    /// The question name that was first.
+    pub name: Box<str>,
+    /// Its type.
+    pub qtype: u16,
+    /// The rule that decided, as text.
+    pub rule: Box<str>,
+    /// None for the first; on a closing line, how many more there were.
+    pub more: Option<u64>,
+}
+
+/// What became of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// The first of its kind in this minute: say so now, and `open` it.
+    First,
+    /// Counted.
+    Again,
+    /// There is no room for one more kind.
+    Full,
+}
+
+#[derive(Debug)]
+struct Counted {
+    row: Option<Row>,
+    more: u64,
+}
+
+/// The table of the minute.
+#[derive(Debug)]
+pub struct Journal {
+    shards: Box<[Mutex<HashMap<Kind, Counted>>]>,
+    kinds: AtomicUsize,
+    minute: AtomicU64,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            kinds: AtomicUsize::new(0),
+            minute: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Journal {
+    fn shard(&self, kind: &Kind) -> &Mutex<HashMap<Kind, Counted>> {
+        let bits = match kind.address {
+            Address::V4(bits) => u64::from(bits),
+            Address::V6(bits) => bits as u64 ^ (bits >> 64) as u64,
+        };
+        &self.shards[(bits.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58) as usize % SHARDS]
+    }
+
+    /// Counts a decision.
+    pub fn note(&self, kind: &Kind) -> Noted {
+        let mut shard = lock(self.shard(kind));
+        match shard.entry(*kind) {
+            Entry::Occupied(mut counted) => {
+                counted.get_mut().more += 1;
+                Noted::Again
+            }
+            Entry::Vacant(place) => {
+                if self.kinds.load(Relaxed) >= MAX_KINDS {
+                    return Noted::Full;
+                }
+                self.kinds.fetch_add(1, Relaxed);
+                place.insert(Counted { row: None, more: 0 });
+                Noted::First
+            }
+        }
+    }
+
+    /// Keeps the first row of a kind, for its closing line.
+    pub fn open(&self, row: Row) {
+        if let Some(counted) = lock(self.shard(&row.kind)).get_mut(&row.kind) {
+            counted.row = Some(row);
+        }
+    }
+
+    /// The closing lines, when a minute is over.
+    pub fn close_minute(&self, now_ms: u64) -> Vec<Row> {
+        let minute = now_ms / MINUTE;
+        if self.minute.swap(minute, Relaxed) == minute { Vec::new() } else { self.close() }
+    }
+
+    /// The closing lines of what there is.
+    pub fn close(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for shard in &self.shards {
+            let counted = std::mem::take(&mut *lock(shard));
+            self.kinds.fetch_sub(counted.len(), Relaxed);
+            let closing = counted.into_values().filter(|counted| counted.more > 0);
+            rows.extend(closing.filter_map(|Counted { row, more }| Some(Row { more: Some(more), ..row? })));
+        }
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(number: u32) -> Kind {
+        Kind { address: Address::V4(number), generation: 1, rule_set: 0, view: 0, app: 0, action: 1 }
+    }
+
+    #[test]
+    fn the_first_is_told_and_the_rest_are_counted() {
+        let journal = Journal::default();
+        assert_eq!(journal.note(&kind(1)), Noted::First);
+        journal.open(Row { kind: kind(1), name: "a".into(), qtype: 1, rule: "suffix a".into(), more: None });
+        for _ in 0..9 {
+            assert_eq!(journal.note(&kind(1)), Noted::Again);
+        }
+        assert_eq!(journal.note(&kind(2)), Noted::First, "another device");
+        journal.open(Row { kind: kind(2), name: "a".into(), qtype: 1, rule: "suffix a".into(), more: None });
+        let rows = journal.close_minute(MINUTE);
+        assert_eq!(rows.iter().map(|row| (row.kind, row.more)).collect::<Vec<_>>(), [(kind(1), Some(9))]);
+        assert!(journal.close_minute(MINUTE + 1).is_empty());
+        assert_eq!(journal.note(&kind(1)), Noted::First, "in the next minute again");
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let journal = Journal::default();
+        for number in 0..MAX_KINDS as u32 {
+            assert_eq!(journal.note(&kind(number)), Noted::First);
+        }
+        assert_eq!(journal.note(&kind(u32::MAX)), Noted::Full);
+        assert_eq!(journal.note(&kind(7)), Noted::Again);
+        journal.close();
+        assert_eq!(journal.note(&kind(u32::MAX)), Noted::First);
+    }
+}

@@ -1,0 +1,74 @@
+"""One screen of health, as data: what `blockd status` and `blockd top` show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blockd.fastpath import Fastpath
+from blockd.observe.metrics import DecisionCounts, ReloadCounts
+from blockd.resolver.routes import Routes
+from blockd.settings.values import show_endpoint
+
+#: Of counters, those that rates are made of.
+RATES = ("queries.udp", "queries.tcp", "cache.hits", "cache.misses", "upstream.sent", "upstream.answered")
+
+
+def status(
+    *,
+    fastpath: Fastpath,
+    routes: Routes,
+    decisions: DecisionCounts,
+    reloads: ReloadCounts,
+    ready: dict[str, Any],
+    meta: dict[str, Any],
+    devices: dict[str, int],
+    lists: list[dict[str, Any]],
+    version: str,
+    listen: list[str],
+    uptime: float,
+    now: float,
+) -> dict[str, Any]:
+    """Gather it. ``uptime`` and ages are seconds."""
+    counters, sizes = fastpath.counters(), fastpath.sizes()
+    lost = {name: value for name, value in counters.items() if name.startswith(("dropped.", "pending.shed.")) and value}
+    return {
+        **ready,
+        "version": version,
+        "listen": listen,
+        "uptime": uptime,
+        "policy_age": max(0.0, now - reloads.last_success),
+        "names": sizes["rules.names"],
+        "apps": len(meta["apps"]),
+        "threads": len(fastpath.beats()),
+        "totals": {name: counters[name] for name in RATES},
+        "cache": {"entries": sizes["cache.entries"], "octets": sizes["cache.octets"], "stale": counters["cache.stale"]},
+        "pending": sizes["pending.waiters"],
+        "lost": lost,
+        "latency": fastpath.latencies(),
+        "upstreams": [_server(server, routes) for server in fastpath.servers()],
+        "groups": [
+            {"group": group, "devices": devices.get(group, 0), **view}
+            for group, view in zip(meta["groups"], meta["views"], strict=True)
+        ],
+        "decisions": [
+            {"group": group, "app": app, "action": action, "count": count}
+            for (group, app, action), count in sorted(decisions.read(fastpath).items())
+        ],
+        "lists": [
+            {key: report[key] for key in ("app", "file", "kept")} | {"skipped": sum(report["skipped"].values())}
+            for report in lists
+        ],
+    }
+
+
+def _server(counts: Any, routes: Routes) -> dict[str, Any]:
+    health = routes.health.get(counts["address"])
+    return {
+        "server": show_endpoint(counts["address"]),
+        "state": "up" if health is None else health.state,
+        "latency": None if health is None else health.latency,
+        "sent": counts["sent"],
+        "answered": counts["answered"],
+        "failed": counts["failed"],
+        "timed_out": counts["timed_out"],
+    }

@@ -1,0 +1,68 @@
+"""What looks wrong in a config that can be taken: for `blockd check`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from blockd.devices import Device
+from blockd.policy.inputs import Inputs
+from blockd.policy.views import GroupView, group_views
+from blockd.problems import Problem
+from blockd.settings.schema import UNIDENTIFIED
+from blockd.settings.values import Address
+
+#: Hostnames behind one address from which on it is probably not a device.
+MANY_NAMES = 8
+
+
+def review(inputs: Inputs) -> Iterable[Problem]:
+    """Give what somebody should look at; none of it stops a reload."""
+    views = {view.group: view for view in group_views(inputs)}
+    yield from _empty_groups(inputs)
+    yield from _forwarders(inputs)
+    for group, view in views.items():
+        yield from _half_open(inputs, group, view)
+    for group in [*inputs.settings.groups, UNIDENTIFIED]:
+        policy = inputs.settings.policies[group]
+        for app in policy.block:
+            missing = sorted(inputs.catalogue.needs(app) - {app} - views[group].block)
+            if missing and not set(missing) & views[group].allow:
+                text = f"{app} is blocked, and {', '.join(missing)}, which it needs, is not: parts of it may be reached"
+                yield inputs.document.problem(("policies", group, "block", policy.block.index(app)), text)
+
+
+def _empty_groups(inputs: Inputs) -> Iterable[Problem]:
+    for group, members in inputs.settings.groups.items():
+        if not members.networks and not inputs.devices.get(group):
+            text = "nobody is in this group: it has no networks and no devices"
+            yield inputs.document.problem(("groups", group), text)
+
+
+def _forwarders(inputs: Inputs) -> Iterable[Problem]:
+    for devices in inputs.devices.values():
+        names: defaultdict[Address, set[str]] = defaultdict(set)
+        first: dict[Address, Device] = {}
+        for device in devices:
+            names[device.address].add(device.hostname or device.serial)
+            first.setdefault(device.address, device)
+        for address, behind in names.items():
+            if len(behind) >= MANY_NAMES:
+                device = first[address]
+                text = f"{len(behind)} devices are behind this one address: a forwarder?"
+                yield Problem(str(device.file), device.line, "address", text)
+
+
+def _half_open(inputs: Inputs, group: str, view: GroupView) -> Iterable[Problem]:
+    policy = inputs.settings.policies[group]
+    for key in ("monitor", "allow"):
+        for at, app in enumerate(getattr(policy, key)):
+            needed = inputs.catalogue.needs(app) - {app}
+            if key == "monitor" and needed & view.block:
+                blocked = ", ".join(sorted(needed & view.block))
+                text = f"{app} is monitored, and {blocked}, which it needs, is blocked: it will not work"
+                yield inputs.document.problem(("policies", group, key, at), text)
+            opened = sorted(needed & {*policy.block, *policy.monitor})
+            if key == "allow" and opened:
+                text = f"{app} is allowed, and with it {', '.join(opened)}, which this policy names otherwise"
+                yield inputs.document.problem(("policies", group, key, at), text)

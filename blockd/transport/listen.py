@@ -1,0 +1,87 @@
+"""Opens listening TCP sockets, or takes those that a supervisor opened; every failure says what to do."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+from blockd.problems import StartError
+
+Endpoint = tuple[IPv4Address | IPv6Address, int]
+BACKLOG = 1024
+
+
+def _show(endpoint: Endpoint) -> str:
+    address, port = endpoint
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+class Inherited:
+    """The sockets that a supervisor handed over, by address and kind."""
+
+    def __init__(self, sockets: Iterable[socket.socket]) -> None:
+        """StartError when one is of no use here."""
+        self._datagrams: dict[Endpoint, list[socket.socket]] = {}
+        self._streams: dict[Endpoint, socket.socket] = {}
+        for one in sockets:
+            if one.family not in (socket.AF_INET, socket.AF_INET6):
+                raise StartError("the supervisor handed over a socket that is neither IPv4 nor IPv6; see blockd.socket")
+            host, port = one.getsockname()[:2]
+            endpoint = (ip_address(host.partition("%")[0]), port)
+            if one.type == socket.SOCK_DGRAM:
+                self._datagrams.setdefault(endpoint, []).append(one)
+            else:
+                self._streams[endpoint] = one
+
+    def check(self, listen: Iterable[Endpoint]) -> None:
+        """StartError when a socket is of an address that the config does not name: it would be open and silent."""
+        unknown = {*self._datagrams, *self._streams} - set(listen)
+        for endpoint in sorted(unknown, key=str):
+            text = f"the supervisor opened {_show(endpoint)}, which is not in server.listen"
+            raise StartError(f"{text}; make blockd.socket and server.listen the same")
+
+    def datagrams(self, endpoint: Endpoint) -> list[int]:
+        """Give the descriptors of an address's UDP sockets."""
+        return [one.fileno() for one in self._datagrams.get(endpoint, ())]
+
+    def stream(self, endpoint: Endpoint) -> socket.socket | None:
+        """Give an address's TCP socket."""
+        return self._streams.get(endpoint)
+
+    def __bool__(self) -> bool:
+        return bool(self._datagrams or self._streams)
+
+
+def listen_tcp(reactor: Any, endpoint: Endpoint, factory: Any, key: str, inherited: socket.socket | None = None) -> Any:
+    """Listen for TCP on an address. StartError names the key of the config, and what to do."""
+    if inherited is not None:
+        inherited.setblocking(False)
+        return reactor.adoptStreamPort(inherited.fileno(), inherited.family, factory)
+    host, port = str(endpoint[0]), endpoint[1]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Or [::]:53 would take 0.0.0.0:53 too, and stand in its own way.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+            return reactor.adoptStreamPort(listener.fileno(), family, factory)
+    except OSError as error:
+        text = f"{_show(endpoint)} (TCP): {error.strerror}"
+        raise StartError(bind_advice(OSError(error.errno, text), key)) from None
+
+
+def bind_advice(error: OSError, key: str) -> str:
+    """Say what to do about an address that cannot be had."""
+    advice = {
+        errno.EADDRINUSE: "the port is in use: stop what listens there (ss -lnptu shows it), or choose another",
+        errno.EACCES: "a port below 1024 needs root, CAP_NET_BIND_SERVICE, or blockd.socket",
+        errno.EADDRNOTAVAIL: "this machine has no such address",
+    }.get(error.errno or 0)
+    return f"{key}: {error.strerror or error}" + (f"; {advice}" if advice else "")
