@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint fmt bench clean toolchain lint-tools test-packages
+.PHONY: run test soak lint fmt bench deb clean toolchain lint-tools test-packages
 # Two recipes may call apt-get: one at a time, also under make -j.
 .NOTPARALLEL:
 
@@ -18,7 +18,7 @@ run: build/run.stamp  ## build what changed, then serve the sample config until 
 
 test: build/dev.stamp test-packages  ## everything that must hold, in at most 12 minutes
 	cargo test --quiet --locked --manifest-path $(CRATE)/Cargo.toml --no-default-features
-	$(PYTHON) -m pytest -m "not soak" -q -n 4
+	$(PYTHON) -m pytest -m "not soak" -q -n 4 --dist loadfile
 
 soak: build/dev.stamp test-packages  ## what takes longer
 	$(PYTHON) -m pytest -m soak -q --timeout 3600
@@ -39,6 +39,9 @@ fmt: build/dev.stamp lint-tools  ## put the code in order
 
 bench: build/dev.stamp test-packages  ## one table: blockd beside Unbound and dnsdist
 	$(PYTHON) -m benchmarks.table
+
+deb: build/dev.stamp  ## a Debian 12 package, in build/
+	systemd/debian/build
 
 clean:  ## forget what was built; the state directory stays
 	rm -rf build .venv $(CRATE)/_native*.so
@@ -77,7 +80,7 @@ lint-tools:
 
 # The real servers that tests talk to. They are run from temporary directories, never as services: policy-rc.d keeps
 # their packages from starting them, and what was installed here is disabled for the next boot.
-TEST_PACKAGES := bind9-dnsutils curl dnsdist dnsperf iproute2 knot-dnsutils nsd prometheus unbound
+TEST_PACKAGES := bind9-dnsutils curl dnsdist dnsperf init-system-helpers iproute2 knot-dnsutils nsd procps prometheus systemd unbound
 test-packages:
 	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \

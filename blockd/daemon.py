@@ -53,6 +53,8 @@ from blockd.watch import Signature, Watch, signature
 log = logging.getLogger("blockd")
 
 SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+#: Seconds that written answers have to leave.
+FLUSH_PATIENCE = 0.1
 #: Seconds that queries which wait for an upstream have, when the daemon stops.
 DRAIN_PATIENCE = 2.0
 
@@ -142,7 +144,7 @@ class Daemon:
         _raise_descriptor_limit()
         threads = os.cpu_count() or 1 if settings.server.threads == "auto" else settings.server.threads
         inherited = Inherited(self._supervisor.sockets)
-        inherited.check(settings.server.listen)
+        inherited.check([*settings.server.listen, *settings.block_page.listen])
         handed_over = [inherited.datagrams(endpoint) for endpoint in settings.server.listen]
         own = [e for e, sockets in zip(settings.server.listen, handed_over, strict=True) if not sockets]
         try:
@@ -154,6 +156,7 @@ class Daemon:
         self._started = time.monotonic()
         self._reactor = reactor
         tcp = TcpListener(reactor, fastpath.answer, fastpath.is_client, lambda: self._live.settings.server.tcp)
+        self._tcp = tcp
         streams = Streams(reactor, fastpath.complete)
         self._routes = Routes(fastpath, lambda: self._live.routes)
         self._reloads = ReloadCounts()
@@ -179,7 +182,8 @@ class Daemon:
             site = admin_site(registry, self._alive, self._ready)
             ports.append(listen_tcp(reactor, settings.admin.listen, site, "admin.listen"))
             for endpoint in settings.block_page.listen:
-                ports.append(listen_tcp(reactor, endpoint, page.site, "block_page.listen"))
+                stream = inherited.stream(endpoint)
+                ports.append(listen_tcp(reactor, endpoint, page.site, "block_page.listen", stream))
             ports.append(self._listen_control(reactor))
         except StartError:
             fastpath.stop()
@@ -328,7 +332,8 @@ class Daemon:
             sizes = self._fastpath.sizes()
             is_done = not sizes["pending.waiters"] and not sizes["ring.waiting"]
             if self._reactor.running and (is_done or time.monotonic() >= deadline):
-                self._reactor.stop()
+                self._tcp.close()
+                self._reactor.callLater(FLUSH_PATIENCE, self._reactor.stop)
             else:
                 self._reactor.callLater(0.02, stop_when_done)
 
@@ -570,8 +575,9 @@ def _is_whole(generation: Path) -> bool:
 
 
 def _raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def hints(settings: Settings) -> list[str]:

@@ -84,8 +84,6 @@ class Decision(TypedDict):
     view: int
     asked: int
     found: int
-    asked_set: int | None
-    found_set: int | None
     action: str
     app: int | None
     touched: int

@@ -44,12 +44,12 @@ class Health:
 
     def count(self, counts: _native.ServerCounts) -> None:
         """Take in what happened since the last look."""
-        before = self.last or counts
-        answered = counts["answered"] - before["answered"]
-        failed = counts["failed"] - before["failed"]
-        late = counts["timed_out"] - before["timed_out"]
+        answered, failed, late, waited_us = (
+            counts[key] - (self.last[key] if self.last else 0)
+            for key in ("answered", "failed", "timed_out", "waited_us")
+        )
         if answered > 0:
-            took = (counts["waited_us"] - before["waited_us"]) / 1e6 / answered
+            took = waited_us / 1e6 / answered
             self.latency = took if self.latency is None else self.latency + SPEED_WEIGHT * (took - self.latency)
         self.tries = self.tries * FAULTS_REMAIN + max(answered + failed, late)
         self.faults = self.faults * FAULTS_REMAIN + failed + late

@@ -40,8 +40,8 @@ class Inherited:
         """StartError when a socket is of an address that the config does not name: it would be open and silent."""
         unknown = {*self._datagrams, *self._streams} - set(listen)
         for endpoint in sorted(unknown, key=str):
-            text = f"the supervisor opened {_show(endpoint)}, which is not in server.listen"
-            raise StartError(f"{text}; make blockd.socket and server.listen the same")
+            text = f"the supervisor opened {_show(endpoint)}, which is in neither server.listen nor block_page.listen"
+            raise StartError(f"{text}; make blockd.socket and the config the same")
 
     def datagrams(self, endpoint: Endpoint) -> list[int]:
         """Give the descriptors of an address's UDP sockets."""

@@ -210,6 +210,12 @@ class TcpListener(ServerFactory):
         """The bounds in force."""
         return self._limits()
 
+    def close(self) -> None:
+        """Close every connection, once what was written to it is sent."""
+        for connection in list(self._connections):
+            connection.transport.unregisterProducer()
+            connection.transport.loseConnection()
+
     @property
     def open_connections(self) -> int:
         """How many there are."""

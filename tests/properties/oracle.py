@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -21,6 +22,12 @@ class App:
     hosts_list: set[str] = field(default_factory=set)
     networks: set[IPv4Network] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
+    patterns: set[str] = field(default_factory=set)
+    embedded: bool = False
+
+
+#: The zones in which names are embedded, the one inside the other too.
+CDN_ZONES = {"cdn.example", "w.cdn.example"}
 
 
 def path(name: str) -> list[str]:
@@ -46,6 +53,23 @@ class Oracle:
 
     def matches(self, app: App, name: str) -> str:
         """Say `in`, `hole` or nothing."""
+        own = self.matches_own(app, name)
+        if own:
+            return own
+        if any(re.fullmatch(pattern, name) for pattern in app.patterns) and self.mutation != "no patterns":
+            self.met["pattern"] += 1
+            return "in"
+        zone = next((above for above in path(name)[1:] if above in CDN_ZONES), None)
+        if app.embedded and zone is not None:
+            front = name.removesuffix(f".{zone}")
+            behind = front.rpartition(".")[0] if self.mutation != "no label between" else ""
+            if any(inner and self.matches_own(app, inner, with_lists=False) == "in" for inner in (front, behind)):
+                self.met["embedded"] += 1
+                return "in"
+        return ""
+
+    def matches_own(self, app: App, name: str, with_lists: bool = True) -> str:
+        """Say the same of its rules at the name's path, and of its lists."""
         for at, above in enumerate(path(name)):
             is_host = above in app.hosts and (at == 0 or self.mutation == "host blocks below")
             is_in = above in app.suffixes or is_host
@@ -56,7 +80,7 @@ class Oracle:
             if is_in:
                 self.met["host" if above not in app.suffixes else "suffix"] += 1
                 return "in"
-        if app.domains & set(path(name)) or name in app.hosts_list:
+        if with_lists and (app.domains & set(path(name)) or name in app.hosts_list):
             self.met["list"] += 1
             return "in"
         return ""

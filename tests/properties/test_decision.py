@@ -17,7 +17,7 @@ from blockd.fastpath import Fastpath, load
 from blockd.policy.compile import compile_snapshot
 from blockd.policy.inputs import read_inputs
 from blockd.settings.source import Source
-from tests.properties.oracle import App, Oracle
+from tests.properties.oracle import CDN_ZONES, App, Oracle
 from tests.support.upstream import answer
 
 POLICIES = 250
@@ -38,8 +38,18 @@ BRANCHES = {
     "monitor by found",
     "pass",
     "nodata",
+    "pattern",
+    "embedded",
 }
-MUTATIONS = ("tie to the block", "list beats hole", "host blocks below", "hole clears no needs", "target opens")
+MUTATIONS = (
+    "no patterns",
+    "no label between",
+    "tie to the block",
+    "list beats hole",
+    "host blocks below",
+    "hole clears no needs",
+    "target opens",
+)
 CONFIG = Path("/memory/blockd.yaml")
 
 
@@ -64,6 +74,14 @@ def random_name(rng: random.Random) -> str:
     return ".".join([*labels, rng.choice(["x", "y"]), "example"])
 
 
+def random_question(rng: random.Random) -> str:
+    """Draw a name, at times inside a CDN's zone, with a label between or without."""
+    name = random_name(rng)
+    if rng.random() < 0.25:
+        name = ".".join([name, *rng.choice([[], [], ["a"], ["a", "b"]]), rng.choice(sorted(CDN_ZONES))])
+    return name
+
+
 def random_apps(rng: random.Random) -> dict[str, App]:
     """Draw a few apps with rules that nest and tie."""
     names = [f"app{at}" for at in range(rng.randint(1, 5))]
@@ -77,6 +95,9 @@ def random_apps(rng: random.Random) -> dict[str, App]:
         apps[name] = App(
             draw["s"] | {random_name(rng)}, draw["h"], draw["o"] | ties, draw["d"], draw["l"], networks, needs
         )
+        if rng.random() < 0.4:
+            apps[name].patterns = {"^" + random_name(rng).replace(".", "[.]").replace("a", "[ab]") + "$"}
+        apps[name].embedded = rng.random() < 0.5
     return apps
 
 
@@ -103,11 +124,14 @@ def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpa
             "hosts": sorted(app.hosts),
             "holes": sorted(app.holes),
             "networks": sorted(map(str, app.networks)),
+            "patterns": sorted(app.patterns),
+            "embedded": app.embedded,
             "lists": [{"file": f"{name}.d", "format": "domains"}, {"file": f"{name}.h", "format": "hosts"}],
         }
         contents[directory / f"{name}.yaml"] = json.dumps(values)
         contents[directory / f"{name}.d"] = "\n".join(sorted(app.domains))
         contents[directory / f"{name}.h"] = "\n".join(f"0.0.0.0 {n}" for n in sorted(app.hosts_list))
+    contents[directory / "cdn_zones.yaml"] = json.dumps({"zones": sorted(CDN_ZONES)})
     snapshot = compile_snapshot(read_inputs(CONFIG, Memory(contents))).snapshot
     with tempfile.NamedTemporaryFile() as file:
         file.write(snapshot)
@@ -126,8 +150,8 @@ def mismatches(mutation: str, met: Counter[str]) -> Iterator[str]:
         native = compile_policy(apps, policy)
         oracle = Oracle(apps, set(policy["block"]), set(policy["monitor"]), set(policy["allow"]), mutation)
         for _ in range(QUESTIONS):
-            name = random_name(rng)
-            chain = [random_name(rng) for _ in range(rng.choice([0, 0, 1, 2]))]
+            name = random_question(rng)
+            chain = [random_question(rng) for _ in range(rng.choice([0, 0, 1, 2]))]
             chain = [link for at, link in enumerate(chain) if link not in [name, *chain[:at]]]
             address = IPv4Address(0xC0000200 | rng.randrange(256))
             links = zip([name, *chain], chain, strict=False)

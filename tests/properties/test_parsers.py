@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockd.devices import read_inventory
 from blockd.fastpath import fold_rule_name, line_of
 from blockd.policy.answers import ede_text
 from blockd.policy.inputs import _system_servers
+from blockd.policy.local_records import TYPES, local_names
 from blockd.problems import InputError
 from blockd.settings.document import Document
-from blockd.settings.schema import Settings
+from blockd.settings.schema import Answers, Settings
 from blockd.settings.values import read_endpoint, read_name, read_network, show_endpoint, to_ascii
 
 NAMES = st.text(alphabet="aB1-_.*\\ é\x00", max_size=80) | st.text(max_size=20)
@@ -29,6 +33,34 @@ def test_a_name_is_read_or_refused(text: str) -> None:
     assert name == read_name(name) == fold_rule_name(name) == name.lower()
     assert len(name) <= 253
     assert all(0 < len(label) <= 63 for label in name.split("."))
+
+
+CELLS = st.text(alphabet='a1.:,"\n\r;é\x00 ', max_size=12) | st.ip_addresses().map(str)
+
+
+@given(st.lists(st.lists(CELLS, max_size=5), max_size=6) | st.binary(max_size=60))
+def test_an_inventory_is_read_or_refused(rows: list[list[str]] | bytes) -> None:
+    """Every device that is read has an address and a line of the file."""
+    data = rows if isinstance(rows, bytes) else ("address,hostname,serial,owner\n" + _lines(rows)).encode()
+    try:
+        devices = read_inventory(Path("devices.csv"), data)
+    except InputError:
+        return
+    assert all(1 < device.line <= data.count(b"\n") + data.count(b"\r") + 1 for device in devices)
+
+
+def _lines(rows: list[list[str]]) -> str:
+    return "".join(",".join(row) + "\n" for row in rows)
+
+
+@given(st.text(max_size=60) | st.tuples(st.sampled_from(TYPES), st.text(max_size=40)).map(" ".join))
+def test_a_record_is_read_or_refused(text: str) -> None:
+    """What is read is one record whose answer is built."""
+    records = {"a.example": [text]}
+    document = Document(Path("x"), b"records: {a.example: []}")
+    like: Any = SimpleNamespace(records=records, answers=Answers())
+    templates, problems = local_names(like, document)
+    assert bool(templates) is not bool(problems)
 
 
 @given(st.text(max_size=50) | st.ip_addresses().map(str) | st.integers())

@@ -271,7 +271,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::{AppMask, NO_RULE_SET};
+    use crate::decide::{AppMask, NO_RULE};
 
     fn entry(number: u32, octets: usize, ttl: u32) -> Entry {
         let name = FoldedName::from_rule_text(format!("n{number}.example").as_bytes()).unwrap();
@@ -290,8 +290,8 @@ mod tests {
             meaning: Meaning {
                 asked: AppMask::EMPTY,
                 found: AppMask::EMPTY,
-                asked_set: NO_RULE_SET,
-                found_set: NO_RULE_SET,
+                asked_rule: NO_RULE,
+                found_rule: NO_RULE,
                 exact: None,
             },
             rules_generation: 1,

@@ -77,10 +77,12 @@ impl RuleSet {
     }
 }
 
-/// The rule set that is in no table: nothing matched.
-pub const NO_RULE_SET: u32 = u32::MAX;
-/// Marks the number of a pattern among those of rule sets.
-const PATTERN_MARK: u32 = 1 << 31;
+/// The number of no rule; others are the fingerprints of their names.
+pub const NO_RULE: u64 = 0;
+/// The number of all networks: what an address belongs to is no single rule.
+pub const ANY_NETWORK: u64 = u64::MAX;
+/// Marks the number of a pattern among those of rules.
+const PATTERN_MARK: u64 = 1 << 62;
 
 /// What a name means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +91,8 @@ pub struct Match {
     pub apps: AppMask,
     /// The apps that a hole takes it out of.
     pub holes: AppMask,
-    /// The most specific rule set that gave an app.
-    pub rule_set: u32,
+    /// The number of the most specific rule that gave an app.
+    pub rule: u64,
     /// The rule set at the name itself, for what lies below it.
     pub exact: Option<u32>,
 }
@@ -109,7 +111,7 @@ struct Path {
     own: AppMask,
     holes: AppMask,
     listed: AppMask,
-    rule_set: u32,
+    rule: u64,
     exact: Option<u32>,
     /// Labels of the CDN zone that the name is in; 0 is none.
     cdn_labels: usize,
@@ -213,33 +215,28 @@ impl Rules {
     /// took the name out, its lists, its names embedded in a CDN's zone, its patterns.
     pub fn find(&self, name: &FoldedName) -> Match {
         let path = self.walk(name);
-        let (mut weak, mut rule_set) = (path.listed, path.rule_set);
+        let (mut weak, mut rule) = (path.listed, path.rule);
         for candidate in self.embedded_names(name, &path) {
             let inner = self.walk(&candidate);
             let apps = inner.own.and(self.embedded);
-            if !apps.without(path.holes).is_empty() && rule_set == NO_RULE_SET {
-                rule_set = inner.rule_set;
+            if !apps.without(path.holes).is_empty() && rule == NO_RULE {
+                rule = inner.rule;
             }
             weak = weak.or(apps);
         }
         let (apps, first) = self.patterns.find(name);
-        if !apps.without(path.holes).is_empty() && rule_set == NO_RULE_SET {
-            rule_set = first.map_or(NO_RULE_SET, |pattern| PATTERN_MARK | pattern as u32);
+        if !apps.without(path.holes).is_empty() && rule == NO_RULE {
+            rule = first.map_or(NO_RULE, |pattern| PATTERN_MARK | pattern as u64);
         }
         let apps = path.own.or(weak.or(apps).without(path.holes));
-        Match {
-            apps,
-            holes: path.holes,
-            rule_set: if apps.is_empty() { NO_RULE_SET } else { rule_set },
-            exact: path.exact,
-        }
+        Match { apps, holes: path.holes, rule: if apps.is_empty() { NO_RULE } else { rule }, exact: path.exact }
     }
 
     fn walk(&self, name: &FoldedName) -> Path {
         let mut prints = [0u64; MAX_LABELS + 1];
         let count = self.key.suffixes(name, &mut prints);
         let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
-        let (mut rule_set, mut exact, mut cdn_labels) = (NO_RULE_SET, None, 0);
+        let (mut rule, mut exact, mut cdn_labels) = (NO_RULE, None, 0);
         for (depth, &print) in prints[..count].iter().enumerate() {
             let Some(index) = self.table.find(print) else {
                 continue;
@@ -259,10 +256,10 @@ impl Rules {
             holes = holes.or(set.hole).without(strong);
             listed = listed.or(weak);
             if !strong.is_empty() || !weak.without(holes).is_empty() {
-                rule_set = index;
+                rule = print;
             }
         }
-        Path { own, holes, listed, rule_set, exact, cdn_labels }
+        Path { own, holes, listed, rule, exact, cdn_labels }
     }
 
     /// What a name holds in front of a CDN's zone: all of it, and all but the label next to the zone.

@@ -4,7 +4,7 @@
 //! pointers are charged to one budget a message.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use crate::decide::{AppMask, NO_RULE_SET, Rules};
+use crate::decide::{ANY_NETWORK, AppMask, NO_RULE, Rules};
 use crate::identity::Address;
 use crate::wire::{
     CLASS_IN, Counts, EXTENDED_ERROR, FoldedName, HEADER_OCTETS, MAX_NAME_OCTETS, Reader, rcode, read_octets, rtype,
@@ -656,10 +656,10 @@ pub struct Meaning {
     pub asked: AppMask,
     /// Apps of what the answer leads to, less what a hole at the question clears.
     pub found: AppMask,
-    /// Rule set of the question.
-    pub asked_set: u32,
-    /// Rule set of the first target that matched.
-    pub found_set: u32,
+    /// The rule that the question met.
+    pub asked_rule: u64,
+    /// The rule that the first target met.
+    pub found_rule: u64,
     /// Rule set at the question name itself.
     pub exact: Option<u32>,
 }
@@ -668,24 +668,30 @@ pub struct Meaning {
 pub fn judge(rules: &Rules, name: &FoldedName, targets: &Targets) -> Meaning {
     let question = rules.find(name);
     let mut found = AppMask::EMPTY;
-    let mut found_set = NO_RULE_SET;
+    let mut found_rule = NO_RULE;
     for target in targets.iter() {
         match target {
             Target::Name(name) => {
                 let matched = rules.find(&name);
                 found = found.or(matched.apps);
-                if found_set == NO_RULE_SET {
-                    found_set = matched.rule_set;
+                if found_rule == NO_RULE {
+                    found_rule = matched.rule;
                 }
             }
-            Target::Address(address) => found = found.or(rules.apps_at(address)),
+            Target::Address(address) => {
+                let apps = rules.apps_at(address);
+                found = found.or(apps);
+                if found_rule == NO_RULE && !apps.is_empty() {
+                    found_rule = ANY_NETWORK;
+                }
+            }
         }
     }
     Meaning {
         asked: question.apps,
         found: found.without(rules.cleared_by(question.holes)),
-        asked_set: question.rule_set,
-        found_set,
+        asked_rule: question.rule,
+        found_rule,
         exact: question.exact,
     }
 }

@@ -20,8 +20,8 @@ pub struct Kind {
     pub address: Address,
     /// The generation that says what the numbers mean.
     pub generation: u64,
-    /// The rule set that decided.
-    pub rule_set: u32,
+    /// The number of the rule that decided.
+    pub rule: u64,
     /// The view.
     pub view: u16,
     /// The app's bit.
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn kind(number: u32) -> Kind {
-        Kind { address: Address::V4(number), generation: 1, rule_set: 0, view: 0, app: 0, action: 1 }
+        Kind { address: Address::V4(number), generation: 1, rule: 0, view: 0, app: 0, action: 1 }
     }
 
     #[test]

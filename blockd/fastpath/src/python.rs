@@ -1,7 +1,7 @@
 //! The seam: what Python may call. Typed in `_native.pyi`, which a test holds against this.
 
 use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
-use crate::decide::{AppMask, NO_RULE_SET, Sections, Template, Tuning, View, Views, Zone};
+use crate::decide::{AppMask, Sections, Template, Tuning, View, Views, Zone};
 use crate::identity::{Address, Identity};
 use crate::lists::{self, Format};
 use crate::lock;
@@ -492,12 +492,9 @@ impl Fastpath {
             let place = app.and_then(|app| judged.pair.rules.deciding_rule(of, app));
             place.map(|place| (place.kind, place.rule))
         };
-        let set = |set: u32| (set != NO_RULE_SET).then_some(set);
         dict.set_item("view", judged.view)?;
         dict.set_item("asked", judged.meaning.asked.0)?;
         dict.set_item("found", judged.meaning.found.0)?;
-        dict.set_item("asked_set", set(judged.meaning.asked_set))?;
-        dict.set_item("found_set", set(judged.meaning.found_set))?;
         dict.set_item("action", crate::decide::Action::NAMES[judged.verdict.action as usize])?;
         dict.set_item("app", judged.verdict.app)?;
         dict.set_item("touched", judged.verdict.touched.0)?;

@@ -948,7 +948,7 @@ impl Core {
         let kind = Kind {
             address: to.identity.address,
             generation: pair.views.generation,
-            rule_set: if is_asked { meaning.asked_set } else { meaning.found_set },
+            rule: if is_asked { meaning.asked_rule } else { meaning.found_rule },
             view: to.view,
             app,
             action: verdict.action as u8,

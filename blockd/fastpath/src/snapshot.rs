@@ -1,6 +1,6 @@
 //! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
 
-use crate::decide::{AppMask, NO_RULE_SET, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone};
+use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone};
 use crate::domains::{DomainTable, HashKey};
 use crate::identity::Address;
 use crate::lists::{self, Format};
@@ -488,7 +488,6 @@ fn is_consistent(rules: &Rules) -> bool {
     let live = live_mask(rules);
     let is_live = |mask: AppMask| mask.without(live).is_empty();
     rules.table.is_sound()
-        && sets < NO_RULE_SET
         && rules.table.sets.iter().zip(&rules.table.prints).all(|(&set, &print)| print == 0 || set < sets)
         && rules.sets.iter().all(|set| set.masks().into_iter().all(is_live))
         && is_table(&rules.networks, rules.network_masks.len())

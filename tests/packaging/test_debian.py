@@ -1,0 +1,219 @@
+"""The Debian package and its units on a machine with systemd: installed, run, reloaded, watched, upgraded, purged."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.builds import one_build
+from tests.support.machine import Machine
+
+ROOT = Path(__file__).parents[2]
+#: Highest exposure that `systemd-analyze security` may give.
+WORST_EXPOSURE = 1.6
+
+CONFIG = """\
+server: {listen: ["127.0.0.1:53", "[::1]:53"], threads: 2}
+admin: {listen: "127.0.0.1:9153"}
+upstream: {servers: ["127.0.0.53"]}
+apps: {directory: apps/}
+groups:
+  corporate: {networks: [127.0.0.1/32]}
+policies:
+  corporate: {block: [tiktok, bytedance-platform]}
+  unidentified: {}
+records: {intranet.dept.example: ["A 10.0.0.5"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """Build it, as `make deb` does."""
+    with one_build():
+        subprocess.run([ROOT / "systemd" / "debian" / "build"], check=True, capture_output=True, timeout=600)
+    (found,) = (ROOT / "build").glob("blockd_0.1.0_*.deb")
+    return found
+
+
+@pytest.fixture(scope="module")
+def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Boot a machine, and install the package there."""
+    with Machine(tmp_path_factory.mktemp("machine")) as machine:
+        machine.copy(package, "/blockd.deb")
+        machine.run("dpkg -i /blockd.deb")
+        yield machine
+
+
+def write_config(machine: Machine, text: str) -> None:
+    """Write the config as an administrator would: in place."""
+    machine.run(f"cat > /etc/blockd/blockd.yaml <<'END'\n{text}END")
+
+
+def wait_until(machine: Machine, command: str, wanted: str, seconds: float = 15) -> None:
+    """Wait until a command prints this."""
+    deadline = time.monotonic() + seconds
+    while machine.run(command, check=False).stdout.strip() != wanted:
+        assert time.monotonic() < deadline, (machine.run(command, check=False), machine.log())
+        time.sleep(0.1)
+
+
+DIG = "dig +tries=1 +timeout=3 @127.0.0.1"
+#: Inside the machine the tests' own Python is where it is outside.
+LOAD = f"PYTHONPATH={ROOT} {sys.executable} -m tests.support.load 127.0.0.1 53"
+
+
+@pytest.mark.timeout(900)
+def test_it_is_installed_and_answers(machine: Machine) -> None:
+    """Active as its own user, ready when it says so, port 53 by two threads, without root's rights."""
+    assert machine.out("systemctl is-active blockd; systemctl is-enabled blockd") == "active\nenabled"
+    assert machine.out("ps -o user= -C blockd") == "blockd"
+    assert machine.out(f"{DIG} localhost +short") == "127.0.0.1"
+    assert "tiktok" in machine.out("blockd check")
+    write_config(machine, CONFIG)
+    machine.run("systemctl restart blockd")
+    assert machine.out("systemctl is-active blockd") == "active"
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} www.tiktok.com")
+    assert machine.out(f"{DIG} intranet.dept.example +short") == "10.0.0.5"
+    sockets = machine.out("ss -Hlnup 'sport = :53'")
+    assert len(sockets.splitlines()) == 4, "two threads on two addresses"
+    assert "rules generation 1" in machine.out("systemctl show blockd -p StatusText --value")
+    status = machine.out("cat /proc/$(systemctl show blockd -p MainPID --value)/status")
+    assert re.search(r"^CapEff:\s+0*400$", status, re.MULTILINE), "CAP_NET_BIND_SERVICE alone"
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    machine.run("blockd status")
+    stranger = machine.run("runuser -u nobody -- blockd status", check=False)
+    assert stranger.returncode == 1, "the socket is not for everybody"
+
+
+def test_the_units_are_sound(machine: Machine) -> None:
+    """`systemd-analyze verify` has nothing to say, `security` at most 1.6."""
+    for unit in ("blockd.service", "blockd.socket"):
+        verified = machine.run(f"systemd-analyze verify /lib/systemd/system/{unit}", check=False)
+        assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    text = machine.out("systemd-analyze security --no-pager --offline=true /lib/systemd/system/blockd.service")
+    exposure = re.search(r"Overall exposure level for blockd\.service: ([\d.]+)", text)
+    assert exposure is not None
+    assert float(exposure[1]) <= WORST_EXPOSURE, text
+
+
+def test_a_reload_is_told_whatever_comes_of_it(machine: Machine) -> None:
+    """`systemctl reload` takes a change in; a broken config fails it, and the policy before it stands."""
+    write_config(machine, CONFIG.replace("bytedance-platform]", "bytedance-platform, temu]"))
+    machine.run("systemctl reload blockd")
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} temu.com")
+    assert "views generation 2" in machine.out("systemctl show blockd -p StatusText --value")
+    write_config(machine, CONFIG + "nonsense: 1\n")
+    assert machine.run("systemctl reload blockd", check=False).returncode != 0
+    assert machine.out("systemctl is-active blockd") == "active"
+    assert "not in force" in machine.out("systemctl show blockd -p StatusText --value")
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} temu.com")
+    machine.run("systemctl restart blockd")
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} temu.com"), "a restart runs the last good inputs"
+    write_config(machine, CONFIG)
+    machine.run("systemctl reload blockd")
+
+
+def test_a_second_one_does_not_disturb_the_first(machine: Machine) -> None:
+    """Starting the unit twice is one daemon; one started by hand says what stands in its way."""
+    first = machine.out("systemctl show blockd -p MainPID --value")
+    machine.run("systemctl start blockd")
+    assert machine.out("systemctl show blockd -p MainPID --value") == first
+    second = machine.run("runuser -u blockd -- blockd serve", check=False)
+    assert second.returncode == 1
+    assert "blockd cannot start: state.directory: /var/lib/blockd: another blockd is running with it" in second.stderr
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} www.tiktok.com")
+
+
+def test_a_daemon_that_stands_still_is_started_anew(machine: Machine) -> None:
+    """The watchdog is fed while it turns, and not when it does not."""
+    machine.run("mkdir -p /run/systemd/system/blockd.service.d")
+    machine.run("printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/blockd.service.d/tests.conf")
+    machine.run("systemctl daemon-reload && systemctl restart blockd")
+    first = machine.out("systemctl show blockd -p MainPID --value")
+    time.sleep(5)
+    assert machine.out("systemctl show blockd -p MainPID --value") == first, "it turns, and is left alone"
+    machine.run(f"kill -STOP {first}")
+    deadline = time.monotonic() + 20
+    while machine.out("systemctl show blockd -p MainPID --value") in (first, "0"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    wait_until(machine, "systemctl is-active blockd", "active")
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} www.tiktok.com")
+    machine.run("rm -r /run/systemd/system/blockd.service.d && systemctl daemon-reload && systemctl restart blockd")
+
+
+def test_a_restart_loses_no_query_where_sockets_are_activated(machine: Machine) -> None:
+    """2,000 queries a second for five seconds while it restarts twice: all are answered, two threads serve."""
+    machine.run("systemctl stop blockd && systemctl enable --now blockd.socket && systemctl start blockd")
+    assert "2 sockets of the supervisor" in machine.log()
+    load = f"({LOAD} 5 2000 www.tiktok.com > /load.json) & sleep 1; systemctl restart blockd; sleep 1.5;"
+    machine.run(f"{load} systemctl restart blockd; wait")
+    result = json.loads(machine.out("cat /load.json"))
+    assert result["sent"] > 9_000
+    assert result["lost"] == 0, result
+    assert result["codes"] == {"3": result["sent"]}, result
+    sockets = machine.out("ss -Hlnup 'sport = :53'")
+    assert len(sockets.splitlines()) == 4
+    assert machine.out(f"{DIG} +tcp intranet.dept.example +short") == "10.0.0.5"
+    machine.run("systemctl disable --now blockd.socket; systemctl restart blockd")
+
+
+def test_sockets_that_are_not_in_the_config_are_refused(machine: Machine) -> None:
+    """An address that systemd opened and nobody would answer is an error that says what to do."""
+    machine.run("mkdir -p /run/systemd/system/blockd.socket.d")
+    machine.run("printf '[Socket]\\nListenStream=127.0.0.9:53\\n' > /run/systemd/system/blockd.socket.d/tests.conf")
+    machine.run("systemctl daemon-reload && systemctl stop blockd && systemctl start blockd.socket")
+    machine.run("systemctl start blockd", check=False)
+    wait_until(machine, "journalctl -q | grep -c 'the supervisor opened 127.0.0.9:53' | grep -c [1-9]", "1")
+    machine.run("rm -r /run/systemd/system/blockd.socket.d; systemctl daemon-reload; systemctl stop blockd.socket")
+    machine.run("systemctl reset-failed blockd; systemctl restart blockd")
+    wait_until(machine, f"{DIG} intranet.dept.example +short", "10.0.0.5")
+
+
+def test_an_upgrade_keeps_what_was_changed(machine: Machine, package: Path, tmp_path: Path) -> None:
+    """The administrator's config stays, the new daemon runs, the policy is the same."""
+    subprocess.run(["dpkg-deb", "-R", package, tmp_path / "new"], check=True)
+    control = tmp_path / "new" / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("Version: 0.1.0", "Version: 0.1.1"))
+    shipped = tmp_path / "new" / "etc" / "blockd" / "blockd.yaml"
+    shipped.write_text(shipped.read_text() + "# a new version\n")
+    newer = tmp_path / "newer.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-b", "-Zgzip", tmp_path / "new", newer], check=True, capture_output=True
+    )
+    machine.copy(newer, "/newer.deb")
+    before = machine.out("systemctl show blockd -p MainPID --value")
+    machine.run("dpkg --force-confold -i /newer.deb")
+    assert machine.out("dpkg-query -W -f '${Version}' blockd") == "0.1.1"
+    assert machine.out("cat /etc/blockd/blockd.yaml") == CONFIG.strip()
+    assert "a new version" in machine.out("cat /etc/blockd/blockd.yaml.dpkg-dist")
+    wait_until(machine, "systemctl is-active blockd", "active")
+    assert machine.out("systemctl show blockd -p MainPID --value") != before
+    assert "status: NXDOMAIN" in machine.out(f"{DIG} www.tiktok.com")
+
+
+def test_a_purge_while_it_runs_leaves_nothing(machine: Machine) -> None:
+    """No process, no unit, no state, no config; and it can be installed again."""
+    machine.run("dpkg --purge blockd")
+    assert machine.run("pgrep blockd", check=False).returncode == 1
+    for place in (
+        "/etc/blockd",
+        "/var/lib/blockd",
+        "/run/blockd",
+        "/usr/lib/blockd",
+        "/lib/systemd/system/blockd.service",
+    ):
+        assert machine.run(f"ls -R {place}", check=False).returncode == 2, place
+    assert machine.run("systemctl cat blockd", check=False).returncode != 0
+    machine.run("dpkg -i /blockd.deb")
+    assert machine.out("systemctl is-active blockd") == "active"
+    machine.run("dpkg --remove blockd")
+    assert machine.out("ls /etc/blockd/blockd.yaml") == "/etc/blockd/blockd.yaml", "a removal keeps the config"
+    machine.run("dpkg --purge blockd")
