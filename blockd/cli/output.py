@@ -47,7 +47,8 @@ def print_rows(rows: Iterable[tuple[str, str]], styles: dict[str, str] | None = 
         if not console.is_terminal:
             print(f"{label:10}{text}".rstrip())
             continue
-        line = Text(f"{label:10}", style="dim")
+        line = Text()
+        line.append(f"{label:10}", style="dim")
         line.append(text, style=(styles or {}).get(label, ""))
         console.print(line)
 

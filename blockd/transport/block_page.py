@@ -74,13 +74,16 @@ def page(blocked: Blocked | None) -> str:
     title = escape(blocked.title)
     parts = [f'<p class="name">You asked for {escape(blocked.name)}.</p>']
     decided = escape(blocked.decided_by) if blocked.decided_by else "those who run this network"
-    owner = f", which {escape(blocked.owner)} runs" if blocked.owner else ""
+    owner = f", which {escape(blocked.owner)} runs," if blocked.owner else ""
     parts.append(
         f"<h2>Whose decision is it?</h2><p>{decided} decided that {title}{owner} is not used on this device.</p>"
     )
     if blocked.takes:
+        said: dict[str, list[str]] = {}
+        for what, who in blocked.takes.items():
+            said.setdefault(who, []).append(what)
         rows = "".join(
-            f"<dt>{escape(what.capitalize())}</dt><dd>{escape(who)}</dd>" for what, who in blocked.takes.items()
+            f"<dt>{escape(', '.join(things).capitalize())}</dt><dd>{escape(who)}</dd>" for who, things in said.items()
         )
         parts.append(f"<h2>What does it take from a device?</h2><dl>{rows}</dl>")
     ask = escape(blocked.exemption) if blocked.exemption else "If you need it for your work, ask for an exemption."

@@ -177,6 +177,31 @@ def test_sockets_that_are_not_in_the_config_are_refused(machine: Machine) -> Non
     wait_until(machine, f"{DIG} intranet.dept.example +short", "10.0.0.5")
 
 
+def commands(page: str, heading: str) -> list[str]:
+    """Give the commands of a page's block, as root runs them."""
+    text = (ROOT / page).read_text()
+    block = re.search(
+        rf"## {heading}\n.*?<!-- commands: tests/packaging/test_debian.py -->\n\n```sh\n(.*?)```", text, re.DOTALL
+    )
+    assert block is not None
+    return [line.removeprefix("sudo ") for line in block[1].splitlines()]
+
+
+def test_the_commands_of_the_docs_work(machine: Machine) -> None:
+    """Deploying, upgrading, and handing the sockets to systemd, line by line; the package was built by the first."""
+    for page, heading in (
+        ("README.md", "Deploy"),
+        ("docs/operations.md", "Upgrading"),
+        ("docs/placement.md", "Ports, and restarts without loss"),
+    ):
+        for command in commands(page, heading):
+            if command != "make deb":
+                machine.run(f"cd {ROOT} && {command.replace('apt-get install', 'apt-get install -y --reinstall')}")
+        wait_until(machine, f"{DIG} intranet.dept.example +short", "10.0.0.5")
+    assert machine.out("systemctl is-active blockd.socket") == "active"
+    machine.run("systemctl disable --now blockd.socket; systemctl restart blockd")
+
+
 def test_an_upgrade_keeps_what_was_changed(machine: Machine, package: Path, tmp_path: Path) -> None:
     """The administrator's config stays, the new daemon runs, the policy is the same."""
     subprocess.run(["dpkg-deb", "-R", package, tmp_path / "new"], check=True)

@@ -47,8 +47,8 @@ def test_a_blocked_name_leads_to_the_page(serve: Serve, upstream: Upstream) -> N
     for words in (
         "TikTok is blocked on this network",
         "You asked for www.tiktok.com.",
-        "The Department&#x27;s security board decided that TikTok, which TikTok Pte. Ltd. (ByteDance Ltd.) runs",
-        "<dt>Contacts</dt><dd>Cabinet Office, statement of 16 March 2023 on government devices</dd>",
+        "The Department&#x27;s security board decided that TikTok, which TikTok Pte. Ltd. (ByteDance Ltd.) runs,",
+        "<dt>Contacts, content, location</dt><dd>Cabinet Office, statement of 16 March 2023 on government devices</dd>",
         "Ask your security team, with your line manager&#x27;s word.",
         'href="mailto:security@dept.example?subject=Exemption%20for%20TikTok"',
         'name="viewport" content="width=device-width,initial-scale=1"',
