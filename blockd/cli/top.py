@@ -47,10 +47,13 @@ def top(
         if as_json:
             for rate in rates:
                 print(json.dumps(rate), flush=True)
-        elif console.is_terminal:
-            with Live(console=console, screen=looks is None, auto_refresh=False) as live:
+        elif console.is_terminal and looks is None:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
                 for rate in rates:
                     live.update(_screen(rate), refresh=True)
+        elif console.is_terminal:
+            for rate in rates:
+                console.print(_screen(rate))
         else:
             for rate in rates:
                 print(_plain(rate), flush=True)

@@ -16,6 +16,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def browser(url: str, picture: Path, width: int, height: int, *options: str) -> 
         subprocess.run([*command, f"--screenshot={picture}", url], check=True, capture_output=True, timeout=60)
 
 
-def terminal(words: list[str], shown: str, picture: Path, columns: int, rows: int) -> None:
-    """Run a command on a terminal, and draw what it wrote there."""
+def terminal(words: list[str], shown: str, picture: Path, rows: int, places: dict[str, str]) -> None:
+    """Run a command on a terminal, and draw what it wrote there; places of this machine become usual ones."""
+    columns = 132
     parent, child = pty.openpty()
     environment = {
         **os.environ,
@@ -163,7 +165,10 @@ def terminal(words: list[str], shown: str, picture: Path, columns: int, rows: in
     os.close(parent)
     process.wait(20)
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(f"$ {shown}\n" + written.decode().replace("\r\n", "\n")))
+    text = written.decode().replace("\r\n", "\n")
+    for ours, usual in places.items():
+        text = text.replace(ours, usual)
+    console.print(Text.from_ansi(f"$ {shown}\n{text}"))
     text = console.export_html(inline_styles=True, code_format="{code}", theme=MONOKAI)
     style = "body{margin:0;background:#12161b;color:#e6e9ed}pre{margin:16px;font:14px/1.45 monospace}"
     page = f"<meta charset=utf-8><style>{style}</style><pre>{text}</pre>"
@@ -192,10 +197,14 @@ def main() -> None:
             browser("http://www.musical.ly/", PICTURES / "block-page.png", 1000, 760, resolve)
             browser("http://www.musical.ly/", PICTURES / "block-page-phone.png", 500, 980, resolve)
             config = ["--config", str(blockd.file)]
-            shots = {"explain --client 127.0.0.1 vm.tiktok.com": 15, "status": 32, "top --count 1": 26}
+            shots = {"explain --client 127.0.0.1 vm.tiktok.com": 14, "status": 32, "top --count 1": 22}
+            places = {f"{ROOT}/": "", str(directory): "/etc/blockd"}
+            still = threading.Thread(target=live, args=(blockd, 12, first))
+            still.start()
             for words, rows in shots.items():
                 picture = PICTURES / f"{words.split()[0]}.png"
-                terminal([*words.split(), *config], f"blockd {words}", picture, 132, rows)
+                terminal([*words.split(), *config], f"blockd {words}", picture, rows, places)
+            still.join()
 
 
 if __name__ == "__main__":

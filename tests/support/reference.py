@@ -28,6 +28,11 @@ Everything on `/metrics`. Counters end in `_total` and never go back while the d
 of an upstream begin anew when the config names it again after a while without it.
 Labels are bounded: groups and apps of the config, and words from the code; never a client, a name or a rule.
 
+`blockd_answer_seconds` is about UDP. A hit (or a block, or anything answered at once) took as long as its batch, from
+the return of recvmmsg to the return of sendmmsg; a miss from the return of the recvmmsg that brought its query to the
+return of the sendmmsg that took its reply. Not in it: time in socket buffers, in the network card and on the wire, and
+all of TCP.
+
 """
 
 
@@ -101,6 +106,9 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
     value = field.get_default(call_default_factory=True)
+    if isinstance(field.json_schema_extra, dict):
+        # As it is written in the file, where that is not how it is kept.
+        value = field.json_schema_extra.get("default", value)
     if value in (None, [], {}):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
