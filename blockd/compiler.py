@@ -20,6 +20,8 @@ class Compiler:
         """Start with nothing under way."""
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ending = False
+        #: The files of a refused compile, those that could not be read among them.
+        self.files: list[Path] = []
 
     def run(self, config: Path, output: Path) -> list[Problem]:
         """Write a generation; give what is wrong, if anything is."""
@@ -39,7 +41,9 @@ class Compiler:
         if code == 0:
             return []
         try:
-            return [Problem(**problem) for problem in json.loads(out)["problems"]]
+            said = json.loads(out)
+            self.files = [Path(file) for file in said["files"]]
+            return [Problem(**problem) for problem in said["problems"]]
         except (ValueError, KeyError, TypeError):
             last = err.decode(errors="replace").strip().splitlines()[-1:]
             return [Problem(str(config), 0, "", f"blockd compile ended with {code}: {' '.join(last)}")]

@@ -108,7 +108,8 @@ class Daemon:
         if not problems and current is not None and _is_whole(current):
             # A restart must not be the way by which an emptied list gets in.
             largest = inputs.settings.reload.largest_shrink
-            problems = list(shrunk(_manifest(current), _manifest(generation), largest, str(self.config)))
+            if not generations.is_accepted(_digest(generation)):
+                problems = list(shrunk(_manifest(current), _manifest(generation), largest, str(self.config)))
         if problems:
             generations.reject(generation)
             return self._last_good(InputError(problems), [generations])
@@ -176,14 +177,12 @@ class Daemon:
         ports = []
         try:
             for endpoint in settings.server.listen:
-                stream = inherited.stream(endpoint)
-                ports.append(listen_tcp(reactor, endpoint, tcp, "server.listen", stream))
+                ports += listen_tcp(reactor, endpoint, tcp, "server.listen", inherited.streams(endpoint))
             self._dns_ports = list(ports)
             site = admin_site(registry, self._alive, self._ready)
-            ports.append(listen_tcp(reactor, settings.admin.listen, site, "admin.listen"))
+            ports += listen_tcp(reactor, settings.admin.listen, site, "admin.listen")
             for endpoint in settings.block_page.listen:
-                stream = inherited.stream(endpoint)
-                ports.append(listen_tcp(reactor, endpoint, page.site, "block_page.listen", stream))
+                ports += listen_tcp(reactor, endpoint, page.site, "block_page.listen", inherited.streams(endpoint))
             ports.append(self._listen_control(reactor))
         except StartError:
             fastpath.stop()
@@ -287,14 +286,15 @@ class Daemon:
         for server, state in self._routes.look(time.monotonic()).items():
             what = {
                 "up": "is well again",
-                "slow": "is slow: others are asked first",
-                "failing": "fails: others are asked first",
-                "dead": "does not answer: others are asked first",
+                "slow": "is slow: others, if there are any, are asked first",
+                "failing": "fails: others, if there are any, are asked first",
+                "dead": "does not answer: others, if there are any, are asked first",
             }[state]
             log.log(logging.INFO if state == "up" else logging.WARNING, "upstream %s %s", show_endpoint(server), what)
 
     def _signature(self) -> Signature:
-        return signature(self._live.files, self._live.directories)
+        """Take the state of what the policy was made of, and of what a refused one would have been made of."""
+        return signature({*self._live.files, *self._compiler.files}, self._live.directories)
 
     def _look_at_files(self) -> None:
         if not self._live.settings.reload.watch or self._is_watching or self._reload_running is not None:
@@ -367,16 +367,14 @@ class Daemon:
         self._reload_running = done
         accepts_loss, self._accepts_loss = self._accepts_loss, False
         self._supervisor.reloading()
-        before = self._signature()
 
         def finished(problems: list[Problem]) -> None:
             self._reload_running = None
-            self._tell_ready()
-            # What changed while it ran may have been read or not: it counts as a change.
-            self._watch.taken_in({path: before.get(path, state) for path, state in self._signature().items()})
+            if not self._is_ending:
+                self._tell_ready()
             wanted, self._reload_wanted = self._reload_wanted, None
             done.callback(problems)
-            if wanted is not None:
+            if wanted is not None and not self._is_ending:
                 self._start_reload(wanted)
 
         prepared: Deferred[Any] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._prepare)
@@ -387,11 +385,19 @@ class Daemon:
 
     def _prepare(self) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
         generation = self._generations.new()
+        before = self._signature()
+        self._compiler.files = []
         problems = self._compiler.run(self.config, generation)
-        if problems:
-            return generation, problems, None, None
         try:
-            return generation, [], read_inputs(self.config, Kept(generation)), load(str(generation / SNAPSHOT))
+            inputs = None if problems else read_inputs(self.config, Kept(generation))
+            files = {*self._live.files, *self._compiler.files, *(inputs.source.files if inputs else ())}
+            # What changed while it ran may have been read or not: it counts as a change.
+            now = signature(files, self._live.directories)
+            self._watch.taken_in({path: before.get(path, state) for path, state in now.items()})
+            if inputs is None:
+                return generation, problems, None, None
+            self._compiler.files = list(inputs.source.files)
+            return generation, [], inputs, load(str(generation / SNAPSHOT))
         except (InputError, OSError, ValueError) as error:
             text = f"was written and cannot be read back: {error}"
             return generation, [Problem(str(generation), 0, "", text)], None, None
@@ -410,6 +416,9 @@ class Daemon:
             section, name = key.split(".")
             text = "changed, and only a restart takes it in: nothing was reloaded"
             problems.append(inputs.document.problem((section, name), text))
+        if problems and accepts_loss:
+            # The restart must not be refused for what was accepted here.
+            self._generations.remember_accepted(_digest(generation))
         if not accepts_loss:
             largest = inputs.settings.reload.largest_shrink
             problems += shrunk(_manifest(self._live.generation), _manifest(generation), largest, str(self.config))
@@ -433,6 +442,8 @@ class Daemon:
     def _refuse(self, generation: Path | None, problems: list[Problem]) -> list[Problem]:
         if generation is not None:
             self._generations.reject(generation)
+        if self._is_ending:
+            return problems
         self.not_loaded = problems
         self._reloads.failure()
         for problem in problems:
@@ -505,7 +516,7 @@ class Daemon:
     def _ready(self) -> dict[str, Any]:
         rules, views = self._generation_numbers()
         return {
-            "ok": True,
+            "ok": not self.not_loaded,
             "config": str(self.config),
             "config_in_force": not self.not_loaded,
             "problems": [str(problem) for problem in self.not_loaded],

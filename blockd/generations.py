@@ -13,6 +13,8 @@ from blockd.settings.source import Kept
 #: Generations that stay on disk, the one in force among them.
 KEPT = 3
 CURRENT = "current"
+#: Digest of inputs whose losses somebody accepted, while only a restart could take them in.
+ACCEPTED = "accepted"
 
 
 class Generations:
@@ -59,6 +61,17 @@ class Generations:
         others = sorted(path for path in self._root.iterdir() if path.name.isdigit() and path != generation)
         for old in others[: max(0, len(others) - KEPT + 1)]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def remember_accepted(self, digest: str) -> None:
+        """Note that inputs of this digest may lose as many rules as they do, for the next start."""
+        (self._current.parent / ACCEPTED).write_text(digest)
+
+    def is_accepted(self, digest: str) -> bool:
+        """Say whether that was noted."""
+        try:
+            return (self._current.parent / ACCEPTED).read_text() == digest
+        except OSError:
+            return False
 
     def reject(self, generation: Path) -> None:
         """Forget a generation that was not accepted."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import MutableMapping
+
+from blockd.problems import StartError
 
 #: The first descriptor that a supervisor hands over (sd_listen_fds(3)).
 FIRST_DESCRIPTOR = 3
@@ -15,7 +18,10 @@ class Supervisor:
     """Tells the one that started us how we do; says nothing where nobody listens."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        """Read, and take out, what the supervisor put into the environment: children are not meant."""
+        """Read, and take out, what the supervisor put into the environment: children are not meant.
+
+        StartError when it does not hand over what it says.
+        """
         self._address = environment.pop("NOTIFY_SOCKET", "")
         microseconds = environment.pop("WATCHDOG_USEC", "0")
         #: Whether it wants to hear that we live.
@@ -55,10 +61,18 @@ class Supervisor:
 def _sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
     process, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     environment.pop("LISTEN_FDNAMES", "")
-    if process != str(os.getpid()) or not count.isdigit():
+    if process != str(os.getpid()):
         return []
+    if not re.fullmatch("[0-9]{1,4}", count):
+        raise StartError(f"LISTEN_FDS={count!r}: expected the number of sockets that are handed over")
     sockets = []
     for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
-        os.set_inheritable(descriptor, False)
-        sockets.append(socket.socket(fileno=descriptor))
+        try:
+            os.set_inheritable(descriptor, False)
+            sockets.append(socket.socket(fileno=descriptor))
+        except OSError as error:
+            text = f"descriptor {descriptor} is no socket: {error.strerror}"
+            raise StartError(
+                f"LISTEN_FDS={count}: {text}; start blockd by blockd.socket, or without LISTEN_FDS"
+            ) from None
     return sockets

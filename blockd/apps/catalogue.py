@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from blockd.fastpath import is_public_suffix
 from blockd.problems import InputError, Problem
@@ -65,7 +65,9 @@ class About(Section):
     """What an app is, beside its rules."""
 
     app: str = Field(description="Its name; the file is called the same.")
-    title: str = Field(description="Its name as people write it; users read it in a refusal.")
+    title: str = Field(
+        min_length=1, max_length=80, description="Its name as people write it; users read it in a refusal."
+    )
     owner: str | None = Field(None, description="Who runs it.")
     takes: dict[str, str] = Field(default_factory=dict, description="What it takes from a device, and who says so.")
     needs: list[str] = Field(default_factory=list, description="Apps that it cannot work without.")
@@ -79,6 +81,13 @@ class About(Section):
         False, description="Blocked for every group whose policy blocks anything and does not name it."
     )
     public_suffix: bool = Field(False, description="Allow rules that are public suffixes, such as a whole TLD.")
+
+    @field_validator("title", "owner")
+    @classmethod
+    def _printable(cls, text: str | None) -> str | None:
+        if text is not None and not text.isprintable():
+            raise ValueError("expected printable characters: users read it")
+        return text
 
 
 class App(RuleLists, About):
@@ -277,7 +286,7 @@ def _check_rules(entry: Entry, cdn_zones: Mapping[str, Origin]) -> Iterable[Prob
             yield place.problem(
                 f"{rule} is a public suffix: everybody's names are below it; public_suffix: true if it is meant"
             )
-        elif key == "suffixes" and rule in cdn_zones:
+        elif key == "suffixes" and any(zone == rule or zone.endswith(f".{rule}") for zone in cdn_zones):
             yield place.problem(
                 f"{rule} is a CDN's zone: names of many others are below it; name hosts, or what is in front"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -43,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(bool(ending.code))
     except InputError as error:
-        print(error, file=sys.stderr)
+        if "--json" in words:
+            print(json.dumps({"ok": False, "problems": [problem.as_json() for problem in error.problems]}))
+        else:
+            print(error, file=sys.stderr)
         return EXIT_NO
     except BrokenPipeError:
         # Whoever read our output has seen enough.

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from blockd.apps.catalogue import RULE_KEYS, Catalogue, Entry, load_catalogue
+from blockd.apps.catalogue import BUILTIN, RULE_KEYS, Catalogue, Entry, load_catalogue
 from blockd.cli.options import USUAL_CONFIG, Config, Json
-from blockd.cli.output import complain, print_json, print_rows, print_table, say
+from blockd.cli.output import complain, print_json, print_rows, print_table, refuse, say
 from blockd.policy.compile import app_rules
 from blockd.policy.inputs import Inputs, read_inputs
 from blockd.policy.views import group_views
@@ -24,6 +24,11 @@ def register(app: typer.Typer) -> None:
     apps.command()(show)
     apps.command()(which)
     app.add_typer(apps, name="apps")
+
+
+def _names() -> list[str]:
+    """Name the apps that are shipped, for a shell to offer."""
+    return sorted(file.stem for file in BUILTIN.glob("*.yaml"))
 
 
 def _read(config: Path | None) -> tuple[Inputs | None, Catalogue]:
@@ -85,7 +90,7 @@ def _as_json(entry: Entry, policies: dict[str, dict[str, list[str]]]) -> dict[st
 
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="APP", help="The app.")],
+    name: Annotated[str, typer.Argument(metavar="APP", help="The app.", autocompletion=_names)],
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -94,8 +99,7 @@ def show(
     inputs, catalogue = _read(config)
     entry = catalogue.entries.get(name)
     if entry is None:
-        complain(f"blockd apps: there is no app {name}; there are {', '.join(sorted(catalogue.entries))}")
-        raise typer.Exit(1)
+        refuse("apps", f"there is no app {name}; there are {', '.join(sorted(catalogue.entries))}", as_json)
     policies = _policies(inputs)
     if as_json:
         print_json(_as_json(entry, policies))
@@ -103,6 +107,8 @@ def show(
     app = entry.app
     groups = policies.get(name, {})
     rows = [("app", app.app), ("title", app.title), ("owner", app.owner or "-")]
+    if not app.takes:
+        rows.append(("takes", "not said: no source is at hand"))
     rows += [("takes" if at == 0 else "", f"{what} ({who})") for at, (what, who) in enumerate(app.takes.items())]
     rows += [("needs", ", ".join(app.needs) or "nothing"), ("file", str(entry.document.file))]
     rows += [(key, ", ".join(groups[key])) for key in ("block", "monitor", "allow") if key in groups]
@@ -124,7 +130,9 @@ def show(
 
 def which(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A domain name, as a device would ask for it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A domain name, as a device would ask for it, or an address.")
+    ],
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -132,14 +140,16 @@ def which(
     config, as_json = config or context.obj[0], as_json or context.obj[1]
     inputs, catalogue = _read(config)
     try:
-        question, matches = find_rules(catalogue, inputs, name)
+        question, matches, problems = find_rules(catalogue, inputs, name)
     except ValueError as error:
-        complain(f"blockd apps: {error}")
-        raise typer.Exit(1) from None
+        refuse("apps", str(error), as_json)
     policies = _policies(inputs)
     if as_json:
-        print_json({"name": question, "matches": [match.as_json() for match in matches]})
+        found = [{**match.as_json(), "groups": policies.get(match.place.app, {})} for match in matches]
+        print_json({"name": question, "matches": found, "problems": [problem.as_json() for problem in problems]})
         return
+    for problem in problems:
+        complain(problem)
     if not matches:
         say(f"{question}: no rule of any app matches")
         return

@@ -15,6 +15,7 @@ from blockd.cli.output import complain
 from blockd.policy.compile import compile_snapshot, write_generation
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
+from blockd.settings.source import Disk
 
 
 def register(app: typer.Typer) -> None:
@@ -29,8 +30,9 @@ def compile_inputs(
 ) -> None:
     """Write a snapshot, and the inputs that it was made of, into a new directory."""
     building = output.with_name(f"{output.name}.{os.getpid()}.new")
+    source = Disk()
     try:
-        inputs = read_inputs(config_path(config))
+        inputs = read_inputs(config_path(config), source)
         compiled = compile_snapshot(inputs)
         try:
             write_generation(inputs, compiled, building)
@@ -41,7 +43,8 @@ def compile_inputs(
             raise InputError([Problem(str(output), 0, "", f"cannot be written: {error.strerror}")]) from None
     except InputError as error:
         if as_json:
-            print(json.dumps({"problems": [problem.as_json() for problem in error.problems]}))
+            files = sorted(map(str, source.tried))
+            print(json.dumps({"problems": [problem.as_json() for problem in error.problems], "files": files}))
             raise typer.Exit(1) from None
         raise
     if as_json:

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, config_path, socket_path
-from blockd.cli.output import STYLES, complain, print_json, print_rows
+from blockd.cli.output import STYLES, complain, print_json, print_rows, refuse
 from blockd.control import ControlError, ask
 from blockd.fastpath import Fastpath, load
 from blockd.policy.compile import compile_snapshot
 from blockd.policy.explain import explain as explain_decision
 from blockd.policy.explain import read_client, read_meta, read_question
 from blockd.policy.inputs import read_inputs
+
+#: Query types that a shell offers.
+TYPES = ("A", "AAAA", "HTTPS", "SVCB", "CNAME", "TXT", "MX", "PTR", "NS", "SRV")
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +29,9 @@ def register(app: typer.Typer) -> None:
 def explain(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The question name.")],
     client: Annotated[str, typer.Option("--client", metavar="ADDR", help="The device's address.")],
-    qtype: Annotated[str, typer.Argument(metavar="TYPE", help="The query type.")] = "A",
+    qtype: Annotated[
+        str, typer.Argument(metavar="TYPE", help="The query type.", autocompletion=lambda: list(TYPES))
+    ] = "A",
     config: Config = None,
     socket: Socket = None,
     offline: Annotated[
@@ -39,27 +44,24 @@ def explain(
         read_client(client)
         read_question(name, qtype)
     except ValueError as error:
-        complain(f"blockd explain: {error}")
-        raise typer.Exit(1) from None
+        refuse("explain", str(error), as_json)
     if not offline:
         path = socket_path(config, socket)
         if socket is not None or path.exists():
             try:
                 answer = ask(path, "explain", client=client, name=name, type=qtype)
             except ControlError as error:
-                complain(f"blockd explain: {error}")
                 if socket is not None and config is None:
-                    raise typer.Exit(1) from None
+                    refuse("explain", str(error), as_json)
+                complain(f"blockd explain: {error}")
                 complain("explained from the files as they stand, which may not be in force")
             else:
                 if not answer["ok"]:
-                    complain(f"blockd explain: {answer['error']}")
-                    raise typer.Exit(1)
+                    refuse("explain", answer["error"], as_json)
                 _print(answer["explanation"], answer["rows"], as_json)
                 return
     if offline and config is None and socket is not None:
-        complain("blockd explain: --offline needs --config")
-        raise typer.Exit(1)
+        refuse("explain", "--offline needs --config", as_json)
     _offline(config_path(config), client, name, qtype, as_json)
 
 

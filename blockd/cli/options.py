@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from blockd.cli.output import complain
 from blockd.problems import InputError
 from blockd.settings.document import find_scalar
 from blockd.settings.load import load_settings
@@ -43,6 +44,10 @@ def socket_path(config: Path | None, socket: Path | None) -> Path:
     file = Path(os.path.abspath(config_path(config)))
     try:
         place = load_settings(file, Disk())[0].admin.socket
-    except InputError:
-        place = find_scalar(file, "admin", "socket") or str(Admin.model_fields["socket"].default)
+    except InputError as error:
+        usual = str(Admin.model_fields["socket"].default)
+        place = find_scalar(file, "admin", "socket") or usual
+        if place == usual:
+            # It may be another, and whoever asks has a broken config to mend.
+            complain(f"{error.problems[0]}; looking for the daemon at {usual}, or give --socket S")
     return Path(os.path.abspath(file.parent / place))

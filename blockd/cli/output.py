@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 #: Words that say how things stand -> style.
 STYLES = {
-    "block": "bold red",
+    "block": "bold bright_red",
     "monitor": "yellow",
     "allow": "green",
     "exempt": "green",
     "pass": "green",
     "up": "green",
     "slow": "yellow",
-    "failing": "bold red",
-    "dead": "bold red",
+    "failing": "bold bright_red",
+    "dead": "bold bright_red",
 }
 
 
@@ -33,6 +34,15 @@ def say(text: str = "") -> None:
 def complain(text: object) -> None:
     """Print a line to stderr."""
     print(text, file=sys.stderr)
+
+
+def refuse(command: str, text: str, as_json: bool) -> NoReturn:
+    """Say why not, in the form that was asked for, and end with exit code 1."""
+    if as_json:
+        print_json({"ok": False, "error": text})
+    else:
+        complain(f"blockd {command}: {text}")
+    raise typer.Exit(1)
 
 
 def print_json(value: Any) -> None:

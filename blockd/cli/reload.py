@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, say
+from blockd.cli.output import complain, refuse, say
 from blockd.control import ControlError, ask
 from blockd.problems import Problem
 
@@ -30,8 +30,7 @@ def reload(
     try:
         answer = ask(socket_path(config, socket), "reload", accept=accept)
     except ControlError as error:
-        complain(f"blockd reload: {error}")
-        raise typer.Exit(1) from None
+        refuse("reload", str(error), as_json)
     if as_json:
         print(json.dumps(answer))
     elif answer["ok"]:

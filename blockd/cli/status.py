@@ -7,8 +7,9 @@ from typing import Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, duration, print_json, print_rows, print_table, say
+from blockd.cli.output import duration, print_json, print_rows, print_table, refuse, say
 from blockd.control import ControlError, ask
+from blockd.fastpath import LATENCY_BOUNDS
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +22,10 @@ def status(config: Config = None, socket: Socket = None, as_json: Json = False) 
     try:
         state = ask(socket_path(config, socket), "status")
     except ControlError as error:
-        complain(f"blockd status: {error}")
-        raise typer.Exit(1) from None
+        refuse("status", str(error), as_json)
     wrong = complaints(state)
     if as_json:
-        print_json({**state, "wrong": wrong})
+        print_json({**state, "ok": not wrong, "wrong": wrong})
     else:
         show(state, wrong)
     if wrong:
@@ -61,6 +61,10 @@ def show(state: dict[str, Any], wrong: list[str]) -> None:
         ("queries", f"{totals['queries.udp']} by UDP, {totals['queries.tcp']} by TCP, {state['pending']} waiting"),
         ("cache", f"{cache['entries']} answers, {cache['octets'] / 2**20:.1f} MiB, {ratio}, {cache['stale']} stale"),
     ]
+    for path, (counts, _) in sorted(state["latency"].items()):
+        if sum(counts):
+            shares = ", ".join(f"{100 * share:g} % within {_within(counts, share)}" for share in (0.5, 0.99))
+            rows.append((f"{path}es" if path == "miss" else f"{path}s", shares))
     if state["lost"]:
         rows.append(("lost", ", ".join(f"{name} {count}" for name, count in state["lost"].items())))
     rows += [("WRONG" if at == 0 else "", text) for at, text in enumerate(wrong)]
@@ -76,6 +80,16 @@ def show(state: dict[str, Any], wrong: list[str]) -> None:
             for d in sorted(state["decisions"], key=lambda d: -d["count"])[:12]
         ]
         print_table(["GROUP", "APP", "ACTION", "DECISIONS"], rows_of, right=["DECISIONS"])
+
+
+def _within(counts: list[int], share: float) -> str:
+    """Give the bound of the bucket in which this share of answers was reached."""
+    reached = 0
+    for bound, count in zip(LATENCY_BOUNDS, counts, strict=False):
+        reached += count
+        if reached >= share * sum(counts):
+            return f"{1000 * bound:g} ms"
+    return "more"
 
 
 def servers(state: dict[str, Any]) -> list[list[object]]:

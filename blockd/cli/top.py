@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, plain, table
+from blockd.cli.output import plain, refuse, table
 from blockd.cli.status import servers
 from blockd.control import ControlError, ask
 
@@ -58,8 +58,7 @@ def top(
             for rate in rates:
                 print(_plain(rate), flush=True)
     except ControlError as error:
-        complain(f"blockd top: {error}")
-        raise typer.Exit(1) from None
+        refuse("top", str(error), as_json)
     except KeyboardInterrupt:
         sys.stdout.flush()
 

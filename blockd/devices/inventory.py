@@ -96,6 +96,6 @@ def _read(file: Path, line: int, row: list[str]) -> Device | Problem:
     except ValueError:
         return Problem(str(file), line, "address", "expected one IPv4 or IPv6 address; networks go under groups:")
     mapped = getattr(parsed, "ipv4_mapped", None)
-    if mapped is not None or parsed.is_unspecified or parsed.is_multicast:
+    if "%" in address or mapped is not None or parsed.is_unspecified or parsed.is_multicast:
         return Problem(str(file), line, "address", "no device has this address; write IPv4 addresses as IPv4")
     return Device(parsed, hostname, serial, owner, file, line)

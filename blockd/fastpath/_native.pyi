@@ -50,11 +50,7 @@ class View(TypedDict):
     answers: Sequence[int]
     is_logged: bool
 
-class Views(TypedDict):
-    views: Sequence[View]
-    devices: Sequence[tuple[_Address, int, int]]
-    unidentified: int
-    clients: Sequence[tuple[_Address, int]]
+class Tuning(TypedDict):
     live_ttl: int
     ttl_floor: int
     ttl_ceiling: int
@@ -65,6 +61,13 @@ class Views(TypedDict):
     client_burst: int
     pending_in_all: int
     pending_a_client: int
+
+class Views(TypedDict):
+    views: Sequence[View]
+    devices: Sequence[tuple[_Address, int, int]]
+    unidentified: int
+    clients: Sequence[tuple[_Address, int]]
+    tuning: Tuning
 
 class ListReport(TypedDict):
     kept: int

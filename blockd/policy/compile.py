@@ -68,16 +68,18 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "devices": [(n.network_address, n.prefixlen, view) for n, view in device_prefixes(inputs)],
         "unidentified": len(views) - 1,
         "clients": [(n.network_address, n.prefixlen) for n in client_prefixes(inputs)],
-        "live_ttl": settings.answers.live_ttl,
-        "ttl_floor": settings.cache.ttl_floor,
-        "ttl_ceiling": settings.cache.ttl_ceiling,
-        "negative_ttl_ceiling": settings.cache.negative_ttl_ceiling,
-        "stale": settings.cache.stale,
-        "trust_ad": settings.upstream.trust_ad,
-        "client_rate": settings.server.client_rate,
-        "client_burst": settings.server.client_burst,
-        "pending_in_all": settings.upstream.pending,
-        "pending_a_client": settings.upstream.pending_a_client,
+        "tuning": {
+            "live_ttl": settings.answers.live_ttl,
+            "ttl_floor": settings.cache.ttl_floor,
+            "ttl_ceiling": settings.cache.ttl_ceiling,
+            "negative_ttl_ceiling": settings.cache.negative_ttl_ceiling,
+            "stale": settings.cache.stale,
+            "trust_ad": settings.upstream.trust_ad,
+            "client_rate": settings.server.client_rate,
+            "client_burst": settings.server.client_burst,
+            "pending_in_all": settings.upstream.pending,
+            "pending_a_client": settings.upstream.pending_a_client,
+        },
     }
     meta = {
         "config": str(inputs.config),
@@ -224,6 +226,7 @@ def write_generation(inputs: Inputs, compiled: Compiled, directory: Path) -> Non
         "inputs": items,
         "lists": compiled.lists,
         "rules": compiled.rules,
+        "devices": {group: len(devices) for group, devices in inputs.devices.items()},
     }
     _write(directory / MANIFEST, json.dumps(manifest, indent=1).encode())
 

@@ -15,7 +15,7 @@ from blockd.policy.inputs import Inputs
 from blockd.policy.views import device_prefixes, group_views
 from blockd.settings.schema import UNIDENTIFIED
 from blockd.settings.source import Source
-from blockd.settings.values import Address, to_ascii
+from blockd.settings.values import Address, read_name, to_ascii
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,18 @@ class Explanation:
     app: str | None
     answer: list[str]
     masks: dict[str, int]
+    zone: str | None
 
     def as_json(self) -> dict[str, Any]:
         """Give the fields by name."""
         return asdict(self)
 
     def _found(self) -> str:
-        if self.is_cached:
-            return ", ".join(self.found) or "-"
-        return "not looked for: the name decides" if self.app else "not known: the answer is not in the cache"
+        if self.app in self.asked:
+            return "not looked for: the name decides"
+        if self.zone and not self.zone.startswith("routed"):
+            return "not looked for: the name is answered here"
+        return (", ".join(self.found) or "-") if self.is_cached else "not known: the answer is not in the cache"
 
     def rows(self) -> list[tuple[str, str]]:
         """Give the text that a person reads: a label and what is said, a line each."""
@@ -81,6 +84,8 @@ class Explanation:
             rows.append(("rule", str(self.rule)))
         if self.target is not None:
             rows.append(("target", self.target))
+        if self.zone is not None:
+            rows.append(("zone", self.zone))
         rows.append(("verdict", f"{self.action} ({self.app})" if self.app else self.action))
         rows += [("answer" if at == 0 else "", line) for at, line in enumerate(self.answer)]
         return rows
@@ -122,6 +127,7 @@ def explain(
         action=decision["action"],
         app=app,
         answer=_answer(decision),
+        zone=_zone(inputs, decision),
         masks={"asked": decision["asked"], "found": decision["found"], **meta["masks"][decision["view"]]},
     )
 
@@ -142,12 +148,29 @@ def _device(inputs: Inputs, client: Address, group: str) -> str:
     return f"in {network} ({inputs.config}:{line})"
 
 
+def _zone(inputs: Inputs, decision: _native.Decision) -> str | None:
+    """Say which words of the config, or of an RFC, answer a name or route it."""
+    if decision["zone"] is None:
+        return None
+    kind, name = decision["zone"]
+    section = {"record": ("records",), "routed": ("upstream", "zones")}.get(kind)
+    if section is None:
+        return f"{name}: a special name, answered here and never forwarded"
+    values = inputs.document.values
+    for step in section:
+        values = values[step]
+    key = next(key for key in values if read_name(key) == name)
+    place = f"{'.'.join(section)} ({inputs.config}:{inputs.document.line((*section, key))})"
+    return f"{'routed' if kind == 'routed' else 'a local record'}: {name} of {place}"
+
+
 def _answer(decision: _native.Decision) -> list[str]:
     if not decision["is_client"]:
         return ["REFUSED: the address is not among server.clients"]
     reply = decision["reply"]
     if reply is not None:
-        return _show(reply)
+        shown = _show(reply)
+        return [f"{shown[0]}, from the cache", *shown[1:]] if decision["is_cached"] and _passes(decision) else shown
     if decision["action"] == "block":
         return ["none: the policy drops the query"]
     if decision["zone"] is not None and decision["zone"][0] == "routed":
@@ -155,11 +178,15 @@ def _answer(decision: _native.Decision) -> list[str]:
     return ["from the cache" if decision["is_cached"] else "from upstream"]
 
 
+def _passes(decision: _native.Decision) -> bool:
+    return decision["action"] != "block" and (decision["zone"] is None or decision["zone"][0] == "routed")
+
+
 def _show(reply: bytes) -> list[str]:
-    """Show a reply that this program built; dnslib never reads what came from the network."""
+    """Show a reply that the crate wrote; dnslib never reads what came from the network as it came."""
     try:
         record = DNSRecord.parse(reply)
-    except DNSError as error:
+    except (DNSError, ValueError, IndexError, RecursionError) as error:
         return [f"unreadable: {error}"]
     lines = [str(rr) for rr in (*record.rr, *record.auth)]
     for additional in record.ar:

@@ -148,6 +148,9 @@ def _read_devices(
 def _check_app_names(settings: Settings, document: Document, catalogue: Catalogue) -> list[Problem]:
     problems = []
     live: set[str] = {app for policy in settings.policies.values() for app in _companions(policy, catalogue)}
+    if len(live) > MAX_LIVE_APPS:
+        text = f"{len(live)} apps come with any block, at most {MAX_LIVE_APPS} can be live"
+        problems.append(document.problem(("policies",), text))
     for policy_name, policy in settings.policies.items():
         for key in ("block", "monitor", "allow"):
             for at, app in enumerate(getattr(policy, key)):
@@ -155,7 +158,7 @@ def _check_app_names(settings: Settings, document: Document, catalogue: Catalogu
                 if app not in catalogue.entries:
                     known = ", ".join(sorted(catalogue.entries)) or "none"
                     problems.append(document.problem(place, f"there is no app {app}; there are {known}"))
-                elif app not in live and len(live) == MAX_LIVE_APPS:
+                elif app not in live and len(live) >= MAX_LIVE_APPS:
                     text = f"{app} would be the {MAX_LIVE_APPS + 1}th live app; at most {MAX_LIVE_APPS} can be"
                     problems.append(document.problem(place, text))
                 else:

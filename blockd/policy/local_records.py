@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from contextlib import suppress
 
 from dnslib import QTYPE, RR, DNSBuffer, DNSError
 from dnslib.bimap import BimapError
-from dnslib.label import DNSLabelError
 
 from blockd.fastpath import _native
 from blockd.policy.answers import MAX_BODY_OCTETS, Sections, any_refused, soa_sections
@@ -18,8 +18,21 @@ from blockd.settings.values import read_name
 
 #: Seconds, of a record that gives no TTL.
 USUAL_TTL = 300
-#: What a name may have here.
-TYPES = ("A", "AAAA", "CNAME", "MX", "NS", "PTR", "SRV", "TXT", "CAA", "HTTPS", "SVCB", "SSHFP", "TLSA", "NAPTR")
+#: What a name may have here, and how it is written.
+EXAMPLES = {
+    "A": "10.0.0.5",
+    "AAAA": "2001:db8::5",
+    "CNAME": "printer.corp.example",
+    "MX": "10 mail.corp.example",
+    "NS": "ns1.corp.example",
+    "PTR": "printer.corp.example",
+    "SRV": "0 5 389 dc1.corp.example",
+    "TXT": '"at most 255 octets" "a string"',
+    "CAA": '0 issue "ca.example"',
+    "HTTPS": "1 . alpn=h2",
+}
+TYPES = tuple(EXAMPLES)
+MAX_TTL = 604_800
 #: Aliases in a row.
 MAX_CHAIN = 8
 
@@ -59,32 +72,24 @@ def local_names(settings: Settings, document: Document) -> tuple[dict[str, _nati
 
 def _read(name: str, text: str) -> RR:
     words = text.split()
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
     ttl = USUAL_TTL
-    if words and words[0].isdigit():
-        ttl = int(words.pop(0))
+    if words and re.fullmatch("[0-9]+", words[0]):
+        digits = words.pop(0)
+        if len(digits) > 6 or int(digits) > MAX_TTL:
+            raise _Bad(f"{shown!r}: a TTL of at most {MAX_TTL} seconds")
+        ttl = int(digits)
     if len(words) < 2 or words[0].upper() not in TYPES:
-        raise _Bad(f"{text!r}: expected [TTL] TYPE DATA, such as A 10.0.0.5; types are {', '.join(TYPES)}")
+        raise _Bad(f"{shown!r}: expected [TTL] TYPE DATA, such as A 10.0.0.5; types are {', '.join(TYPES)}")
     kind, data = words[0].upper(), text.split(words[0], 1)[1].strip()
-    if ttl > 604_800:
-        raise _Bad(f"{text!r}: a TTL of at most 604800 seconds")
     try:
         # One line and no more: a line break would begin another record.
         found = RR.fromZone(f"{name}. {ttl} IN {kind} {' '.join(data.splitlines())}")
         packed = _rdata(found[0])
-    except (
-        DNSError,
-        DNSLabelError,
-        BimapError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        struct.error,
-        AttributeError,
-    ) as error:
-        raise _Bad(f"{text!r} is no {kind} record: {error}") from None
+    except (DNSError, BimapError, ValueError, IndexError, KeyError, TypeError, struct.error, AttributeError):
+        found, packed = [], b""
     if len(found) != 1 or not packed:
-        raise _Bad(f"{text!r} is no {kind} record")
+        raise _Bad(f"{shown!r} is no {kind} record: expected such as {kind} {EXAMPLES[kind]}")
     return found[0]
 
 
@@ -109,6 +114,8 @@ def _template(settings: Settings, name: str, records: dict[str, list[RR]]) -> _n
     negative = soa_sections(settings)
     bodies: dict[int, list[bytes]] = {}
     for record in records[end]:
+        # One TTL a set (RFC 2181 5.2): the smallest.
+        record.ttl = min(other.ttl for other in records[end] if other.rtype == record.rtype)
         owner = _QUESTION_POINTER if end == name else _owner(end)
         bodies.setdefault(record.rtype, []).append(_wire(record, owner))
     by_type: dict[int, Sections] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -12,6 +13,8 @@ from blockd.problems import Problem
 from blockd.settings.schema import UNIDENTIFIED
 from blockd.settings.values import Address
 
+#: Names that have nothing in common.
+PROBES = ("q7.example", "www.a-b.test")
 #: Hostnames behind one address from which on it is probably not a device.
 MANY_NAMES = 8
 
@@ -21,11 +24,17 @@ def review(inputs: Inputs) -> Iterable[Problem]:
     views = {view.group: view for view in group_views(inputs)}
     yield from _empty_groups(inputs)
     yield from _forwarders(inputs)
+    yield from _wide_patterns(inputs)
+    yield from _empty_lists(inputs)
+    contact = inputs.settings.answers.contact
+    if contact is not None and not contact.startswith(("mailto:", "https:", "http:", "tel:", "sip:", "sips:")):
+        text = "the contact is no URI, such as mailto:security@dept.example: programs that read it will not"
+        yield inputs.document.problem(("answers", "contact"), text)
     for group, view in views.items():
         yield from _half_open(inputs, group, view)
     for group in [*inputs.settings.groups, UNIDENTIFIED]:
         policy = inputs.settings.policies[group]
-        for app in policy.block:
+        for app in dict.fromkeys(policy.block):
             missing = sorted(inputs.catalogue.needs(app) - {app} - views[group].block)
             if missing and not set(missing) & views[group].allow:
                 text = f"{app} is blocked, and {', '.join(missing)}, which it needs, is not: parts of it may be reached"
@@ -37,6 +46,28 @@ def _empty_groups(inputs: Inputs) -> Iterable[Problem]:
         if not members.networks and not inputs.devices.get(group):
             text = "nobody is in this group: it has no networks and no devices"
             yield inputs.document.problem(("groups", group), text)
+
+
+def _wide_patterns(inputs: Inputs) -> Iterable[Problem]:
+    """Find patterns that names of nobody in particular fit."""
+    for app in inputs.live_apps():
+        entry = inputs.catalogue.entries[app]
+        for pattern in entry.app.patterns:
+            try:
+                is_wide = all(re.fullmatch(pattern, name, re.IGNORECASE) for name in PROBES)
+            except re.error:
+                # The crate's own engine took it: what that means, this one cannot say.
+                continue
+            if is_wide:
+                yield entry.places["patterns", pattern].problem(f"{pattern} fits names of anybody")
+
+
+def _empty_lists(inputs: Inputs) -> Iterable[Problem]:
+    for app in inputs.live_apps():
+        entry = inputs.catalogue.entries[app]
+        for at in range(len(entry.app.lists)):
+            if not inputs.source.read(entry.list_path(at)).strip():
+                yield entry.list_places[at].problem("the list is empty")
 
 
 def _forwarders(inputs: Inputs) -> Iterable[Problem]:

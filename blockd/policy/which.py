@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from blockd.apps.catalogue import Catalogue, Entry
 from blockd.fastpath import Fastpath, _native, compile_rules, load
 from blockd.policy import answers
 from blockd.policy.compile import native_app
-from blockd.policy.explain import Place, locate, read_question
+from blockd.policy.explain import Place, locate, read_client, read_question
 from blockd.policy.inputs import MAX_LIVE_APPS, Inputs
+from blockd.problems import InputError, Problem
 from blockd.settings.source import Disk, Source
-from blockd.settings.values import to_ascii
+from blockd.settings.values import Address, to_ascii
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,29 @@ class RuleMatch:
         return {**asdict(self.place), "why": self.why}
 
 
-def which(catalogue: Catalogue, inputs: Inputs | None, name: str) -> tuple[str, list[RuleMatch]]:
-    """Give the name as it is asked for, and what matches. ValueError when it is no name."""
+def which(catalogue: Catalogue, inputs: Inputs | None, name: str) -> tuple[str, list[RuleMatch], list[Problem]]:
+    """Give the name as it is asked for, what matches, and which apps' lists could not be read.
+
+    An address is looked for among the apps' networks. ValueError when it is neither.
+    """
+    entries = [entry for _, entry in sorted(catalogue.entries.items())]
+    try:
+        address = read_client(name)
+    except ValueError:
+        pass
+    else:
+        return str(address), list(_networks(entries, address)), []
     question, qtype = read_question(name, "A")
     source: Source = Disk() if inputs is None else inputs.source
-    entries = [entry for _, entry in sorted(catalogue.entries.items())]
+    problems: list[Problem] = []
+    for at, entry in enumerate(entries):
+        try:
+            for place in range(len(entry.app.lists)):
+                source.read(entry.list_path(place))
+        except InputError as error:
+            # An app that no policy names may have a list that is not there: its own rules are looked at all the same.
+            problems += error.problems
+            entries[at] = replace(entry, app=entry.app.model_copy(update={"lists": []}), list_places=())
     matches = []
     for first in range(0, len(entries), MAX_LIVE_APPS):
         some = entries[first : first + MAX_LIVE_APPS]
@@ -42,9 +61,18 @@ def which(catalogue: Catalogue, inputs: Inputs | None, name: str) -> tuple[str, 
         for bit, entry in enumerate(some):
             decision = fastpath.decide(f"127.0.0.{bit + 1}", question, qtype)
             if decision["asked"] >> bit & 1 and decision["rule"] is not None:
-                place = locate(source, entry, *decision["rule"])
-                matches.append(RuleMatch(place, entry.app.evidence.get(place.rule)))
-    return question, matches
+                found = locate(source, entry, *decision["rule"])
+                matches.append(RuleMatch(found, entry.app.evidence.get(found.rule)))
+    return question, matches, problems
+
+
+def _networks(entries: Iterable[Entry], address: Address) -> Iterable[RuleMatch]:
+    for entry in entries:
+        for network in entry.app.networks:
+            if address.version == network.version and address in network:
+                origin = entry.places["networks", str(network)]
+                place = Place(entry.app.app, "network", str(network), str(origin.document.file), origin.line)
+                yield RuleMatch(place, entry.app.evidence.get(str(network)))
 
 
 def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source) -> Fastpath:
@@ -69,16 +97,18 @@ def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source)
         "devices": [(f"127.0.0.{bit + 1}", 32, bit) for bit in range(count)],
         "unidentified": 0,
         "clients": [("127.0.0.0", 8)],
-        "live_ttl": 0,
-        "ttl_floor": 0,
-        "ttl_ceiling": 1,
-        "negative_ttl_ceiling": 1,
-        "stale": 0,
-        "trust_ad": False,
-        "client_rate": 1,
-        "client_burst": 1,
-        "pending_in_all": 1,
-        "pending_a_client": 1,
+        "tuning": {
+            "live_ttl": 0,
+            "ttl_floor": 0,
+            "ttl_ceiling": 1,
+            "negative_ttl_ceiling": 1,
+            "stale": 0,
+            "trust_ad": False,
+            "client_rate": 1,
+            "client_burst": 1,
+            "pending_in_all": 1,
+            "pending_a_client": 1,
+        },
     }
     with tempfile.NamedTemporaryFile() as file:
         file.write(compile_rules(rules, views, json.dumps({}).encode(), to_ascii)[0])

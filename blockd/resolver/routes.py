@@ -14,6 +14,8 @@ LOOK_INTERVAL = 1.0
 #: Share of its latest exchanges that may fail or be late, and how many there must be to tell.
 WORST_FAULTS = 0.5
 FEWEST_TRIES = 10
+#: How many another must have to be compared with.
+FEWEST_OTHERS = 3
 #: A server is slow when it takes so many times as long as the fastest of its route, and so many seconds more.
 SLOW_TIMES, SLOW_SECONDS = 4.0, 0.05
 #: Weight of the newest second in what is remembered of speed, and what remains of older faults.
@@ -44,24 +46,31 @@ class Health:
 
     def count(self, counts: _native.ServerCounts) -> None:
         """Take in what happened since the last look."""
-        answered, failed, late, waited_us = (
+        sent, answered, failed, late, waited_us = (
             counts[key] - (self.last[key] if self.last else 0)
-            for key in ("answered", "failed", "timed_out", "waited_us")
+            for key in ("sent", "answered", "failed", "timed_out", "waited_us")
         )
         if answered > 0:
             took = waited_us / 1e6 / answered
             self.latency = took if self.latency is None else self.latency + SPEED_WEIGHT * (took - self.latency)
-        self.tries = self.tries * FAULTS_REMAIN + max(answered + failed, late)
+        self.tries = self.tries * FAULTS_REMAIN + sent
         self.faults = self.faults * FAULTS_REMAIN + failed + late
         self.last = counts
 
-    def verdict(self, fastest: float | None) -> str:
-        """Say what it is worth now; ``fastest`` is the best latency of its routes, seconds."""
+    @property
+    def does_badly(self) -> bool:
+        """Whether most of its latest exchanges failed or were late."""
+        return self.tries >= FEWEST_TRIES and self.faults > WORST_FAULTS * self.tries
+
+    def verdict(self, beside: Sequence[Health]) -> str:
+        """Say what it is worth now, compared with those of its routes that answer."""
         assert self.last is not None
         if self.last["silent_in_a_row"] >= SILENT_UNTIL_DEAD:
             return "dead"
-        if self.tries >= FEWEST_TRIES and self.faults > WORST_FAULTS * self.tries:
+        # Where nobody does better it is the names: a client that asks for broken ones must not choose our upstream.
+        if self.does_badly and any(other.tries >= FEWEST_OTHERS and not other.does_badly for other in beside):
             return "failing"
+        fastest = min((other.latency for other in beside if other.latency is not None), default=None)
         if fastest is not None and self.latency is not None:
             bound = max(SLOW_TIMES * fastest, fastest + SLOW_SECONDS)
             return "slow" if self.latency > bound else "up"
@@ -96,7 +105,7 @@ class Routes:
             self.health[address].count(counts)
         changed = {}
         for address, health in self.health.items():
-            verdict = health.verdict(self._fastest_beside(address))
+            verdict = health.verdict(self._beside(address))
             before = health.state
             if before == "up" and verdict == "up":
                 if now - health.since >= FORGIVEN_AFTER:
@@ -113,17 +122,17 @@ class Routes:
                     self._fastpath.probe(address)
             elif health.state == "dead" and verdict != "dead":
                 # It answered: that is all a dead one has to do.
-                health.state, health.since = "up", now
+                health.state, health.since = verdict, now
             if health.state != before:
                 changed[address] = health.state
         if changed:
             self.publish()
         return changed
 
-    def _fastest_beside(self, address: Endpoint) -> float | None:
-        beside = {other for route in self._routes() if address in route for other in route} - {address}
-        known = [self.health[other].latency for other in beside if other in self.health]
-        return min((latency for latency in known if latency is not None), default=None)
+    def _beside(self, address: Endpoint) -> list[Health]:
+        """Give the others of its routes that answer."""
+        others = {other for route in self._routes() if address in route for other in route} - {address}
+        return [self.health[other] for other in others if other in self.health and self.health[other].state != "dead"]
 
     def publish(self) -> None:
         """Order the servers; also after each new snapshot, whose order is the config's."""

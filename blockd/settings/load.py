@@ -21,6 +21,7 @@ def load_settings(path: Path, source: Source) -> tuple[Settings, Document]:
     settings = document.validate(Settings)
     problems = [*_check_groups(settings, document), *_check_policies(settings, document)]
     problems += _check_zones(settings, document)
+    problems += _check_twice(document, ("records",))
     if problems:
         raise InputError(problems)
     return settings, document
@@ -69,16 +70,25 @@ def _check_zones(settings: Settings, document: Document) -> list[Problem]:
     for zone, servers in settings.upstream.zones.items():
         if not servers:
             problems.append(document.problem(("upstream", "zones", zone), "expected at least one server"))
-    written = document.values.get("upstream", {}).get("zones") or {}
-    names = [read_name(zone) for zone in written]
-    for zone, name in zip(written, names, strict=True):
-        if names.count(name) > 1:
-            problems.append(document.problem(("upstream", "zones", zone), f"{name} stands here twice; keep one"))
+    problems += _check_twice(document, ("upstream", "zones"))
     for at, endpoint in enumerate(settings.server.listen):
         if endpoint in settings.server.listen[:at]:
             text = f"{show_endpoint(endpoint)} stands here twice; keep one"
             problems.append(document.problem(("server", "listen", at), text))
     return problems
+
+
+def _check_twice(document: Document, place: tuple[str, ...]) -> list[Problem]:
+    """Find names that are one when they are folded: only the last would count."""
+    written = document.values
+    for step in place:
+        written = written.get(step) or {}
+    names = [read_name(key) for key in written]
+    return [
+        document.problem((*place, key), f"{name} stands here twice; keep one")
+        for key, name in zip(written, names, strict=True)
+        if names.count(name) > 1
+    ]
 
 
 def changed_restart_keys(old: Settings, new: Settings) -> list[str]:

@@ -20,9 +20,12 @@ class Source(ABC):
     def __init__(self) -> None:
         """Start with nothing read."""
         self.files: dict[Path, bytes] = {}
+        #: What was asked for, read or not: a change of any of these may mend what was refused.
+        self.tried: set[Path] = set()
 
     def read(self, path: Path) -> bytes:
         """Read a file, once. InputError says which and why not."""
+        self.tried.add(path)
         if path not in self.files:
             self.files[path] = self._read(path)
         return self.files[path]

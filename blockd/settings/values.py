@@ -76,9 +76,11 @@ def _read_upstream(text: Any) -> tuple[Address, int]:
 
 
 def _read_percent(text: Any) -> float:
+    if isinstance(text, int | float) and not isinstance(text, bool) and 0 <= text <= 1:
+        return float(text)
     found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)\s*%", text) if isinstance(text, str) else None
     if found is None or float(found[1]) > 100:
-        raise ValueError("expected a percentage from 0% to 100%, such as 50%")
+        raise ValueError("expected a percentage from 0% to 100%, such as 50%, or a share from 0 to 1")
     return float(found[1]) / 100
 
 
@@ -96,7 +98,15 @@ Endpoint = Annotated[tuple[Address, int], BeforeValidator(read_endpoint), _writt
 Percent = Annotated[
     float,
     BeforeValidator(_read_percent),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]+)?\s*%$", "examples": ["50%"]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]+)?\s*%$"},
+                {"type": "number", "minimum": 0, "maximum": 1},
+            ],
+            "examples": ["50%"],
+        }
+    ),
 ]
 Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream), _written("10.0.0.53")]
 

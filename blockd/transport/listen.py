@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -25,16 +25,18 @@ class Inherited:
     def __init__(self, sockets: Iterable[socket.socket]) -> None:
         """StartError when one is of no use here."""
         self._datagrams: dict[Endpoint, list[socket.socket]] = {}
-        self._streams: dict[Endpoint, socket.socket] = {}
+        self._streams: dict[Endpoint, list[socket.socket]] = {}
         for one in sockets:
             if one.family not in (socket.AF_INET, socket.AF_INET6):
                 raise StartError("the supervisor handed over a socket that is neither IPv4 nor IPv6; see blockd.socket")
+            if one.type == socket.SOCK_STREAM and not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise StartError("the supervisor handed over a TCP socket that does not listen; see blockd.socket")
             host, port = one.getsockname()[:2]
             endpoint = (ip_address(host.partition("%")[0]), port)
             if one.type == socket.SOCK_DGRAM:
                 self._datagrams.setdefault(endpoint, []).append(one)
             else:
-                self._streams[endpoint] = one
+                self._streams.setdefault(endpoint, []).append(one)
 
     def check(self, listen: Iterable[Endpoint]) -> None:
         """StartError when a socket is of an address that the config does not name: it would be open and silent."""
@@ -47,19 +49,19 @@ class Inherited:
         """Give the descriptors of an address's UDP sockets."""
         return [one.fileno() for one in self._datagrams.get(endpoint, ())]
 
-    def stream(self, endpoint: Endpoint) -> socket.socket | None:
-        """Give an address's TCP socket."""
-        return self._streams.get(endpoint)
-
-    def __bool__(self) -> bool:
-        return bool(self._datagrams or self._streams)
+    def streams(self, endpoint: Endpoint) -> list[socket.socket]:
+        """Give an address's TCP sockets: the kernel spreads connections over them, so each must be accepted from."""
+        return self._streams.get(endpoint, [])
 
 
-def listen_tcp(reactor: Any, endpoint: Endpoint, factory: Any, key: str, inherited: socket.socket | None = None) -> Any:
+def listen_tcp(
+    reactor: Any, endpoint: Endpoint, factory: Any, key: str, inherited: Sequence[socket.socket] = ()
+) -> list[Any]:
     """Listen for TCP on an address. StartError names the key of the config, and what to do."""
-    if inherited is not None:
-        inherited.setblocking(False)
-        return reactor.adoptStreamPort(inherited.fileno(), inherited.family, factory)
+    for one in inherited:
+        one.setblocking(False)
+    if inherited:
+        return [reactor.adoptStreamPort(one.fileno(), one.family, factory) for one in inherited]
     host, port = str(endpoint[0]), endpoint[1]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -71,7 +73,7 @@ def listen_tcp(reactor: Any, endpoint: Endpoint, factory: Any, key: str, inherit
             listener.bind((host, port))
             listener.listen(BACKLOG)
             listener.setblocking(False)
-            return reactor.adoptStreamPort(listener.fileno(), family, factory)
+            return [reactor.adoptStreamPort(listener.fileno(), family, factory)]
     except OSError as error:
         text = f"{_show(endpoint)} (TCP): {error.strerror}"
         raise StartError(bind_advice(OSError(error.errno, text), key)) from None

@@ -35,7 +35,7 @@ def filled_in(expression: str, interval: str, range_: str) -> str:
 
 def metric_names(expression: str) -> set[str]:
     """Name the metrics of an expression."""
-    return set(re.findall(r"\bblockd_\w+", expression))
+    return set(re.findall(r"\bblockd_[a-z]\w+", expression))
 
 
 class Prometheus:

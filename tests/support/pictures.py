@@ -197,7 +197,7 @@ def main() -> None:
             browser("http://www.musical.ly/", PICTURES / "block-page.png", 1000, 760, resolve)
             browser("http://www.musical.ly/", PICTURES / "block-page-phone.png", 500, 980, resolve)
             config = ["--config", str(blockd.file)]
-            shots = {"explain --client 127.0.0.1 vm.tiktok.com": 14, "status": 32, "top --count 1": 22}
+            shots = {"explain --client 127.0.0.1 vm.tiktok.com": 14, "status": 34, "top --count 1": 22}
             places = {f"{ROOT}/": "", str(directory): "/etc/blockd"}
             still = threading.Thread(target=live, args=(blockd, 12, first))
             still.start()

@@ -15,7 +15,8 @@ from blockd.settings.schema import RESTART_KEYS, Settings
 
 HEAD = """# The config file
 
-Every key, with its default. `blockd check --config F` says whether a file would be taken, and what it would enforce.
+Every key, with its default. `blockd check --config F` says whether a file is good by itself, what it would enforce, and
+what looks wrong in it; a reload also compares it with what is in force.
 Unknown keys are errors, and so are anchors (`&`, `*`). Paths are relative to the file. A reload takes every key in but
 those marked *restart*: a reload that changes one of these is refused and names it.
 

@@ -39,8 +39,15 @@ class Fastpath:
 
     def answer(self, server: Any, count: int, seconds: float) -> None:
         """Answer so often, each after so long."""
+        self.counts[server]["sent"] += count
         self.counts[server]["answered"] += count
         self.counts[server]["waited_us"] += int(count * seconds * 1e6)
+
+
+def fail(fastpath: Any, server: Any, count: int) -> None:
+    """Answer with an error so often."""
+    fastpath.counts[server]["sent"] += count
+    fastpath.counts[server]["failed"] += count
 
 
 def make() -> tuple[Any, Routes]:
@@ -77,9 +84,14 @@ def test_a_slow_server_is_asked_after_a_fast_one() -> None:
 def test_a_failing_server_is_asked_last_and_forgiven_in_time() -> None:
     """More than half of its exchanges; a few are nothing; after a minute without, it starts from nothing."""
     fastpath, routes = make()
-    fastpath.counts[SLOW]["failed"] += FEWEST_TRIES - 2
+    fail(fastpath, SLOW, FEWEST_TRIES - 2)
     assert routes.look(1.0) == {}
-    fastpath.counts[SLOW]["failed"] += FEWEST_TRIES
+    fail(fastpath, SLOW, FEWEST_TRIES)
+    fail(fastpath, FAST, 3 * FEWEST_TRIES)
+    assert routes.look(1.5) == {}, "where nobody does better it is the names"
+    fastpath, routes = make()
+    fail(fastpath, SLOW, 2 * FEWEST_TRIES)
+    fastpath.answer(FAST, 2 * FEWEST_TRIES, 0.01)
     assert routes.look(2.0) == {SLOW: "failing"}
     assert fastpath.ranks == {SLOW: 2, FAST: 0}
     now = 2.0

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.support.questions import CORPORATE, PERSONAL, addresses, ask, rcode
-from tests.support.upstream import Upstream
+from tests.support.upstream import Upstream, answer
 
 RECORDS = {
     "printer.corp.example": ["A 10.0.0.5", "60 A 10.0.0.6", "AAAA 2001:db8::5", 'TXT "third floor"'],
@@ -66,6 +66,23 @@ def test_policy_comes_first_and_changes_bite_at_once(serve: Serve, upstream: Ups
     assert addresses(ask(blockd, "new.corp.example", client=PERSONAL)) == ["192.0.2.9"]
 
 
+def test_a_record_does_not_take_its_zone_away(serve: Serve, upstream: Upstream) -> None:
+    """A record at the name of a routed or a special zone is that name's alone: names below go where they went."""
+    upstream.script = lambda query, asked: answer(query, f"{asked.name}. 60 IN A 192.0.2.66")
+    with Upstream({"dc1.corp.example": ["dc1.corp.example. 60 IN A 10.0.0.1"]}) as corp:
+        zones = {"corp.example": [corp.address]}
+        records = {"corp.example": ["A 10.0.0.5"], "localhost": ["A 127.0.0.7"]}
+        blockd = serve([upstream.address], upstream={"zones": zones}, records=records)
+        assert addresses(ask(blockd, "corp.example", client=PERSONAL)) == ["10.0.0.5"]
+        assert addresses(ask(blockd, "dc1.corp.example", client=PERSONAL)) == ["10.0.0.1"]
+        assert addresses(ask(blockd, "localhost", client=PERSONAL)) == ["127.0.0.7"]
+        assert addresses(ask(blockd, "a.localhost", client=PERSONAL)) == ["127.0.0.1"]
+        assert upstream.names() == []
+        shown = blockd.run("explain", "--client", PERSONAL, "corp.example").stdout
+        assert "zone      a local record: corp.example of records (" in shown
+        assert "found     not looked for: the name is answered here" in shown
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"a.example": []}, r"records\.a\.example: expected a record, such as A 10\.0\.0\.5"),
     ({"a.example": ["10.0.0.5"]}, r"records\.a\.example\.0: '10\.0\.0\.5': expected \[TTL\] TYPE DATA"),
@@ -75,6 +92,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"a.example": ["CNAME b.example"]}, r"records\.a\.example: the alias leads to b\.example, which is no local name"),
     ({"a.example": ["CNAME b.example"], "b.example": ["CNAME a.example"]}, r"aliases in a row, or a loop"),
     ({"a.example": ["CNAME b.example", "A 10.0.0.5"]}, r"an alias has no other records"),
+    ({"a.example": ["² A 10.0.0.5"]}, r"expected \[TTL\] TYPE DATA"),
+    ({"a.example": ["MX mail.example"]}, r"is no MX record: expected such as MX 10 mail\.corp\.example"),
+    ({"A.example": ["A 10.0.0.5"], "a.example": ["A 10.0.0.6"]}, r"records\.A\.example: a\.example stands here twice"),
     ({"a b": ["A 10.0.0.5"]}, r"records\.a b.*'a b' is no domain name"),
     ({"a.example": ["TXT " + "x" * 250] * 9}, r"records\.a\.example: the records of one type take \d+ octets"),
 ]

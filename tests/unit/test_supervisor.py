@@ -102,6 +102,13 @@ def test_sockets_of_no_use_are_refused() -> None:
     """One that is no network socket, and one of an address that the config does not name."""
     with socket.socket(socket.AF_UNIX) as one, pytest.raises(StartError, match="neither IPv4 nor IPv6"):
         Inherited([one])
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        with pytest.raises(StartError, match="does not listen"):
+            Inherited([one])
+    for count in ("²", "x", "99999999", "4000"):
+        with pytest.raises(StartError, match=f"LISTEN_FDS={count}|LISTEN_FDS='{count}'"):
+            Supervisor({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
         with pytest.raises(StartError, match=r"the supervisor opened 127\.0\.0\.1:\d+, which is in neither"):
@@ -132,8 +139,13 @@ def test_any_number_of_sockets_serves_two_threads(count: int, tmp_path: Path, up
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         one.bind(("127.0.0.1", blockd.port))
         sockets.append(one)
-    stream = socket.create_server(("127.0.0.1", blockd.port))
-    sockets.append(stream)
+    # Each of them must be accepted from: the kernel spreads connections over all.
+    for _ in range(count):
+        stream = socket.socket()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stream.bind(("127.0.0.1", blockd.port))
+        stream.listen()
+        sockets.append(stream)
     try:
         for _ in range(2):
             asking = [_ask_later(blockd.port) for _ in range(8)]
@@ -153,7 +165,8 @@ def test_any_number_of_sockets_serves_two_threads(count: int, tmp_path: Path, up
                     one.close()
                 for _ in range(20):
                     assert rcode(ask(blockd, "tiktok.com", client=CORPORATE)) == "NXDOMAIN"
-                assert addresses(ask(blockd, "plain.example", client=PERSONAL, tcp=True)) == ["192.0.2.1"]
+                for _ in range(12):
+                    assert addresses(ask(blockd, "plain.example", client=PERSONAL, tcp=True)) == ["192.0.2.1"]
                 assert f"{count} sockets of the supervisor" in (tmp_path / "log").read_text()
             finally:
                 process.terminate()

@@ -55,6 +55,47 @@ def test_a_changed_file_is_taken_in(serve: Serve, upstream: Upstream) -> None:
     assert blockd.ready()["config_in_force"]
 
 
+def test_mending_what_was_refused_is_a_change(serve: Serve, upstream: Upstream) -> None:
+    """A list that was not there, and an inventory that had a bad line: files that only the refused config names."""
+    blockd = serve([upstream.address], reload={"watch": True})
+    blockd.write_app("listed", lists=[{"file": "l.txt", "format": "domains"}])
+    blockd.values["groups"]["corporate"]["inventory"] = [{"file": "devices.csv"}]
+    blockd.values["policies"]["corporate"]["block"].append("listed")
+    (blockd.directory / "devices.csv").write_text("address,hostname,serial,owner\n127.0.0.300,,,\n")
+    refused = blockd.reload()
+    assert "l.txt cannot be read" in refused.stderr
+    assert "devices.csv:2: address" in refused.stderr
+    (blockd.directory / "apps" / "l.txt").write_text("one.example\n")
+    time.sleep(3)
+    assert not blockd.ready()["config_in_force"]
+    (blockd.directory / "devices.csv").write_text("address,hostname,serial,owner\n127.0.0.30,,,\n")
+    wait_for(blockd, 2)
+    assert rcode(ask(blockd, "one.example", client="127.0.0.30")) == "NXDOMAIN"
+
+
+def test_an_emptied_inventory_is_refused(serve: Serve, upstream: Upstream) -> None:
+    """An export that failed must not make every device unidentified; a restart key beside it is no dead end."""
+    blockd = serve([upstream.address], reload={"largest_shrink": "50%"})
+    devices = blockd.directory / "devices.csv"
+    rows = "".join(f"127.0.0.{at},,,\n" for at in range(30, 40))
+    devices.write_text("address,hostname,serial,owner\n" + rows)
+    blockd.values["groups"]["corporate"]["inventory"] = [{"file": "devices.csv"}]
+    assert blockd.reload().returncode == 0
+    devices.write_text("address,hostname,serial,owner\n")
+    refused = blockd.reload()
+    assert "the inventory of corporate would lose 10 of its 10 devices (100%)" in refused.stderr
+    assert rcode(ask(blockd, "tiktok.com", client="127.0.0.30")) == "NXDOMAIN"
+    assert blockd.metric("blockd_decisions_total", group="corporate", action="block") == 1
+    blockd.values["cache"]["size_mb"] = 9
+    refused = blockd.reload()
+    assert "cache.size_mb: changed, and only a restart takes it in" in refused.stderr
+    assert "would lose 10 of its 10 devices" in refused.stderr
+    assert blockd.run("reload", "--accept").returncode == 1
+    blockd.stop()
+    blockd.start()
+    assert blockd.ready()["config_in_force"], "what was accepted is not asked about again"
+
+
 def test_quiet_is_waited_for() -> None:
     """While an editor still writes, nothing is read; what was taken in is no change."""
     watch = Watch({"a": (1, 1, 1, 1)})

@@ -219,7 +219,7 @@ impl Cache {
             if now_ms >= ended_ms + longest_ms {
                 return None;
             }
-            entry.stale_until_ms = now_ms + again_ms;
+            entry.stale_until_ms = (now_ms + again_ms).min(ended_ms + longest_ms);
         }
         Some(entry.clone())
     }
@@ -227,14 +227,15 @@ impl Cache {
     /// Keeps an entry, in place of an older one for the same key. Says whether it was kept.
     pub fn insert(&self, entry: Entry, now_ms: u64) -> bool {
         let cost = entry.cost();
-        if entry.ttl == 0 || cost > self.shard_octets {
-            return false;
-        }
         let hash = self.hasher.hash_one(&entry.key);
         let mut guard = self.shard(hash);
         let shard = &mut *guard;
+        // The older one goes in any case: it is known to be wrong now, and must not come back as a stale answer.
         if let Some(at) = shard.find(hash, &entry.key) {
             shard.remove(at);
+        }
+        if entry.ttl == 0 || cost > self.shard_octets {
+            return false;
         }
         while shard.octets + cost > self.shard_octets && shard.evict_one(now_ms) {
             self.evicted.fetch_add(1, Relaxed);
@@ -329,9 +330,12 @@ mod tests {
         cache.insert(one.clone(), 1000);
         assert!(cache.with(&one.key, 7000, |_| ()).is_none());
         assert!(cache.revive(&one.key, 16_000, 10_000, 30_000).is_none(), "it ended at 6 s, ten seconds ago");
-        assert!(cache.revive(&one.key, 15_999, 10_000, 30_000).unwrap().is_stale(16_000));
+        assert!(cache.revive(&one.key, 15_999, 40_000, 30_000).unwrap().is_stale(16_000));
         assert!(cache.with(&one.key, 45_998, |e| e.is_stale(45_998)).unwrap());
         assert!(cache.with(&one.key, 45_999, |_| ()).is_none(), "then somebody is asked anew");
+        assert!(!cache.revive(&one.key, 15_000, 10_000, 30_000).unwrap().is_stale(16_000), "no longer than it may");
+        cache.insert(Entry { ttl: 0, ..one.clone() }, 1000);
+        assert!(cache.revive(&one.key, 7000, 10_000, 30_000).is_none(), "something newer was said");
         cache.insert(Entry { rcode: rcode::SERVFAIL, ..one.clone() }, 1000);
         assert!(cache.revive(&one.key, 2000, 10_000, 30_000).is_none(), "a failure is no answer");
     }

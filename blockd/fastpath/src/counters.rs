@@ -100,7 +100,7 @@ counters! {
 #[repr(align(128))]
 pub struct Lane {
     values: [AtomicU64; Counter::NAMES.len()],
-    latencies: [Latency; 2],
+    latencies: [[AtomicU64; LATENCY_CELLS]; 2],
 }
 
 /// How long answers took: out of what is here already, or from upstream.
@@ -118,16 +118,15 @@ pub const LATENCY_BOUNDS_US: [u64; 16] = [
     25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
 ];
 
-#[derive(Debug)]
-struct Latency {
-    buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
-    sum_us: AtomicU64,
-}
+/// The buckets, what took longer, and the microseconds of all.
+const LATENCY_CELLS: usize = LATENCY_BOUNDS_US.len() + 2;
 
 impl Default for Lane {
     fn default() -> Self {
-        let latency = || Latency { buckets: [const { AtomicU64::new(0) }; _], sum_us: AtomicU64::new(0) };
-        Self { values: [const { AtomicU64::new(0) }; Counter::NAMES.len()], latencies: [latency(), latency()] }
+        Self {
+            values: [const { AtomicU64::new(0) }; Counter::NAMES.len()],
+            latencies: [const { [const { AtomicU64::new(0) }; LATENCY_CELLS] }; 2],
+        }
     }
 }
 
@@ -144,16 +143,14 @@ impl Lane {
 
     /// Counts so many answers that took so long.
     pub fn observe(&self, took: Took, us: u64, count: u64) {
-        let latency = &self.latencies[took as usize];
-        let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
-        latency.buckets[bucket].fetch_add(count, Relaxed);
-        latency.sum_us.fetch_add(us * count, Relaxed);
+        let cells = &self.latencies[took as usize];
+        cells[LATENCY_BOUNDS_US.partition_point(|&bound| bound < us)].fetch_add(count, Relaxed);
+        cells[LATENCY_CELLS - 1].fetch_add(us * count, Relaxed);
     }
 
-    /// The buckets, and the microseconds of all.
-    pub fn latencies(&self, took: Took) -> (Vec<u64>, u64) {
-        let latency = &self.latencies[took as usize];
-        (latency.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(), latency.sum_us.load(Relaxed))
+    /// Answers in each bucket, and, last, the microseconds of all.
+    pub fn latencies(&self, took: Took) -> impl Iterator<Item = u64> {
+        self.latencies[took as usize].iter().map(|cell| cell.load(Relaxed))
     }
 
     /// Counts a question's type, rare ones folded.

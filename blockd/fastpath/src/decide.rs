@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 /// A set of live apps, one bit each. The only place that knows how many there can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[cfg_attr(feature = "python", derive(pyo3::FromPyObject))]
 pub struct AppMask(pub u64);
 
 impl AppMask {
@@ -204,6 +205,8 @@ pub struct Rules {
     pub templates: Vec<Template>,
     /// Zones that are answered here or asked elsewhere, by wire name.
     pub zones: HashMap<Vec<u8>, Zone>,
+    /// Local records, by wire name: answers of these names alone, whatever zone they are in.
+    pub hosts: HashMap<Vec<u8>, Zone>,
     /// The default route first.
     pub routes: Vec<Route>,
     /// Answer to ANY (RFC 8482).
@@ -347,11 +350,12 @@ impl Rules {
     /// The most specific zone that holds a name: where, and its octets on the wire.
     pub fn zone_of(&self, name: &FoldedName) -> Option<(Zone, usize)> {
         let mut rest = name.as_wire();
+        if let Some(&host) = self.hosts.get(rest) {
+            return Some((host, rest.len()));
+        }
         loop {
-            match self.zones.get(rest) {
-                Some(Zone::Host(_)) if rest.len() < name.wire_length() => {}
-                Some(&zone) => return Some((zone, rest.len())),
-                None => {}
+            if let Some(&zone) = self.zones.get(rest) {
+                return Some((zone, rest.len()));
             }
             let length = usize::from(*rest.first()?);
             if length == 0 {
@@ -384,6 +388,7 @@ fn embedded_ipv4(bits: u128) -> Option<u32> {
 
 /// What one group gets, one set of live exemptions folded in. The four masks are disjoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "python", derive(pyo3::FromPyObject), pyo3(from_item_all))]
 pub struct View {
     /// Apps that are refused.
     pub block: AppMask,
@@ -401,6 +406,7 @@ pub struct View {
 
 /// Bounds and times that a reload may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "python", derive(pyo3::FromPyObject), pyo3(from_item_all))]
 pub struct Tuning {
     /// Largest TTL sent where a verdict could change, seconds.
     pub live_ttl: u32,

@@ -312,15 +312,14 @@ impl Exchanger {
         let Some(flight) = self.land(core, place) else { return };
         let server = &flight.server;
         server.silent_in_a_row.store(0, Relaxed);
-        match &result {
-            Ok(_) | Err(Problem::Truncated | Problem::Chain) => {
-                server.answered.fetch_add(1, Relaxed);
-                server.waited_us.fetch_add(core.now_us().saturating_sub(flight.sent_us), Relaxed);
-                lane.count(Counter::UpstreamAnswered);
-            }
-            Err(_) => {
-                server.failed.fetch_add(1, Relaxed);
-            }
+        // Of a probe any answer is one: servers of a zone alone refuse to speak of the root.
+        let is_answer = matches!(result, Ok(_) | Err(Problem::Truncated | Problem::Chain)) || flight.question.is_none();
+        if is_answer {
+            server.answered.fetch_add(1, Relaxed);
+            server.waited_us.fetch_add(core.now_us().saturating_sub(flight.sent_us), Relaxed);
+            lane.count(Counter::UpstreamAnswered);
+        } else {
+            server.failed.fetch_add(1, Relaxed);
         }
         let Some((key, serial)) = flight.question else { return };
         match result {

@@ -31,20 +31,8 @@ pub type SkipReason = &'static str;
 pub type Line<'a> = Result<FoldedName, (SkipReason, &'a [u8])>;
 
 /// Names that every hosts file carries for the machine itself.
-const OWN_HOSTS: [&[u8]; 12] = [
-    b"localhost",
-    b"localhost.localdomain",
-    b"local",
-    b"broadcasthost",
-    b"ip6-localhost",
-    b"ip6-loopback",
-    b"ip6-localnet",
-    b"ip6-mcastprefix",
-    b"ip6-allnodes",
-    b"ip6-allrouters",
-    b"ip6-allhosts",
-    b"0.0.0.0",
-];
+const OWN_HOSTS: &str = "localhost localhost.localdomain local broadcasthost ip6-localhost ip6-loopback ip6-localnet \
+                         ip6-mcastprefix ip6-allnodes ip6-allrouters ip6-allhosts 0.0.0.0";
 
 /// Reads every line; `each` gets the line number from 1, and the name or the reason it was skipped with its text.
 ///
@@ -80,7 +68,7 @@ pub fn read(
                 let mut found = false;
                 for word in words {
                     found = true;
-                    if OWN_HOSTS.contains(&word) {
+                    if OWN_HOSTS.split(' ').any(|own| own.as_bytes() == word) {
                         each(number, Err(("the machine's own name", word)));
                     } else {
                         each(number, name_of(word, may_be_public, to_ascii).map_err(|why| (why, word)));

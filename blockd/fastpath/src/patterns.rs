@@ -27,60 +27,66 @@ impl Patterns {
         if sources.is_empty() {
             return Ok(Self::default());
         }
-        if let Ok(automaton) = automaton_of(&sources) {
-            return Ok(Self { sources, apps, automaton: Some(automaton) });
-        }
-        if let Some((at, text)) = sources.iter().enumerate().find_map(|(at, one)| Some((at, parse_error(one)?))) {
-            return Err((at, text));
-        }
-        // Each can be read, so together they are too large: the first that is too much.
-        let (mut fits, mut fails) = (0, sources.len());
+        let error = match automaton_of(&sources) {
+            Ok(automaton) => return Ok(Self { sources, apps, automaton: Some(automaton) }),
+            Err(error) => error,
+        };
+        // The first with which it cannot be built: what fails goes on failing with more.
+        let (mut fits, mut fails, mut error) = (0, sources.len(), error);
         while fits + 1 < fails {
             let middle = fits + (fails - fits) / 2;
             match automaton_of(&sources[..middle]) {
                 Ok(_) => fits = middle,
-                Err(_) => fails = middle,
+                Err(smaller) => (fails, error) = (middle, smaller),
             }
         }
-        let text = format!("with it the automaton of all patterns would take more than {} MiB", MAX_OCTETS >> 20);
+        let text = match parse_error(&sources[fails - 1]) {
+            Some(text) => text,
+            None if error.is_size_limit_exceeded() => {
+                format!("with it the automaton of all patterns would take more than {} MiB", MAX_OCTETS >> 20)
+            }
+            None => error.to_string(),
+        };
         Err((fails - 1, text))
     }
 
     /// The apps of the patterns that a name fits, and the first of these patterns.
     pub fn find(&self, name: &FoldedName) -> (AppMask, Option<usize>) {
-        let Some(automaton) = &self.automaton else { return (AppMask::EMPTY, None) };
-        let mut text = [0u8; MAX_NAME_OCTETS];
-        let length = write_text(name, &mut text);
-        let start = Input::new(&text[..0]).anchored(Anchored::Yes);
-        let Ok(mut state) = automaton.start_state_forward(&start) else { return (AppMask::EMPTY, None) };
-        for &octet in &text[..length] {
-            state = automaton.next_state(state, octet);
-            if automaton.is_dead_state(state) {
-                return (AppMask::EMPTY, None);
-            }
-        }
-        state = automaton.next_eoi_state(state);
-        if !automaton.is_match_state(state) {
-            return (AppMask::EMPTY, None);
-        }
-        let (mut apps, mut first) = (AppMask::EMPTY, usize::MAX);
-        for at in 0..automaton.match_len(state) {
-            let pattern = automaton.match_pattern(state, at).as_usize();
+        let (mut apps, mut first) = (AppMask::EMPTY, None);
+        self.each_fitting(name, |pattern| {
             apps = apps.or(self.apps[pattern]);
-            first = first.min(pattern);
-        }
-        (apps, Some(first))
+            first = Some(first.map_or(pattern, |other: usize| other.min(pattern)));
+        });
+        (apps, first)
     }
 
     /// The first pattern of an app that a name fits.
     pub fn source_for(&self, name: &FoldedName, app: AppMask) -> Option<&str> {
-        self.find(name).1?;
-        let own = self.sources.iter().zip(&self.apps).filter(|(_, apps)| !apps.and(app).is_empty());
-        let mut fitting = own.map(|(source, _)| source).filter(|source| {
-            let alone = Self::build(vec![((*source).clone(), app)]);
-            alone.is_ok_and(|alone| alone.find(name).1.is_some())
+        let mut first = None;
+        self.each_fitting(name, |pattern| {
+            if !self.apps[pattern].and(app).is_empty() {
+                first = Some(first.map_or(pattern, |other: usize| other.min(pattern)));
+            }
         });
-        fitting.next().map(String::as_str)
+        first.map(|pattern| self.sources[pattern].as_str())
+    }
+
+    fn each_fitting(&self, name: &FoldedName, mut each: impl FnMut(usize)) {
+        let Some(automaton) = &self.automaton else { return };
+        let mut text = [0u8; MAX_NAME_OCTETS];
+        let length = write_text(name, &mut text);
+        let start = Input::new(&text[..0]).anchored(Anchored::Yes);
+        let Ok(mut state) = automaton.start_state_forward(&start) else { return };
+        for &octet in &text[..length] {
+            state = automaton.next_state(state, octet);
+            if automaton.is_dead_state(state) {
+                return;
+            }
+        }
+        state = automaton.next_eoi_state(state);
+        if automaton.is_match_state(state) {
+            (0..automaton.match_len(state)).for_each(|at| each(automaton.match_pattern(state, at).as_usize()));
+        }
     }
 
     /// Sources, apps and the automaton as octets, for a snapshot.
@@ -139,7 +145,7 @@ fn whole(source: &str) -> String {
 }
 
 fn rules_of_text() -> syntax::Config {
-    syntax::Config::new().unicode(false).utf8(false).case_insensitive(true).nest_limit(32)
+    syntax::Config::new().unicode(false).utf8(false).case_insensitive(true).dot_matches_new_line(true).nest_limit(32)
 }
 
 fn automaton_of(sources: &[String]) -> Result<dense::DFA<Vec<u32>>, Box<dense::BuildError>> {
@@ -189,6 +195,12 @@ mod tests {
         assert_eq!(apps("y.example"), 0b100);
         assert_eq!(apps("z.y.example"), 0);
         assert_eq!(patterns.source_for(&name("pull-a.example.net"), AppMask(0b010)), Some("pull-a.*"));
+    }
+
+    #[test]
+    fn a_dot_stands_for_any_octet() {
+        let odd = FoldedName::from_wire(b"\x03x\ny\x07example\0").unwrap();
+        assert_eq!(built(&["^x.y[.]example$"]).find(&odd).0, AppMask(1));
     }
 
     #[test]

@@ -108,32 +108,12 @@ struct PyRules {
 
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct PyView {
-    block: u64,
-    monitor: u64,
-    allow: u64,
-    exempt: u64,
-    answers: Vec<u16>,
-    is_logged: bool,
-}
-
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
 struct PyViews {
-    views: Vec<PyView>,
+    views: Vec<View>,
     devices: Vec<(IpAddr, u8, u32)>,
     unidentified: u16,
     clients: Vec<Network>,
-    live_ttl: u32,
-    ttl_floor: u32,
-    ttl_ceiling: u32,
-    negative_ttl_ceiling: u32,
-    stale: u32,
-    trust_ad: bool,
-    client_rate: u32,
-    client_burst: u32,
-    pending_in_all: u32,
-    pending_a_client: u32,
+    tuning: Tuning,
 }
 
 fn network((address, length): Network) -> PyResult<(Address, u8)> {
@@ -191,7 +171,8 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
             })
             .collect(),
         // A zone that the config points somewhere comes after, and so replaces, the one answered here.
-        zones: local.chain(routed).chain(hosts).collect::<PyResult<_>>()?,
+        zones: local.chain(routed).collect::<PyResult<_>>()?,
+        hosts: hosts.collect::<PyResult<_>>()?,
         cdn_zones: rules.cdn_zones.iter().map(|zone| rule_name(zone)).collect::<PyResult<_>>()?,
         routes: rules.routes.into_iter().map(|r| r.into_iter().map(SocketAddr::from).collect()).collect(),
         any_template: rules.any_template,
@@ -215,35 +196,8 @@ fn views_of(views: PyViews) -> PyResult<Views> {
         .into_iter()
         .map(|n| network(n).map(|(address, length)| (address, length, 0)))
         .collect::<PyResult<_>>()?;
-    Ok(Views {
-        views: views
-            .views
-            .into_iter()
-            .map(|v| View {
-                block: AppMask(v.block),
-                monitor: AppMask(v.monitor),
-                allow: AppMask(v.allow),
-                exempt: AppMask(v.exempt),
-                answers: v.answers,
-                is_logged: v.is_logged,
-            })
-            .collect(),
-        devices: table(devices),
-        unidentified: views.unidentified,
-        clients: table(clients),
-        tuning: Tuning {
-            live_ttl: views.live_ttl,
-            ttl_floor: views.ttl_floor,
-            ttl_ceiling: views.ttl_ceiling,
-            negative_ttl_ceiling: views.negative_ttl_ceiling,
-            stale: views.stale,
-            trust_ad: views.trust_ad,
-            client_rate: views.client_rate,
-            client_burst: views.client_burst,
-            pending_in_all: views.pending_in_all,
-            pending_a_client: views.pending_a_client,
-        },
-    })
+    let (devices, clients) = (table(devices), table(clients));
+    Ok(Views { views: views.views, devices, unidentified: views.unidentified, clients, tuning: views.tuning })
 }
 
 /// The first of these patterns that cannot be read, or with which the automaton of all grows too large, and why.
@@ -531,8 +485,9 @@ impl Fastpath {
     fn latencies(&self) -> HashMap<&'static str, (Vec<u64>, f64)> {
         [("hit", Took::Hit), ("miss", Took::Miss)]
             .map(|(name, took)| {
-                let (buckets, sum_us) = self.core.latencies(took);
-                (name, (buckets, sum_us as f64 / 1e6))
+                let mut cells = self.core.latencies(took);
+                let sum_us = cells.pop().unwrap_or(0);
+                (name, (cells, sum_us as f64 / 1e6))
             })
             .into()
     }

@@ -588,16 +588,21 @@ impl Core {
 
     /// Decides on an entry and writes the reply; false is silence by policy.
     fn reply_from(&self, pair: &Pair, to: &Recipient<'_>, entry: &Entry, now_ms: u64, out: &mut Vec<u8>) -> bool {
-        let lane = &self.lanes[to.lane];
-        let views = &pair.views.views;
-        let view = &views.views[usize::from(to.view)];
-        let Meaning { asked, found, .. } = entry.meaning;
-        let verdict = decide(view, asked, found);
+        let view = &pair.views.views.views[usize::from(to.view)];
+        let verdict = decide(view, entry.meaning.asked, entry.meaning.found);
         let Key { name, qtype, .. } = &entry.key;
         self.decided(pair, to, name, *qtype, &entry.meaning, &entry.targets, &verdict);
         if verdict.action == Action::Block {
             return self.write_block(pair, to, *qtype, &entry.meaning, &verdict, out);
         }
+        self.write_entry(pair, to, entry, now_ms, out);
+        true
+    }
+
+    /// Writes what an entry says, to a view that may have it.
+    fn write_entry(&self, pair: &Pair, to: &Recipient<'_>, entry: &Entry, now_ms: u64, out: &mut Vec<u8>) {
+        let (lane, views) = (&self.lanes[to.lane], &pair.views.views);
+        let Meaning { asked, found, .. } = entry.meaning;
         let is_authentic =
             entry.is_authentic && views.tuning.trust_ad && (to.asker.authentic_data || to.asker.is_dnssec_ok());
         let is_stale = entry.is_stale(now_ms);
@@ -615,6 +620,7 @@ impl Core {
         if is_cut {
             lane.count(Counter::RepliesTruncated);
         } else {
+            let view = &views.views[usize::from(to.view)];
             let most = if is_live(view, asked, found) { views.tuning.live_ttl } else { u32::MAX };
             let age = entry.age(now_ms);
             let body_at = HEADER_OCTETS + to.echo.len();
@@ -628,7 +634,6 @@ impl Core {
             }
         }
         self.replied(lane, to.is_stream, out);
-        true
     }
 
     /// Writes the answer of the view for the app that decided; false is silence.
@@ -968,8 +973,14 @@ impl Core {
     fn push_work(&self, lane: &Lane, work: Work) -> bool {
         {
             let mut ring = lock(&self.work);
-            // A reply always finds room: those who wait are bounded already, and a lost one would hang its client.
-            if ring.len() >= RING_BOUND && !matches!(work, Work::Reply { .. }) {
+            // A reply always finds room: those who wait are bounded already, and a lost one would hang its client. The log
+            // gets a part alone: a minute's end must not stand in the way of questions.
+            let bound = match work {
+                Work::Reply { .. } => usize::MAX,
+                Work::Log(_) => RING_BOUND / 4,
+                Work::Stream { .. } => RING_BOUND,
+            };
+            if ring.len() >= bound {
                 lane.count(Counter::RingFull);
                 return false;
             }
@@ -992,20 +1003,17 @@ impl Core {
         taken
     }
 
-    /// The latencies of one kind: answers in each bucket, microseconds of all.
-    pub fn latencies(&self, took: Took) -> (Vec<u64>, u64) {
-        let mut all = (Vec::new(), 0);
-        for (buckets, sum_us) in self.lanes.iter().map(|lane| lane.latencies(took)) {
-            all.0.resize(buckets.len(), 0);
-            all.0.iter_mut().zip(buckets).for_each(|(sum, count)| *sum += count);
-            all.1 += sum_us;
-        }
-        all
+    /// The latencies of one kind: answers in each bucket, and, last, the microseconds of all.
+    pub fn latencies(&self, took: Took) -> Vec<u64> {
+        let add =
+            |sums: Vec<u64>, lane: &Lane| sums.into_iter().zip(lane.latencies(took)).map(|(a, b)| a + b).collect();
+        self.lanes[1..].iter().fold(self.lanes[0].latencies(took).collect(), add)
     }
 
     /// Reads no more from clients; what was read is answered.
     pub fn drain(&self) {
         self.is_draining.store(true, Relaxed);
+        self.write_rows(self.lanes.len() - 2, self.journal.close());
         self.inboxes.iter().for_each(|inbox| inbox.bell.ring());
     }
 
@@ -1076,12 +1084,16 @@ impl Core {
         let key =
             Key { name: *name, qtype, dnssec_ok: false, checking_disabled: false, route: pair.rules.routes[route].tag };
         let now_ms = self.now_us() / 1000;
+        let cached = self.cache.with(&key, now_ms, |entry| {
+            entry.rejudge(&pair.rules, pair.rules_generation);
+            entry.clone()
+        });
         let targets = match answer {
             Some(packet) => {
                 let read = guarded(|| inspect::read_answer(packet, name, qtype, false, pair.bounds()));
                 Some(read.unwrap_or(Err(Problem::Malformed))?.targets)
             }
-            None => self.cache.with(&key, now_ms, |entry| entry.targets.clone()),
+            None => cached.as_ref().map(|entry| entry.targets.clone()),
         };
         let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::default()));
         let verdict = decide(view, meaning.asked, meaning.found);
@@ -1115,7 +1127,10 @@ impl Core {
                 }
                 Some((Zone::Host(host), octets)) => template(host, octets, &mut out),
                 _ if qtype == rtype::ANY => template(pair.rules.any_template, name.wire_length(), &mut out),
-                _ => false,
+                _ => cached.is_some_and(|entry| {
+                    self.write_entry(&pair, &to, &entry, now_ms, &mut out);
+                    true
+                }),
             };
             has_reply.then_some(out)
         });

@@ -72,6 +72,8 @@ pub struct RulesInput {
     pub templates: Vec<Template>,
     /// Zones answered here or asked elsewhere.
     pub zones: Vec<(FoldedName, Zone)>,
+    /// Local records.
+    pub hosts: Vec<(FoldedName, Zone)>,
     /// Routes, the default first.
     pub routes: Vec<Vec<SocketAddr>>,
     /// Answer to ANY.
@@ -91,6 +93,15 @@ pub struct ListReport {
 
 /// How many skipped lines a report shows.
 const SAMPLES: usize = 5;
+
+impl ListReport {
+    fn skip(&mut self, line: u64, why: &'static str, text: &[u8]) {
+        *self.skipped.entry(why).or_default() += 1;
+        if self.samples.len() < SAMPLES {
+            self.samples.push((line, why, text[..text.len().min(80)].to_vec()));
+        }
+    }
+}
 
 struct Builder {
     key: HashKey,
@@ -175,12 +186,7 @@ fn each_rule(
                     report.kept += 1;
                     each(mask, kind, &name);
                 }
-                Err((why, text)) => {
-                    *report.skipped.entry(why).or_default() += 1;
-                    if report.samples.len() < SAMPLES {
-                        report.samples.push((number, why, text[..text.len().min(80)].to_vec()));
-                    }
-                }
+                Err((why, text)) => report.skip(number, why, text),
             });
             app_reports.push(report);
         }
@@ -210,6 +216,10 @@ pub fn build_rules(
     for zone in &input.cdn_zones {
         let mut prints = [0u64; MAX_LABELS + 1];
         let count = key.suffixes(zone, &mut prints);
+        // A CDN's zone, and what is above it, is everybody's: a list that names one must not block strangers.
+        for &print in prints[..count].iter().filter(|print| builder.names.contains_key(print)).collect::<Vec<_>>() {
+            builder.change(print, |set| (set.list_suffix, set.list_host) = (AppMask::EMPTY, AppMask::EMPTY));
+        }
         if let Some(&print) = prints[..count].last() {
             builder.change(print, |set| set.is_cdn_zone = true);
         }
@@ -248,11 +258,16 @@ pub fn build_rules(
         network_masks,
         needs: input.apps.iter().map(|app| app.needs).collect(),
         templates: input.templates,
-        zones: input.zones.into_iter().map(|(name, zone)| (name.as_wire().to_vec(), zone)).collect(),
+        zones: by_name(input.zones),
+        hosts: by_name(input.hosts),
         routes,
         any_template: input.any_template,
     };
     Ok((rules, reports))
+}
+
+fn by_name(zones: Vec<(FoldedName, Zone)>) -> HashMap<Vec<u8>, Zone> {
+    zones.into_iter().map(|(name, zone)| (name.as_wire().to_vec(), zone)).collect()
 }
 
 /// The place of a mask among those there are; it is put there first if need be.
@@ -359,6 +374,19 @@ impl<'a> Reader<'a> {
         };
         (v4.starts.len() == v4.values.len() && v6.starts.len() == v6.values.len()).then_some(PrefixTable { v4, v6 })
     }
+    fn zones(&mut self) -> Option<HashMap<Vec<u8>, Zone>> {
+        let zones = self.each(|r| {
+            let name = FoldedName::from_wire(r.bytes()?)?;
+            let (kind, first, second) = (r.u8()?, r.u16()?, r.u16()?);
+            let zone = match kind {
+                0 => Zone::Local { apex: first, below: second },
+                2 => Zone::Host(first),
+                _ => Zone::Route(first),
+            };
+            Some((name, zone))
+        })?;
+        Some(by_name(zones))
+    }
     fn sections(&mut self) -> Option<Sections> {
         Some(Sections { answer: self.u16()?, authority: self.u16()?, body: self.bytes()?.to_vec() })
     }
@@ -400,19 +428,21 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
         }
         w.bytes(template.structured_error.as_deref().unwrap_or_default());
     });
-    let mut zones: Vec<_> = rules.zones.iter().collect();
-    zones.sort_by_key(|(name, _)| *name);
-    w.each(&zones, |w, (name, zone)| {
-        w.bytes(name);
-        let (kind, first, second) = match zone {
-            Zone::Local { apex, below } => (0, *apex, *below),
-            Zone::Route(route) => (1, *route, 0),
-            Zone::Host(template) => (2, *template, 0),
-        };
-        w.u8(kind);
-        w.u16(first);
-        w.u16(second);
-    });
+    for zones in [&rules.zones, &rules.hosts] {
+        let mut zones: Vec<_> = zones.iter().collect();
+        zones.sort_by_key(|(name, _)| *name);
+        w.each(&zones, |w, (name, zone)| {
+            w.bytes(name);
+            let (kind, first, second) = match zone {
+                Zone::Local { apex, below } => (0, *apex, *below),
+                Zone::Route(route) => (1, *route, 0),
+                Zone::Host(template) => (2, *template, 0),
+            };
+            w.u8(kind);
+            w.u16(first);
+            w.u16(second);
+        });
+    }
     w.each(&rules.routes, |w, route| {
         w.each(&route.servers, |w, server| w.bytes(server.to_string().as_bytes()));
     });
@@ -458,19 +488,8 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
                 structured_error: Some(r.bytes()?.to_vec()).filter(|text| !text.is_empty()),
             })
         })?,
-        zones: r
-            .each(|r| {
-                let name = FoldedName::from_wire(r.bytes()?)?;
-                let (kind, first, second) = (r.u8()?, r.u16()?, r.u16()?);
-                let zone = match kind {
-                    0 => Zone::Local { apex: first, below: second },
-                    2 => Zone::Host(first),
-                    _ => Zone::Route(first),
-                };
-                Some((name.as_wire().to_vec(), zone))
-            })?
-            .into_iter()
-            .collect(),
+        zones: r.zones()?,
+        hosts: r.zones()?,
         routes: r.each(|r| {
             let servers = r.each(|r| std::str::from_utf8(r.bytes()?).ok()?.parse().ok())?;
             Some(route(servers))
@@ -497,7 +516,7 @@ fn is_consistent(rules: &Rules) -> bool {
         && !rules.routes.is_empty()
         && rules.templates.iter().all(is_template)
         && template(rules.any_template)
-        && rules.zones.values().all(|zone| match *zone {
+        && rules.zones.values().chain(rules.hosts.values()).all(|zone| match *zone {
             Zone::Local { apex, below } => template(apex) && template(below),
             Zone::Route(route) => usize::from(route) < rules.routes.len(),
             Zone::Host(index) => template(index),
@@ -721,6 +740,21 @@ pub(crate) mod tests {
         let exact = rules.find(&name("a.example")).exact.unwrap();
         assert_eq!(rules.sets[exact as usize].hole_below.0, 0b01);
         assert_eq!(rules.sets[exact as usize].rule_below.0, 0b10);
+    }
+
+    #[test]
+    fn a_list_does_not_block_a_cdn() {
+        let list = |text: &str| ListInput {
+            bytes: text.as_bytes().to_vec(),
+            format: Format::Domains,
+            is_hole: false,
+            may_be_public: true,
+        };
+        let lists = vec![list("example\ncdn.example\nw.cdn.example\na.cdn.example\n")];
+        let rules = rules_of(vec![AppInput { lists, ..AppInput::default() }]);
+        let apps = |text: &str| rules.find(&name(text)).apps.0;
+        assert_eq!([apps("x.cdn.example"), apps("x.w.cdn.example"), apps("other.example")], [0, 0, 0]);
+        assert_eq!(apps("x.a.cdn.example"), 1);
     }
 
     #[test]
