@@ -80,7 +80,7 @@ lint-tools:
 
 # The real servers that tests talk to. They are run from temporary directories, never as services: policy-rc.d keeps
 # their packages from starting them, and what was installed here is disabled for the next boot.
-TEST_PACKAGES := bind9-dnsutils curl dnsdist dnsperf init-system-helpers iproute2 knot-dnsutils nsd procps prometheus systemd unbound
+TEST_PACKAGES := bind9-dnsutils curl dnsdist dnsperf init-system-helpers iproute2 knot-dnsutils nsd procps prometheus python3 systemd unbound
 test-packages:
 	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \

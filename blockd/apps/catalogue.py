@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from blockd.fastpath import is_public_suffix
 from blockd.problems import InputError, Problem
@@ -15,7 +15,7 @@ from blockd.settings.document import Document
 from blockd.settings.load import NAME
 from blockd.settings.schema import Answer, Section
 from blockd.settings.source import Source
-from blockd.settings.values import DomainName, NetworkValue
+from blockd.settings.values import DomainName, NetworkValue, Printable
 
 BUILTIN = Path(__file__).parent / "builtin"
 #: Zones of content delivery networks: beside the apps, and a site's own beside its apps.
@@ -65,10 +65,10 @@ class About(Section):
     """What an app is, beside its rules."""
 
     app: str = Field(description="Its name; the file is called the same.")
-    title: str = Field(
+    title: Printable = Field(
         min_length=1, max_length=80, description="Its name as people write it; users read it in a refusal."
     )
-    owner: str | None = Field(None, description="Who runs it.")
+    owner: Printable | None = Field(None, description="Who runs it.")
     takes: dict[str, str] = Field(default_factory=dict, description="What it takes from a device, and who says so.")
     needs: list[str] = Field(default_factory=list, description="Apps that it cannot work without.")
     embedded: bool = Field(
@@ -81,13 +81,6 @@ class About(Section):
         False, description="Blocked for every group whose policy blocks anything and does not name it."
     )
     public_suffix: bool = Field(False, description="Allow rules that are public suffixes, such as a whole TLD.")
-
-    @field_validator("title", "owner")
-    @classmethod
-    def _printable(cls, text: str | None) -> str | None:
-        if text is not None and not text.isprintable():
-            raise ValueError("expected printable characters: users read it")
-        return text
 
 
 class App(RuleLists, About):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from blockd.settings.values import DomainName, Endpoint, NetworkValue, Percent, Upstream
+from blockd.settings.values import DomainName, Endpoint, NetworkValue, Percent, Printable, Upstream
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
 AppName = str
@@ -215,15 +215,10 @@ class Answers(Section):
     structured_errors: bool = Field(
         True, description="Say it as JSON to clients that ask for that (draft-ietf-dnsop-structured-dns-error)."
     )
-    contact: str | None = Field(None, max_length=100, description="Whom to ask, such as mailto:security@dept.example.")
-    organization: str | None = Field(None, max_length=60, description="Who decides, as users know them.")
-
-    @field_validator("contact", "organization")
-    @classmethod
-    def _printable(cls, contact: str | None) -> str | None:
-        if contact is not None and not contact.isprintable():
-            raise ValueError("expected printable characters: users read it")
-        return contact
+    contact: Printable | None = Field(
+        None, max_length=100, description="Whom to ask, such as mailto:security@dept.example."
+    )
+    organization: Printable | None = Field(None, max_length=60, description="Who decides, as users know them.")
 
 
 class BlockPage(Section):
@@ -232,7 +227,7 @@ class BlockPage(Section):
     listen: list[Endpoint] = Field(
         default_factory=list, description="Addresses of the page, plain HTTP, such as 10.0.0.80:80. Restart."
     )
-    exemption: str | None = Field(
+    exemption: Printable | None = Field(
         None, max_length=500, description="How to ask for an exemption, in a sentence or two; else `answers.contact`."
     )
 

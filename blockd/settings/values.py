@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Annotated, Any
 
 import idna
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from blockd.fastpath import fold_rule_name
 
@@ -89,6 +89,15 @@ def _written(example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "examples": [example]})
 
 
+def _check_printable(text: str) -> str:
+    text = text.strip()  # a YAML block ends with a line break
+    if not text.isprintable():
+        raise ValueError("expected printable characters: users read it")
+    return text
+
+
+#: Text that users read: no line breaks, no escapes.
+Printable = Annotated[str, AfterValidator(_check_printable)]
 DomainName = Annotated[str, BeforeValidator(read_name)]
 NetworkValue = Annotated[Network, BeforeValidator(read_network), _written("10.20.0.0/16")]
 Endpoint = Annotated[tuple[Address, int], BeforeValidator(read_endpoint), _written("10.0.0.53:53")]

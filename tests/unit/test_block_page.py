@@ -32,7 +32,7 @@ def start(serve: Serve, upstream: Upstream) -> tuple[Blockd, int]:
     policies = {"corporate": {"block": ["tiktok"], "answer": "sinkhole", "sinkhole": {"ipv4": "127.0.0.1"}}}
     block_page = {
         "listen": [f"127.0.0.1:{port}"],
-        "exemption": "Ask your security team, with your line manager's word.",
+        "exemption": "Ask your security team, with your line manager's word.\n",  # as a YAML block ends
     }
     answers = {"organization": "The Department's security board", "contact": "mailto:security@dept.example"}
     return serve([upstream.address], policies=policies, block_page=block_page, answers=answers), port
