@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+CHECKOUT = Path(__file__).parents[2]
+
 #: Moves into a control group of its own, in a view that begins there: the one outside never sees what is made inside.
 ENTER = r"""
 set -eu
@@ -20,7 +22,7 @@ mount -t cgroup2 none "$1"
 mkdir "$1/$2"
 echo $$ > "$1/$2/cgroup.procs"
 umount "$1"
-exec unshare --cgroup --mount bash -c "$3" boot "$1"
+exec unshare --cgroup --mount bash -c "$3" boot "$1" "$4"
 """
 
 #: Takes the control groups away that are left when all of it has ended.
@@ -29,10 +31,11 @@ mount -t cgroup2 none "$1"
 find "$1/$2" -depth -type d -exec rmdir {} +
 """
 
-#: Units that a server has and this one does not need; what is tested brings its own.
+#: Units that a server has and this one does not need are left out; what is tested brings its own. The checkout is
+#: mounted, as it may lie where the overlay does not reach: on /tmp, or on another file system.
 BOOT = r"""
 set -eu
-root=$1
+root=$1 checkout=$2
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$root"
 mkdir "$root"/upper "$root"/work "$root"/root
@@ -56,6 +59,8 @@ printf '[Unit]\nDescription=A machine of the tests\nWants=sockets.target systemd
     > etc/systemd/system/tests.target
 echo 'nameserver 127.0.0.53' > resolv.tests
 mount --bind resolv.tests etc/resolv.conf
+mkdir -p ".$checkout"
+mount --bind -o ro "$checkout" ".$checkout"
 ip link set lo up
 mkdir outside
 pivot_root . outside
@@ -82,7 +87,7 @@ class Machine:
         self._root.mkdir()
         spaces = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
         with self._log.open("wb") as log:
-            command = [*spaces, "bash", "-c", ENTER, "enter", str(self._root), self._group, BOOT]
+            command = [*spaces, "bash", "-c", ENTER, "enter", str(self._root), self._group, BOOT, str(CHECKOUT)]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
