@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,12 @@ def _children() -> set[str]:
     while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
         mine |= more
     return {str(pid) for pid in mine - {os.getpid()}}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_arrive() -> None:
+    """Give commands under test a Ctrl-C: a shell that starts the tests in its background ignores it for all below."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
