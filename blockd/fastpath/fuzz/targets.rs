@@ -8,15 +8,17 @@ const BOUNDS: TtlBounds = TtlBounds { floor: 0, ceiling: 86_400, negative_ceilin
 
 /// A question is read or refused; what was read is rebuilt and reads the same; its reply fits. True when it was read.
 pub fn question(data: &[u8]) -> bool {
-    let question = match wire::parse_question(data) {
+    let mut name = FoldedName::ROOT;
+    let question = match wire::parse_question(data, &mut name) {
         Ok(question) | Err(Reject::BadVersion(question)) => question,
         Err(_) => return false,
     };
     let mut query = Vec::new();
     let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-    let name = question.name.as_wire();
-    wire::write_query(&mut query, question.id, name, question.qtype, dnssec_ok, question.checking_disabled);
-    let again = wire::parse_question(&query).expect("what was built is read");
+    let wire_name = question.name.as_wire();
+    wire::write_query(&mut query, question.id, wire_name, question.qtype, dnssec_ok, question.checking_disabled);
+    let mut name = FoldedName::ROOT;
+    let again = wire::parse_question(&query, &mut name).expect("what was built is read");
     assert_eq!(again.name, question.name);
     assert_eq!((again.qtype, again.checking_disabled), (question.qtype, question.checking_disabled));
     for is_stream in [false, true] {

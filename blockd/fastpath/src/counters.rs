@@ -1,4 +1,5 @@
-//! Native counters: one lane a thread, written without locks, summed when read. Names become metrics in Python.
+//! Native counters: one lane a thread, written by it alone without locks or locked instructions, summed when read. Names
+//! become metrics in Python.
 
 use crate::decide::{Action, AppMask};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -95,6 +96,11 @@ counters! {
     JournalRingFull = "journal.lost.ring_full",
 }
 
+/// Adds where nobody else writes: a locked instruction for each of a dozen counts would be a tenth of a hit.
+fn add(cell: &AtomicU64, count: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
+}
+
 /// The counters of one thread, on cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -133,7 +139,7 @@ impl Default for Lane {
 impl Lane {
     /// Counts one.
     pub fn count(&self, counter: Counter) {
-        self.values[counter as usize].fetch_add(1, Relaxed);
+        add(&self.values[counter as usize], 1);
     }
 
     /// What was counted.
@@ -144,8 +150,8 @@ impl Lane {
     /// Counts so many answers that took so long.
     pub fn observe(&self, took: Took, us: u64, count: u64) {
         let cells = &self.latencies[took as usize];
-        cells[LATENCY_BOUNDS_US.partition_point(|&bound| bound < us)].fetch_add(count, Relaxed);
-        cells[LATENCY_CELLS - 1].fetch_add(us * count, Relaxed);
+        add(&cells[LATENCY_BOUNDS_US.partition_point(|&bound| bound < us)], count);
+        add(&cells[LATENCY_CELLS - 1], us * count);
     }
 
     /// Answers in each bucket, and, last, the microseconds of all.
@@ -208,7 +214,7 @@ impl Decisions {
     pub fn count(&self, lane: usize, view: u16, app: Option<u8>, action: Action) {
         let app = app.map_or(0, |bit| usize::from(bit) + 1);
         let cell = usize::from(view) * CELLS_A_VIEW + app * ACTIONS + action as usize;
-        self.lanes[lane][cell].fetch_add(1, Relaxed);
+        add(&self.lanes[lane][cell], 1);
     }
 
     /// All that is not zero: view, app bit or none, action, count.

@@ -1,10 +1,10 @@
 //! What a name means and what a view does about it: the rules of the policy, each written once.
 
-use crate::domains::{DomainTable, HashKey};
+use crate::domains::{DomainTable, HashKey, Suffixes};
 use crate::identity::Address;
 use crate::patterns::Patterns;
 use crate::prefixes::PrefixTable;
-use crate::wire::{FoldedName, MAX_LABELS};
+use crate::wire::FoldedName;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -134,6 +134,26 @@ pub enum Zone {
     Host(u16),
 }
 
+/// Zones by name.
+#[derive(Debug, Default)]
+pub struct Zones {
+    /// By wire name, for who writes them down.
+    pub names: HashMap<Vec<u8>, Zone>,
+    /// By fingerprint; 0 is the root's.
+    by_print: hashbrown::HashMap<u64, Zone>,
+}
+
+impl Zones {
+    /// Under the key of the rules they belong to; a later one of the same name replaces an earlier one.
+    pub fn new(key: HashKey, zones: Vec<(FoldedName, Zone)>) -> Self {
+        let by_print = zones.iter().map(|(name, zone)| (key.suffixes(name).last().copied().unwrap_or(0), *zone));
+        Self {
+            by_print: by_print.collect(),
+            names: zones.iter().map(|(n, zone)| (n.as_wire().to_vec(), *zone)).collect(),
+        }
+    }
+}
+
 /// A response that dnslib built: the hot path copies it and patches owner names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Template {
@@ -203,10 +223,10 @@ pub struct Rules {
     pub needs: Vec<AppMask>,
     /// Prepared answers.
     pub templates: Vec<Template>,
-    /// Zones that are answered here or asked elsewhere, by wire name.
-    pub zones: HashMap<Vec<u8>, Zone>,
-    /// Local records, by wire name: answers of these names alone, whatever zone they are in.
-    pub hosts: HashMap<Vec<u8>, Zone>,
+    /// Zones that are answered here or asked elsewhere.
+    pub zones: Zones,
+    /// Local records: answers of these names alone, whatever zone they are in.
+    pub hosts: Zones,
     /// The default route first.
     pub routes: Vec<Route>,
     /// Answer to ANY (RFC 8482).
@@ -217,10 +237,15 @@ impl Rules {
     /// The apps and holes of a name: for each app its own most specific rule, a tie to the hole; then, unless a hole
     /// took the name out, its lists, its names embedded in a CDN's zone, its patterns.
     pub fn find(&self, name: &FoldedName) -> Match {
-        let path = self.walk(name);
+        self.find_by(&self.key.suffixes(name), name)
+    }
+
+    /// [`Rules::find`], by the fingerprints of the name's suffixes.
+    pub fn find_by(&self, suffixes: &Suffixes, name: &FoldedName) -> Match {
+        let path = self.walk(suffixes);
         let (mut weak, mut rule) = (path.listed, path.rule);
         for candidate in self.embedded_names(name, &path) {
-            let inner = self.walk(&candidate);
+            let inner = self.walk(&self.key.suffixes(&candidate));
             let apps = inner.own.and(self.embedded);
             if !apps.without(path.holes).is_empty() && rule == NO_RULE {
                 rule = inner.rule;
@@ -235,17 +260,15 @@ impl Rules {
         Match { apps, holes: path.holes, rule: if apps.is_empty() { NO_RULE } else { rule }, exact: path.exact }
     }
 
-    fn walk(&self, name: &FoldedName) -> Path {
-        let mut prints = [0u64; MAX_LABELS + 1];
-        let count = self.key.suffixes(name, &mut prints);
+    fn walk(&self, suffixes: &Suffixes) -> Path {
         let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
         let (mut rule, mut exact, mut cdn_labels) = (NO_RULE, None, 0);
-        for (depth, &print) in prints[..count].iter().enumerate() {
+        for (depth, &print) in suffixes.iter().enumerate() {
             let Some(index) = self.table.find(print) else {
                 continue;
             };
             let set = &self.sets[index as usize];
-            let is_whole = depth + 1 == count;
+            let is_whole = depth + 1 == suffixes.len();
             let (mut strong, mut weak) = (set.suffix, set.list_suffix);
             if is_whole {
                 exact = Some(index);
@@ -266,9 +289,9 @@ impl Rules {
     }
 
     /// What a name holds in front of a CDN's zone: all of it, and all but the label next to the zone.
-    fn embedded_names(&self, name: &FoldedName, path: &Path) -> impl Iterator<Item = FoldedName> {
+    fn embedded_names<'a>(&self, name: &'a FoldedName, path: &Path) -> impl Iterator<Item = FoldedName> + use<'a> {
         let is_asked = path.cdn_labels > 0 && !self.embedded.is_empty();
-        let (name, labels) = (*name, path.cdn_labels);
+        let labels = path.cdn_labels;
         (0..=1).filter(move |_| is_asked).filter_map(move |more| name.without_last(labels + more))
     }
 
@@ -279,8 +302,8 @@ impl Rules {
             return Some(place);
         }
         if !self.embedded.and(bit).is_empty() {
-            for inner in self.embedded_names(name, &self.walk(name)) {
-                if !self.walk(&inner).own.and(bit).is_empty() {
+            for inner in self.embedded_names(name, &self.walk(&self.key.suffixes(name))) {
+                if !self.walk(&self.key.suffixes(&inner)).own.and(bit).is_empty() {
                     let place = self.deciding_rule_of_path(&inner, bit)?;
                     return Some(RulePlace { kind: "embedded", rule: place.rule });
                 }
@@ -291,15 +314,14 @@ impl Rules {
     }
 
     fn deciding_rule_of_path(&self, name: &FoldedName, bit: AppMask) -> Option<RulePlace> {
-        let mut prints = [0u64; MAX_LABELS + 1];
-        let count = self.key.suffixes(name, &mut prints);
+        let suffixes = self.key.suffixes(name);
         let (mut strong, mut weak) = (None, None);
-        for (depth, &print) in prints[..count].iter().enumerate() {
+        for (depth, &print) in suffixes.iter().enumerate() {
             let Some(index) = self.table.find(print) else {
                 continue;
             };
             let set = &self.sets[index as usize];
-            let is_whole = depth + 1 == count;
+            let is_whole = depth + 1 == suffixes.len();
             let has = |mask: AppMask| !mask.and(bit).is_empty();
             if has(set.hole) {
                 strong = Some((depth, "hole"));
@@ -348,21 +370,29 @@ impl Rules {
     }
 
     /// The most specific zone that holds a name: where, and its octets on the wire.
-    pub fn zone_of(&self, name: &FoldedName) -> Option<(Zone, usize)> {
-        let mut rest = name.as_wire();
-        if let Some(&host) = self.hosts.get(rest) {
-            return Some((host, rest.len()));
+    pub fn zone_of(&self, suffixes: &Suffixes, name: &FoldedName) -> Option<(Zone, usize)> {
+        let mut octets = name.wire_length();
+        let of = |zones: &Zones, print| zones.by_print.get(&print).copied();
+        if let Some(host) = of(&self.hosts, suffixes.last().copied().unwrap_or(0)) {
+            return Some((host, octets));
         }
-        loop {
-            if let Some(&zone) = self.zones.get(rest) {
-                return Some((zone, rest.len()));
+        for (label, &print) in name.labels().zip(suffixes.iter().rev()) {
+            if let Some(zone) = of(&self.zones, print) {
+                return Some((zone, octets));
             }
-            let length = usize::from(*rest.first()?);
-            if length == 0 {
-                return None;
-            }
-            rest = &rest[length + 1..];
+            octets -= label.len() + 1;
         }
+        of(&self.zones, 0).map(|zone| (zone, octets))
+    }
+
+    /// The tag of the route that a name's questions take; none when they are answered here.
+    pub fn route_of(&self, suffixes: &Suffixes, name: &FoldedName) -> Option<u32> {
+        let route = match self.zone_of(suffixes, name) {
+            Some((Zone::Local { .. } | Zone::Host(_), _)) => return None,
+            Some((Zone::Route(route), _)) => usize::from(route),
+            None => 0,
+        };
+        Some(self.routes[route].tag)
     }
 }
 

@@ -22,8 +22,9 @@ impl HashKey {
         hasher.finish().max(1)
     }
 
-    /// The fingerprints of a name's suffixes, the shortest first; returns how many. The root has none.
-    pub fn suffixes(self, name: &FoldedName, prints: &mut [u64; MAX_LABELS + 1]) -> usize {
+    /// The fingerprints of a name's suffixes. The root has none.
+    pub fn suffixes(self, name: &FoldedName) -> Suffixes {
+        let mut prints = [0u64; MAX_LABELS + 1];
         let mut starts = [0u8; MAX_LABELS + 1];
         let count = name.label_starts(&mut starts);
         let wire = name.as_wire();
@@ -34,7 +35,21 @@ impl HashKey {
             parent = self.chain(parent, &wire[at + 1..end]);
             *print = parent;
         }
-        count
+        Suffixes { prints, count }
+    }
+}
+
+/// The fingerprints of a name's suffixes, the shortest first: made once a question, whatever it is looked up in.
+#[derive(Debug)]
+pub struct Suffixes {
+    prints: [u64; MAX_LABELS + 1],
+    count: usize,
+}
+
+impl std::ops::Deref for Suffixes {
+    type Target = [u64];
+    fn deref(&self) -> &[u64] {
+        &self.prints[..self.count]
     }
 }
 
@@ -114,11 +129,9 @@ mod tests {
     #[test]
     fn suffixes_of_a_name_share_their_prints() {
         let key = HashKey(3, 4);
-        let mut long = [0; MAX_LABELS + 1];
-        let mut short = [0; MAX_LABELS + 1];
-        let count = key.suffixes(&FoldedName::from_rule_text(b"www.tiktok.com").unwrap(), &mut long);
-        let fewer = key.suffixes(&FoldedName::from_rule_text(b"tiktok.com").unwrap(), &mut short);
-        assert_eq!((count, fewer), (3, 2));
+        let long = key.suffixes(&FoldedName::from_rule_text(b"www.tiktok.com").unwrap());
+        let short = key.suffixes(&FoldedName::from_rule_text(b"tiktok.com").unwrap());
+        assert_eq!((long.len(), short.len()), (3, 2));
         assert_eq!(long[..2], short[..2]);
     }
 }

@@ -4,9 +4,10 @@ use crate::cache::Key;
 use crate::counters::Counter;
 use crate::inspect::Problem;
 use crate::resolve::{ANSWER_WITHIN_MS, Command, Core, Failure, Server};
-use crate::sockets::{Entropy, Inbound, Outbound, Poller, open_source, send_to};
+use crate::sockets::{Entropy, Inbound, LocalAddress, Outbound, Poller, open_source};
 use crate::wire::{self, FoldedName, rtype};
-use std::collections::{HashMap, VecDeque};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -18,6 +19,9 @@ pub const SOURCE_SOCKETS: usize = 256;
 const MAX_USES: u32 = 100;
 /// Milliseconds after which a socket is replaced, when it is next picked.
 const MAX_AGE_MS: u64 = 5_000;
+/// Most questions that leave from one socket together. More would save less and less; each still has a random ID, and a
+/// port that nobody can tell among [`SOURCE_SOCKETS`].
+const GROUP: usize = 8;
 /// Ports are drawn from here to 65535: 49,152 of them.
 const FIRST_PORT: u16 = 16_384;
 /// How long a server has.
@@ -42,7 +46,7 @@ struct Source {
 
 struct Flight {
     /// The question and its serial number; none for a probe.
-    question: Option<(Key, u64)>,
+    question: Option<(Arc<Key>, u64)>,
     server: Arc<Server>,
     attempt: usize,
     sent_us: u64,
@@ -55,7 +59,7 @@ struct Flight {
 
 /// What an answer to a probe must match.
 fn probe_key() -> Key {
-    Key { name: FoldedName::ROOT, qtype: rtype::NS, dnssec_ok: false, checking_disabled: false, route: 0 }
+    Key { hash: 0, name: FoldedName::ROOT, qtype: rtype::NS, dnssec_ok: false, checking_disabled: false, route: 0 }
 }
 
 /// One thread's exchanges.
@@ -70,10 +74,14 @@ pub struct Exchanger {
     /// When a late answer is no longer of use.
     endings: VecDeque<(u64, (u32, u16), u64)>,
     /// Questions with no server left to ask, and when those who were asked are given up.
-    last_hopes: VecDeque<(u64, Key, u64)>,
+    last_hopes: VecDeque<(u64, Arc<Key>, u64)>,
     next_number: u64,
     entropy: Entropy,
-    query: Vec<u8>,
+    /// Questions that leave together: the socket, whether it is of IPv4, and the exchanges in the order of `outgoing`.
+    group: (u32, bool, Vec<(u32, u16)>),
+    outgoing: Outbound,
+    /// When this turn began, microseconds: one reading of the clock for all that is sent in it.
+    now_us: u64,
 }
 
 impl Exchanger {
@@ -90,23 +98,34 @@ impl Exchanger {
             last_hopes: VecDeque::new(),
             next_number: 0,
             entropy: Entropy::default(),
-            query: Vec::new(),
+            group: (0, false, Vec::with_capacity(GROUP)),
+            outgoing: Outbound::default(),
+            now_us: 0,
         }
     }
 
     /// Carries a command out.
     pub fn obey(&mut self, core: &Core, poller: &Poller, command: Command, replies: &mut Outbound) {
         match command {
-            Command::Ask(key, serial) => self.ask(core, poller, key, serial, replies),
+            Command::Ask(key, serial) => self.ask(core, poller, vec![(key, serial)], replies),
             Command::Probe(server) => {
-                self.send(core, poller, None, server, 0);
+                self.now_us = core.now_us();
+                self.send(core, poller, None, server, 0, replies);
+                self.depart(core, poller, replies);
             }
         }
     }
 
-    /// Starts the exchange of a pending question.
-    pub fn ask(&mut self, core: &Core, poller: &Poller, key: Key, serial: u64, replies: &mut Outbound) {
-        self.attempt(core, poller, key, serial, 0, Failure::Network, replies);
+    /// Starts the exchanges of pending questions.
+    pub fn ask(&mut self, core: &Core, poller: &Poller, questions: Vec<(Arc<Key>, u64)>, replies: &mut Outbound) {
+        if questions.is_empty() {
+            return;
+        }
+        self.now_us = core.now_us();
+        for (key, serial) in questions {
+            self.attempt(core, poller, key, serial, 0, Failure::Network, replies);
+        }
+        self.depart(core, poller, replies);
     }
 
     /// Asks the server whose turn it is, or the next that can be sent to; gives up after the last.
@@ -114,7 +133,7 @@ impl Exchanger {
         &mut self,
         core: &Core,
         poller: &Poller,
-        key: Key,
+        key: Arc<Key>,
         serial: u64,
         first: usize,
         failure: Failure,
@@ -122,11 +141,12 @@ impl Exchanger {
     ) {
         // Answered meanwhile, or asked anew since: that question has tries of its own.
         let Some(since_ms) = core.pending.since(&key, serial) else { return };
-        let servers = core.pair.load().servers(key.route).to_vec();
-        let attempts = if servers.is_empty() { 0 } else { ATTEMPTS };
-        for attempt in first..attempts {
-            let server = servers[attempt % servers.len()].clone();
-            if self.send(core, poller, Some((&key, serial)), server, attempt) {
+        for attempt in first..ATTEMPTS {
+            let pair = core.pair.load();
+            let servers = pair.servers(key.route);
+            let Some(server) = attempt.checked_rem(servers.len()).map(|at| servers[at].clone()) else { break };
+            drop(pair);
+            if self.send(core, poller, Some((&key, serial)), server, attempt, replies) {
                 return;
             }
         }
@@ -139,50 +159,56 @@ impl Exchanger {
         }
     }
 
+    /// Puts a question among those that leave together next; false when there is no socket.
     fn send(
         &mut self,
         core: &Core,
         poller: &Poller,
-        question: Option<(&Key, u64)>,
+        question: Option<(&Arc<Key>, u64)>,
         server: Arc<Server>,
         attempt: usize,
+        replies: &mut Outbound,
     ) -> bool {
-        let lane = &core.lanes[self.lane];
-        let now_us = core.now_us();
-        let Some(at) = self.pick(core, poller, server.address.is_ipv4(), now_us / 1000) else {
-            lane.count(Counter::UpstreamNotSent);
-            return false;
-        };
+        let now_us = self.now_us;
+        let is_ipv4 = server.address.is_ipv4();
+        if self.group.2.len() == GROUP || (self.group.1 != is_ipv4 && !self.group.2.is_empty()) {
+            self.depart(core, poller, replies);
+        }
+        if self.group.2.is_empty() {
+            let Some(at) = self.pick(core, poller, is_ipv4, now_us / 1000) else {
+                core.lanes[self.lane].count(Counter::UpstreamNotSent);
+                return false;
+            };
+            (self.group.0, self.group.1) = (at, is_ipv4);
+        }
+        let at = self.group.0;
         let id = loop {
             let id = self.entropy.draw_short();
             if !self.flights.contains_key(&(at, id)) {
                 break id;
             }
         };
-        let asked = question.map_or_else(probe_key, |(key, _)| key.clone());
-        wire::write_query(
-            &mut self.query,
-            id,
-            asked.name.as_wire(),
-            asked.qtype,
-            asked.dnssec_ok,
-            asked.checking_disabled,
-        );
+        let probe;
+        let asked = match question {
+            Some((key, _)) => &**key,
+            None => {
+                probe = probe_key();
+                &probe
+            }
+        };
+        let query = self.outgoing.buffer();
+        wire::write_query(query, id, asked.name.as_wire(), asked.qtype, asked.dnssec_ok, asked.checking_disabled);
+        self.outgoing.push(&server.address, LocalAddress::Unknown);
+        self.group.2.push((at, id));
         let Some(source) = self.sources.get_mut(&at) else { return false };
         source.uses += 1;
-        if !send_to(source.socket.as_raw_fd(), &self.query, &server.address) {
-            lane.count(Counter::UpstreamNotSent);
-            return false;
-        }
         source.flying.push(id);
-        lane.count(Counter::UpstreamSent);
-        server.sent.fetch_add(1, Relaxed);
         let number = self.next_number;
         self.next_number += 1;
         self.flights.insert(
             (at, id),
             Flight {
-                question: question.map(|(key, serial)| (key.clone(), serial)),
+                question: question.map(|(key, serial)| (Arc::clone(key), serial)),
                 server,
                 attempt,
                 sent_us: now_us,
@@ -194,6 +220,27 @@ impl Exchanger {
         self.deadlines.push_back((now_us / 1000 + PATIENCE_MS, (at, id), number));
         self.endings.push_back((now_us / 1000 + LATEST_MS, (at, id), number));
         true
+    }
+
+    /// Sends the questions that leave together; one that the kernel does not take is asked of the next server.
+    fn depart(&mut self, core: &Core, poller: &Poller, replies: &mut Outbound) {
+        while !self.group.2.is_empty() {
+            let places = std::mem::take(&mut self.group.2);
+            let fd = self.sources.get(&self.group.0).map_or(-1, |source| source.socket.as_raw_fd());
+            let unsent = self.outgoing.send(fd);
+            for (at, place) in places.iter().enumerate() {
+                let is_sent = !unsent.contains(&at);
+                let lane = &core.lanes[self.lane];
+                lane.count(if is_sent { Counter::UpstreamSent } else { Counter::UpstreamNotSent });
+                if is_sent {
+                    if let Some(flight) = self.flights.get(place) {
+                        flight.server.sent.fetch_add(1, Relaxed);
+                    }
+                } else if let Some(Flight { question: Some((key, serial)), attempt, .. }) = self.land(core, *place) {
+                    self.attempt(core, poller, key, serial, attempt + 1, Failure::Network, replies);
+                }
+            }
+        }
     }
 
     /// A random socket among the open ones, replaced first when it is worn.
@@ -266,11 +313,14 @@ impl Exchanger {
         let at = token as u32;
         let Some(source) = self.sources.get(&at) else { return };
         let count = inbound.receive(source.socket.as_raw_fd());
+        self.now_us = core.now_us();
         for index in 0..count {
-            if let Some(datagram) = inbound.datagram(index) {
-                self.consider(core, poller, at, datagram.octets, datagram.is_cut, datagram.peer, replies);
+            if let Some(peer) = inbound.peer(index) {
+                let datagram = inbound.datagram(index);
+                self.consider(core, poller, at, datagram.octets, datagram.is_cut, peer, replies);
             }
         }
+        self.depart(core, poller, replies);
     }
 
     fn consider(
@@ -316,7 +366,7 @@ impl Exchanger {
         let is_answer = matches!(result, Ok(_) | Err(Problem::Truncated | Problem::Chain)) || flight.question.is_none();
         if is_answer {
             server.answered.fetch_add(1, Relaxed);
-            server.waited_us.fetch_add(core.now_us().saturating_sub(flight.sent_us), Relaxed);
+            server.waited_us.fetch_add(self.now_us.saturating_sub(flight.sent_us), Relaxed);
             lane.count(Counter::UpstreamAnswered);
         } else {
             server.failed.fetch_add(1, Relaxed);
@@ -362,7 +412,13 @@ impl Exchanger {
 
     /// Asks the next server where patience is over; says how long the thread may sleep, milliseconds.
     pub fn expire(&mut self, core: &Core, poller: &Poller, replies: &mut Outbound) -> u64 {
-        let now_ms = core.now_us() / 1000;
+        self.now_us = core.now_us();
+        let sleep = self.expire_until(core, poller, self.now_us / 1000, replies);
+        self.depart(core, poller, replies);
+        sleep
+    }
+
+    fn expire_until(&mut self, core: &Core, poller: &Poller, now_ms: u64, replies: &mut Outbound) -> u64 {
         while let Some(&(ending, place, number)) = self.endings.front() {
             if ending > now_ms {
                 break;

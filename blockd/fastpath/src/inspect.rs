@@ -4,7 +4,7 @@
 //! pointers are charged to one budget a message.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use crate::decide::{ANY_NETWORK, AppMask, NO_RULE, Rules};
+use crate::decide::{ANY_NETWORK, AppMask, Match, NO_RULE, Rules};
 use crate::identity::Address;
 use crate::wire::{
     CLASS_IN, Counts, EXTENDED_ERROR, FoldedName, HEADER_OCTETS, MAX_NAME_OCTETS, Reader, rcode, read_octets, rtype,
@@ -27,7 +27,7 @@ pub struct TtlBounds {
 /// Where an answer leads: names and addresses, packed, since an entry of the cache carries them for the day the rules
 /// change.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Targets(Vec<u8>);
+pub struct Targets<Octets = Vec<u8>>(Octets);
 
 /// One place an answer leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub enum Target {
 }
 
 impl Targets {
+    /// None.
+    pub const NONE: Self = Self(Vec::new());
+
     fn push_name(&mut self, name: &FoldedName) {
         self.0.push(1);
         self.0.extend_from_slice(name.as_wire());
@@ -56,10 +59,19 @@ impl Targets {
             }
         }
     }
+}
 
+impl<'a> Targets<&'a [u8]> {
+    /// From what [`Targets::as_octets`] gave.
+    pub fn from_octets(octets: &'a [u8]) -> Self {
+        Self(octets)
+    }
+}
+
+impl<Octets: AsRef<[u8]>> Targets<Octets> {
     /// Each of them, in the order of the answer.
     pub fn iter(&self) -> impl Iterator<Item = Target> {
-        let mut reader = Reader::new(&self.0, 0);
+        let mut reader = Reader::new(self.0.as_ref(), 0);
         std::iter::from_fn(move || match reader.octet()? {
             1 => FoldedName::read(&mut reader).map(Target::Name),
             4 => reader.long().map(|bits| Target::Address(Address::V4(bits))),
@@ -82,9 +94,14 @@ impl Targets {
         self.iter().filter_map(address).collect()
     }
 
-    /// Octets that they take.
-    pub fn octets(&self) -> usize {
-        self.0.len()
+    /// All of them, packed.
+    pub fn as_octets(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    /// The same, owned.
+    pub fn to_owned(&self) -> Targets {
+        Targets(self.as_octets().to_vec())
     }
 }
 
@@ -665,8 +682,12 @@ pub struct Meaning {
 }
 
 /// Judges a question name and the targets of its answer.
-pub fn judge(rules: &Rules, name: &FoldedName, targets: &Targets) -> Meaning {
-    let question = rules.find(name);
+pub fn judge(rules: &Rules, name: &FoldedName, targets: &Targets<impl AsRef<[u8]>>) -> Meaning {
+    meaning(rules, rules.find(name), targets)
+}
+
+/// What a question, whose name is found already, and the targets of its answer mean.
+pub fn meaning(rules: &Rules, question: Match, targets: &Targets<impl AsRef<[u8]>>) -> Meaning {
     let mut found = AppMask::EMPTY;
     let mut found_rule = NO_RULE;
     for target in targets.iter() {

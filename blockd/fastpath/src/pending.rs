@@ -4,9 +4,9 @@ use crate::cache::Key;
 use crate::identity::Identity;
 use crate::lock;
 use crate::wire::Asker;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Where a reply goes.
 #[derive(Debug, Clone)]
@@ -61,11 +61,10 @@ const SEARCHED_FOR_REPETITION: usize = 32;
 /// The table.
 #[derive(Debug)]
 pub struct Pending {
-    questions: Box<[Mutex<HashMap<Key, Question>>]>,
+    questions: Box<[Mutex<HashMap<Arc<Key>, Question>>]>,
     clients: Box<[Mutex<HashMap<u64, u32>>]>,
     waiting: AtomicUsize,
     next_serial: AtomicU64,
-    hasher: std::collections::hash_map::RandomState,
 }
 
 impl Default for Pending {
@@ -75,15 +74,13 @@ impl Default for Pending {
             clients: (0..SHARDS).map(|_| Mutex::default()).collect(),
             waiting: AtomicUsize::new(0),
             next_serial: AtomicU64::new(1),
-            hasher: Default::default(),
         }
     }
 }
 
 impl Pending {
-    fn questions(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Question>> {
-        use std::hash::BuildHasher;
-        lock(&self.questions[self.hasher.hash_one(key) as usize % SHARDS])
+    fn questions(&self, key: &Key) -> MutexGuard<'_, HashMap<Arc<Key>, Question>> {
+        lock(&self.questions[(key.hash >> 32) as usize % SHARDS])
     }
 
     fn clients(&self, bucket: u64) -> MutexGuard<'_, HashMap<u64, u32>> {
@@ -91,7 +88,7 @@ impl Pending {
     }
 
     /// Takes a waiter in, or says why not.
-    pub fn join(&self, key: &Key, waiter: Waiter, in_all: u32, a_client: u32, now_ms: u64) -> Joined {
+    pub fn join(&self, key: &Arc<Key>, waiter: Waiter, in_all: u32, a_client: u32, now_ms: u64) -> Joined {
         if self.waiting.load(Relaxed) >= in_all as usize {
             return Joined::OverAll;
         }
@@ -124,7 +121,7 @@ impl Pending {
             }
             None => {
                 let serial = self.next_serial.fetch_add(1, Relaxed);
-                questions.insert(key.clone(), Question { waiters: vec![waiter], since_ms: now_ms, serial });
+                questions.insert(Arc::clone(key), Question { waiters: vec![waiter], since_ms: now_ms, serial });
                 Joined::First(serial)
             }
         }
@@ -174,11 +171,11 @@ impl Pending {
     }
 
     /// Questions asked before `before_ms`: whoever was to answer them is gone.
-    pub fn older_than(&self, before_ms: u64) -> Vec<Key> {
+    pub fn older_than(&self, before_ms: u64) -> Vec<Arc<Key>> {
         let mut old = Vec::new();
         for shard in &self.questions {
             let shard = lock(shard);
-            old.extend(shard.iter().filter(|(_, q)| q.since_ms < before_ms).map(|(key, _)| key.clone()));
+            old.extend(shard.iter().filter(|(_, q)| q.since_ms < before_ms).map(|(key, _)| Arc::clone(key)));
         }
         old
     }
@@ -211,9 +208,9 @@ mod tests {
         }
     }
 
-    fn key(number: u32) -> Key {
+    fn key(number: u32) -> Arc<Key> {
         let name = FoldedName::from_rule_text(format!("n{number}.example").as_bytes()).unwrap();
-        Key { name, qtype: 1, dnssec_ok: false, checking_disabled: false, route: 0 }
+        Arc::new(Key { hash: 1, name, qtype: 1, dnssec_ok: false, checking_disabled: false, route: 0 })
     }
 
     #[test]

@@ -361,7 +361,9 @@ impl Fastpath {
                 origin: &|| Origin::Stream(token),
                 is_stream: true,
             };
-            let outcome = self.core.answer(&arrival, packet, self.core.now_us(), &mut out);
+            let mut name = FoldedName::ROOT;
+            let asked = self.core.read(packet, &mut name);
+            let outcome = self.core.answer(&self.core.pair.load(), &arrival, &asked, self.core.now_us(), &mut out);
             if let Outcome::Ask(key, serial) = outcome {
                 self.core.ask_elsewhere(Command::Ask(key, serial));
                 return Outcome::Waiting;
@@ -418,7 +420,12 @@ impl Fastpath {
     /// server may be asked; None is always the end.
     #[pyo3(signature = (exchange, wire))]
     fn complete(&self, py: Python<'_>, exchange: u64, wire: Option<&[u8]>) -> bool {
-        py.detach(|| self.core.complete(self.lane, exchange, wire, &mut Outbound::default()))
+        py.detach(|| {
+            let mut replies = Outbound::default();
+            let is_done = self.core.complete(self.lane, exchange, wire, &mut replies);
+            self.core.send_late(self.lane, &mut replies);
+            is_done
+        })
     }
 
     /// Asks a server something harmless, so that its counters say whether it lives.

@@ -1,7 +1,7 @@
 //! The way of one query, in its only order: parse, admit, who, cache, name, decide, answer or wait.
 
 use crate::admission::{Admission, Buckets};
-use crate::cache::{Cache, Entry, Key};
+use crate::cache::{self, Cache, Entry, Hashed, Key};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
 use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
 use crate::identity::Identity;
@@ -11,7 +11,7 @@ use crate::lock;
 use crate::pending::{Joined, Origin, Pending, Waiter};
 use crate::prefixes::PrefixTable;
 use crate::sockets::{Bell, Outbound};
-use crate::wire::{self, Asker, Counts, ExtendedError, HEADER_OCTETS, Question, Reject, rcode, rtype};
+use crate::wire::{self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, rcode, rtype};
 use arc_swap::ArcSwap;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +34,8 @@ const RING_BOUND: usize = 65_536;
 /// REFUSED that one stranger gets a second.
 const REFUSALS_A_SECOND: u32 = 10;
 const BUCKETS: usize = 1 << 17;
+/// Lanes beside those of the serve threads.
+const LANES_BESIDE: usize = 3;
 /// How long the addresses of the interfaces are believed, microseconds.
 const OWN_ADDRESSES_US: u64 = 1_000_000;
 
@@ -146,7 +148,7 @@ pub enum Work {
 #[derive(Debug)]
 pub enum Command {
     /// Start the exchange of a question that is pending, by its serial number.
-    Ask(Key, u64),
+    Ask(Arc<Key>, u64),
     /// Ask a server for the root's name servers, to see whether it lives.
     Probe(Arc<Server>),
 }
@@ -191,7 +193,7 @@ impl SourcePorts {
 /// A stream exchange that Python holds.
 #[derive(Debug)]
 struct Stream {
-    key: Key,
+    key: Arc<Key>,
     serial: u64,
     id: u16,
     since_ms: u64,
@@ -206,7 +208,8 @@ pub struct Core {
     pub cache: Cache,
     /// Questions under way.
     pub pending: Pending,
-    /// Counters: one lane a serve thread, one for Python's calls, and a last one for what is only explained.
+    /// Counters, each lane written by one thread: one a serve thread, one for queries on streams, one for who publishes,
+    /// and a last one for what is only explained.
     pub lanes: Vec<Lane>,
     /// One a serve thread.
     pub inboxes: Vec<Inbox>,
@@ -243,7 +246,18 @@ pub enum Outcome {
     /// It comes later.
     Waiting,
     /// It comes later, and the exchange of the question of this serial number is to be started.
-    Ask(Key, u64),
+    Ask(Arc<Key>, u64),
+}
+
+/// A packet, read.
+#[derive(Debug)]
+pub enum Asked<'a> {
+    /// A question, and where the cache has its answer.
+    Question(Question<'a>, Hashed<'a>),
+    /// No question.
+    Reject(Reject<'a>),
+    /// Reading it panicked.
+    Panic,
 }
 
 /// Who asks and how: what the decision needs beside the bytes.
@@ -265,6 +279,8 @@ struct Recipient<'a> {
     identity: &'a Identity,
     asker: &'a Asker,
     echo: &'a [u8],
+    name: &'a FoldedName,
+    qtype: u16,
     is_stream: bool,
 }
 
@@ -300,7 +316,7 @@ impl Core {
                 rules: Arc::new(Rules::default()),
                 rules_generation: 0,
                 views: Arc::new(PublishedViews {
-                    decisions: Decisions::new(threads + 2, 0),
+                    decisions: Decisions::new(threads + LANES_BESIDE, 0),
                     views: Views {
                         views: Vec::new(),
                         devices: PrefixTable::default(),
@@ -315,7 +331,7 @@ impl Core {
             }),
             cache: Cache::new(cache_octets),
             pending: Pending::default(),
-            lanes: (0..threads + 2).map(|_| Lane::default()).collect(),
+            lanes: (0..threads + LANES_BESIDE).map(|_| Lane::default()).collect(),
             inboxes: (0..threads).map(|_| inbox()).collect::<std::io::Result<_>>()?,
             work_bell: Bell::new()?,
             source_ports: SourcePorts::default(),
@@ -416,19 +432,37 @@ impl Core {
         all
     }
 
-    /// Reads a query and answers it, refuses it, drops it or lets it wait.
-    pub fn answer(&self, arrival: &Arrival<'_>, packet: &[u8], now_us: u64, out: &mut Vec<u8>) -> Outcome {
+    /// Reads a query; the name is written to `name`.
+    pub fn read<'a>(&self, packet: &'a [u8], name: &'a mut FoldedName) -> Asked<'a> {
+        match guarded(|| wire::parse_question(packet, name)) {
+            Some(Ok(question)) => Asked::Question(question, self.cache.locate(&question)),
+            Some(Err(reject)) => Asked::Reject(reject),
+            None => Asked::Panic,
+        }
+    }
+
+    /// Answers a query, refuses it, drops it or lets it wait.
+    pub fn answer(
+        &self,
+        pair: &Pair,
+        arrival: &Arrival<'_>,
+        asked: &Asked<'_>,
+        now_us: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         let lane = &self.lanes[arrival.lane];
         lane.count(if arrival.is_stream { Counter::QueriesTcp } else { Counter::QueriesUdp });
-        let Some(parsed) = guarded(|| wire::parse_question(packet)) else {
-            lane.count(Counter::DroppedPanic);
-            return Outcome::Silence;
-        };
-        if matches!(parsed, Err(Reject::Silence)) {
-            lane.count(Counter::DroppedNoQuery);
-            return Outcome::Silence;
+        match asked {
+            Asked::Panic => {
+                lane.count(Counter::DroppedPanic);
+                return Outcome::Silence;
+            }
+            Asked::Reject(Reject::Silence) => {
+                lane.count(Counter::DroppedNoQuery);
+                return Outcome::Silence;
+            }
+            _ => {}
         }
-        let pair = self.pair.load();
         let views = &pair.views.views;
         let identity = &arrival.identity;
         let is_client = views.clients.find(identity.address) != PrefixTable::NONE;
@@ -450,26 +484,26 @@ impl Core {
                 }
             }
         }
-        let question = match parsed {
-            Ok(question) => question,
-            Err(Reject::Header { id, first_flags, rcode }) => {
+        let (question, hashed) = match asked {
+            Asked::Question(question, hashed) => (question, hashed),
+            &Asked::Reject(Reject::Header { id, first_flags, rcode }) => {
                 wire::write_header_alone(out, id, first_flags, rcode);
                 return self.replied(lane, arrival.is_stream, out);
             }
-            Err(Reject::BadVersion(question)) => {
-                return self.plain_reply(arrival, &question, rcode::BADVERS, None, out);
+            Asked::Reject(Reject::BadVersion(question)) => {
+                return self.plain_reply(arrival, question, rcode::BADVERS, None, out);
             }
-            Err(Reject::Silence) => return Outcome::Silence,
+            Asked::Reject(Reject::Silence) | Asked::Panic => return Outcome::Silence,
         };
         if !is_client {
             lane.count(Counter::RefusedClient);
-            return self.plain_reply(arrival, &question, rcode::REFUSED, None, out);
+            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
         }
         if !arrival.is_stream && self.source_ports.is_ours(identity, |address| self.is_own_address(address, now_us)) {
             lane.count(Counter::RefusedLoop);
             let error =
                 ExtendedError { code: 0, text: b"this query came from this resolver itself: a forwarding loop" };
-            return self.plain_reply(arrival, &question, rcode::SERVFAIL, Some(error), out);
+            return self.plain_reply(arrival, question, rcode::SERVFAIL, Some(error), out);
         }
         lane.count_type(question.qtype);
         if question.qtype == rtype::OPT {
@@ -479,9 +513,9 @@ impl Core {
         // Zone transfers, transaction keys and mail agents' types are no questions for a resolver.
         if question.qclass != wire::CLASS_IN || (rtype::TKEY..=rtype::MAILA).contains(&question.qtype) {
             lane.count(Counter::RefusedKind);
-            return self.plain_reply(arrival, &question, rcode::REFUSED, None, out);
+            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
         }
-        self.decide_and_answer(&pair, arrival, &question, now_us, out)
+        self.decide_and_answer(pair, arrival, question, hashed, now_us, out)
     }
 
     fn decide_and_answer(
@@ -489,6 +523,7 @@ impl Core {
         pair: &Pair,
         arrival: &Arrival<'_>,
         question: &Question<'_>,
+        hashed: &Hashed<'_>,
         now_us: u64,
         out: &mut Vec<u8>,
     ) -> Outcome {
@@ -497,48 +532,36 @@ impl Core {
         let asker = Asker::of(question, arrival.is_stream);
         let view_id = pair.views.views.view_of(arrival.identity.address);
         let view = &pair.views.views.views[usize::from(view_id)];
-        let zone = rules.zone_of(&question.name);
-        let route = match zone {
-            Some((Zone::Route(route), _)) => usize::from(route),
-            _ => 0,
-        };
-        let key = Key {
-            name: question.name,
-            qtype: question.qtype,
-            dnssec_ok: asker.is_dnssec_ok(),
-            checking_disabled: asker.checking_disabled,
-            route: rules.routes[route].tag,
-        };
+        let name = question.name;
         let to = Recipient {
             lane: arrival.lane,
             view: view_id,
             identity: &arrival.identity,
             asker: &asker,
             echo: question.echo,
+            name,
+            qtype: question.qtype,
             is_stream: arrival.is_stream,
         };
         let now_ms = now_us / 1000;
-        let is_local = matches!(zone, Some((Zone::Local { .. } | Zone::Host(_), _)));
-        if !is_local {
-            let hit = self.cache.with(&key, now_ms, |entry| {
-                if entry.rejudge(rules, pair.rules_generation) {
-                    lane.count(Counter::CacheRejudged);
-                }
-                self.reply_from(pair, &to, entry, now_ms, out)
-            });
-            if let Some(has_reply) = hit {
-                lane.count(Counter::CacheHits);
-                return if has_reply { Outcome::Reply } else { Outcome::Silence };
-            }
-        }
-        let meaning = inspect::judge(rules, &question.name, &Targets::default());
-        let verdict = decide(view, meaning.asked, AppMask::EMPTY);
-        let count = || self.decided(pair, &to, &question.name, question.qtype, &meaning, &Targets::default(), &verdict);
-        if verdict.action == Action::Block {
-            count();
-            let has_reply = self.write_block(pair, &to, question.qtype, &meaning, &verdict, out);
+        let guard = cache::pin();
+        if let Some(entry) = self.cached(pair, lane, name, hashed, now_ms, &guard) {
+            lane.count(Counter::CacheHits);
+            let has_reply = self.reply_from(pair, &to, entry, now_ms, out);
             return if has_reply { Outcome::Reply } else { Outcome::Silence };
         }
+        drop(guard);
+        let suffixes = rules.key.suffixes(name);
+        let no_targets = Targets::NONE;
+        let meaning = inspect::meaning(rules, rules.find_by(&suffixes, name), &no_targets);
+        let verdict = decide(view, meaning.asked, AppMask::EMPTY);
+        let count = || self.decided(pair, &to, &meaning, &no_targets, &verdict);
+        if verdict.action == Action::Block {
+            count();
+            let has_reply = self.write_block(pair, &to, &meaning, &verdict, out);
+            return if has_reply { Outcome::Reply } else { Outcome::Silence };
+        }
+        let zone = rules.zone_of(&suffixes, name);
         let template = match zone {
             Some((Zone::Local { apex, below }, zone_octets)) => {
                 let is_apex = zone_octets == question.name.wire_length();
@@ -559,6 +582,15 @@ impl Core {
             return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
         }
         lane.count(Counter::CacheMisses);
+        let route = if let Some((Zone::Route(route), _)) = zone { usize::from(route) } else { 0 };
+        let key = Arc::new(Key {
+            hash: hashed.hash,
+            name: *name,
+            qtype: question.qtype,
+            dnssec_ok: asker.is_dnssec_ok(),
+            checking_disabled: asker.checking_disabled,
+            route: rules.routes[route].tag,
+        });
         let tuning = &pair.views.views.tuning;
         let waiter = Waiter {
             asker: asker.clone(),
@@ -586,14 +618,38 @@ impl Core {
         }
     }
 
+    /// What the cache holds for a question, judged by the rules in force.
+    ///
+    /// An entry of another generation is looked at once: a name that is answered here by now, or whose questions take
+    /// another route, has none.
+    fn cached<'g>(
+        &self,
+        pair: &Pair,
+        lane: &Lane,
+        name: &FoldedName,
+        hashed: &Hashed<'_>,
+        now_ms: u64,
+        guard: &'g cache::Guard,
+    ) -> Option<&'g Entry> {
+        let entry = self.cache.get(hashed, now_ms, guard)?;
+        if entry.rules_generation == pair.rules_generation {
+            return Some(entry);
+        }
+        let route = pair.rules.route_of(&pair.rules.key.suffixes(name), name);
+        if route != Some(entry.route) {
+            return None;
+        }
+        lane.count(Counter::CacheRejudged);
+        Some(self.cache.judge_anew(entry, name, &pair.rules, pair.rules_generation, guard))
+    }
+
     /// Decides on an entry and writes the reply; false is silence by policy.
     fn reply_from(&self, pair: &Pair, to: &Recipient<'_>, entry: &Entry, now_ms: u64, out: &mut Vec<u8>) -> bool {
         let view = &pair.views.views.views[usize::from(to.view)];
         let verdict = decide(view, entry.meaning.asked, entry.meaning.found);
-        let Key { name, qtype, .. } = &entry.key;
-        self.decided(pair, to, name, *qtype, &entry.meaning, &entry.targets, &verdict);
+        self.decided(pair, to, &entry.meaning, &entry.targets(), &verdict);
         if verdict.action == Action::Block {
-            return self.write_block(pair, to, *qtype, &entry.meaning, &verdict, out);
+            return self.write_block(pair, to, &entry.meaning, &verdict, out);
         }
         self.write_entry(pair, to, entry, now_ms, out);
         true
@@ -616,7 +672,7 @@ impl Core {
         };
         let error = error.map(|(code, text)| ExtendedError { code, text: text.as_bytes() });
         let is_cut =
-            wire::write_reply(out, to.asker, to.echo, entry.rcode, is_authentic, entry.counts, &entry.body, error);
+            wire::write_reply(out, to.asker, to.echo, entry.rcode, is_authentic, entry.counts, entry.body(), error);
         if is_cut {
             lane.count(Counter::RepliesTruncated);
         } else {
@@ -624,8 +680,8 @@ impl Core {
             let most = if is_live(view, asked, found) { views.tuning.live_ttl } else { u32::MAX };
             let age = entry.age(now_ms);
             let body_at = HEADER_OCTETS + to.echo.len();
-            for &place in &entry.ttl_places {
-                let at = body_at + usize::from(place);
+            for place in entry.ttl_places() {
+                let at = body_at + place;
                 if let Some(octets) = out.get_mut(at..at + 4) {
                     let stored = u32::from_be_bytes([octets[0], octets[1], octets[2], octets[3]]);
                     let left = if is_stale { STALE_TTL } else { stored.saturating_sub(age) };
@@ -641,7 +697,6 @@ impl Core {
         &self,
         pair: &Pair,
         to: &Recipient<'_>,
-        qtype: u16,
         meaning: &Meaning,
         verdict: &Verdict,
         out: &mut Vec<u8>,
@@ -658,7 +713,7 @@ impl Core {
         let exists = template.rcode == rcode::NXDOMAIN
             && meaning.exact.is_some_and(|set| is_empty_non_terminal(view, &rules.sets[set as usize]));
         let code = if exists { rcode::NOERROR } else { template.rcode };
-        let Sections { answer, authority, body } = template.sections(qtype);
+        let Sections { answer, authority, body } = template.sections(to.qtype);
         let counts = Counts { answer: *answer, authority: *authority };
         let wants_structured = to.asker.edns.is_some_and(|edns| edns.wants_structured);
         let error = template.error.as_ref().map(|(code, text)| {
@@ -718,14 +773,14 @@ impl Core {
     pub fn finish(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
         let entry = self.keep(lane_at, key, Ok(answer));
         // Stored before anybody is let go: who asks in between finds it.
-        self.release(lane_at, entry, self.pending.take(key), replies);
+        self.release(lane_at, key, entry, self.pending.take(key), replies);
     }
 
     /// Nobody could answer the question of this serial number; a newer one of the same name goes on.
     pub fn fail(&self, lane_at: usize, key: &Key, serial: u64, failure: Failure, replies: &mut Outbound) {
         if self.pending.since(key, serial).is_some() {
             let entry = self.keep(lane_at, key, Err(failure));
-            self.release(lane_at, entry, self.pending.take_serial(key, serial), replies);
+            self.release(lane_at, key, entry, self.pending.take_serial(key, serial), replies);
         }
     }
 
@@ -748,24 +803,26 @@ impl Core {
         };
         let pair = self.pair.load();
         let meaning = inspect::judge(&pair.rules, &key.name, &answer.targets);
-        let mut entry = Entry::new(key.clone(), answer, meaning, pair.rules_generation, now_ms);
+        let mut entry = Entry::new(key, answer, meaning, pair.rules_generation, now_ms);
         entry.error = error.or(entry.error);
-        if self.cache.insert(entry.clone(), now_ms) {
+        // The answer to a question that was under way when a reload gave its name another route is for its waiters alone.
+        let is_current = pair.rules.route_of(&pair.rules.key.suffixes(&key.name), &key.name) == Some(key.route);
+        if is_current && self.cache.insert(key, entry.copy(), now_ms) {
             self.lanes[lane_at].count(Counter::CacheInserted);
         }
         entry
     }
 
-    fn release(&self, lane_at: usize, mut entry: Entry, waiters: Vec<Waiter>, replies: &mut Outbound) {
+    fn release(&self, lane_at: usize, key: &Key, mut entry: Entry, waiters: Vec<Waiter>, replies: &mut Outbound) {
         if waiters.is_empty() {
             return;
         }
         // Loaded after the waiters were taken: a policy that was published before any of them asked is seen.
         let pair = self.pair.load();
-        entry.rejudge(&pair.rules, pair.rules_generation);
-        let now_ms = self.now_us() / 1000;
+        entry.rejudge(&key.name, &pair.rules, pair.rules_generation);
+        let now_us = self.now_us();
         for waiter in waiters {
-            self.reply_to(&pair, lane_at, waiter, &entry, now_ms, replies);
+            self.reply_to(&pair, lane_at, key, waiter, &entry, now_us, replies);
         }
     }
 
@@ -773,9 +830,10 @@ impl Core {
         &self,
         pair: &Pair,
         lane_at: usize,
+        key: &Key,
         waiter: Waiter,
         entry: &Entry,
-        now_ms: u64,
+        now_us: u64,
         replies: &mut Outbound,
     ) {
         let lane = &self.lanes[lane_at];
@@ -785,24 +843,32 @@ impl Core {
             identity: &waiter.identity,
             asker: &waiter.asker,
             echo: &waiter.echo,
+            name: &key.name,
+            qtype: key.qtype,
             is_stream: matches!(waiter.origin, Origin::Stream(_)),
         };
         let out = replies.buffer();
-        let has_reply = self.reply_from(pair, &to, entry, now_ms, out);
+        let has_reply = self.reply_from(pair, &to, entry, now_us / 1000, out);
         match waiter.origin {
             Origin::Datagram(path) => {
                 if has_reply {
-                    replies.push(&path.peer, path.local);
-                    for _ in 0..replies.send(path.socket) {
+                    for _ in 0..replies.reply(&path) {
                         lane.count(Counter::RepliesNotSent);
                     }
-                    lane.observe(Took::Miss, self.now_us().saturating_sub(waiter.received_us), 1);
+                    lane.observe(Took::Miss, now_us.saturating_sub(waiter.received_us), 1);
                 }
             }
             Origin::Stream(token) => {
                 let reply = has_reply.then(|| out.clone());
                 self.push_work(lane, Work::Reply { token, reply });
             }
+        }
+    }
+
+    /// Sends the late replies of a turn.
+    pub fn send_late(&self, lane_at: usize, replies: &mut Outbound) {
+        for _ in replies.flush() {
+            self.lanes[lane_at].count(Counter::RepliesNotSent);
         }
     }
 
@@ -813,7 +879,7 @@ impl Core {
     pub fn want_stream(
         &self,
         lane_at: usize,
-        key: &Key,
+        key: &Arc<Key>,
         serial: u64,
         first: SocketAddr,
         id: u16,
@@ -834,7 +900,7 @@ impl Core {
         servers.extend(self.pair.load().servers(key.route).iter().map(|s| s.address).filter(|&s| s != first));
         let since_ms = self.now_us() / 1000;
         let patience_ms = (asked_ms + ANSWER_WITHIN_MS).saturating_sub(since_ms);
-        let stream = Stream { key: key.clone(), serial, id, since_ms, is_backup };
+        let stream = Stream { key: Arc::clone(key), serial, id, since_ms, is_backup };
         lock(&self.streams).insert(exchange, stream);
         if !self.push_work(lane, Work::Stream { exchange, servers, query, patience_ms }) {
             lock(&self.streams).remove(&exchange);
@@ -853,7 +919,8 @@ impl Core {
 
     /// What came of a stream exchange; false when it is of no use and another server may be asked.
     pub fn complete(&self, lane_at: usize, exchange: u64, packet: Option<&[u8]>, replies: &mut Outbound) -> bool {
-        let Some((key, id)) = lock(&self.streams).get(&exchange).map(|stream| (stream.key.clone(), stream.id)) else {
+        let Some((key, id)) = lock(&self.streams).get(&exchange).map(|stream| (Arc::clone(&stream.key), stream.id))
+        else {
             return true;
         };
         let result = match packet {
@@ -913,7 +980,7 @@ impl Core {
             if !waiters.is_empty() {
                 self.lanes[lane_at].count(Counter::PendingExpired);
                 let entry = self.keep(lane_at, &key, Err(Failure::Unreachable));
-                self.release(lane_at, entry, waiters, replies);
+                self.release(lane_at, &key, entry, waiters, replies);
             }
         }
     }
@@ -940,10 +1007,8 @@ impl Core {
         &self,
         pair: &Pair,
         to: &Recipient<'_>,
-        name: &wire::FoldedName,
-        qtype: u16,
         meaning: &Meaning,
-        targets: &Targets,
+        targets: &Targets<impl AsRef<[u8]>>,
         verdict: &Verdict,
     ) {
         pair.views.decisions.count(to.lane, to.view, verdict.app, verdict.action);
@@ -962,8 +1027,9 @@ impl Core {
             Noted::Again => {}
             Noted::Full => self.lanes[to.lane].count(Counter::JournalFull),
             Noted::First => {
-                let rule = rule_text(&pair.rules, name, targets, app, is_asked);
-                let row = Row { kind, name: name.to_string().into(), qtype, rule: rule.into(), more: None };
+                let rule = rule_text(&pair.rules, to.name, targets, app, is_asked);
+                let row =
+                    Row { kind, name: to.name.to_string().into(), qtype: to.qtype, rule: rule.into(), more: None };
                 self.journal.open(row.clone());
                 self.write_rows(to.lane, vec![row]);
             }
@@ -1067,7 +1133,7 @@ impl Core {
     pub fn explain(
         &self,
         client: IpAddr,
-        name: &wire::FoldedName,
+        name: &FoldedName,
         qtype: u16,
         answer: Option<&[u8]>,
     ) -> Result<Explanation, Problem> {
@@ -1076,37 +1142,43 @@ impl Core {
         let address = crate::identity::Address::from(client);
         let view_id = views.view_of(address);
         let view = &views.views[usize::from(view_id)];
-        let zone = pair.rules.zone_of(name);
-        let route = match zone {
-            Some((Zone::Route(route), _)) => usize::from(route),
-            _ => 0,
-        };
-        let key =
-            Key { name: *name, qtype, dnssec_ok: false, checking_disabled: false, route: pair.rules.routes[route].tag };
+        let zone = pair.rules.zone_of(&pair.rules.key.suffixes(name), name);
         let now_ms = self.now_us() / 1000;
-        let cached = self.cache.with(&key, now_ms, |entry| {
-            entry.rejudge(&pair.rules, pair.rules_generation);
-            entry.clone()
-        });
+        let spare = self.lanes.len() - 1;
+        let mut query = Vec::new();
+        wire::write_query(&mut query, 0, name.as_wire(), qtype, false, false);
+        let mut folded = FoldedName::ROOT;
+        let asked = self.read(&query, &mut folded);
+        let guard = cache::pin();
+        let cached = match &asked {
+            Asked::Question(_, hashed) => self.cached(&pair, &self.lanes[spare], name, hashed, now_ms, &guard),
+            _ => None,
+        };
         let targets = match answer {
             Some(packet) => {
                 let read = guarded(|| inspect::read_answer(packet, name, qtype, false, pair.bounds()));
                 Some(read.unwrap_or(Err(Problem::Malformed))?.targets)
             }
-            None => cached.as_ref().map(|entry| entry.targets.clone()),
+            None => cached.map(|entry| entry.targets().to_owned()),
         };
-        let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::default()));
+        let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::NONE));
         let verdict = decide(view, meaning.asked, meaning.found);
-        let mut query = Vec::new();
-        wire::write_query(&mut query, 0, name.as_wire(), qtype, false, false);
-        let spare = self.lanes.len() - 1;
         let mut out = Vec::new();
-        let reply = wire::parse_question(&query).ok().and_then(|question| {
+        let question = if let Asked::Question(question, _) = asked { Some(question) } else { None };
+        let reply = question.and_then(|question| {
             let asker = Asker::of(&question, true);
             let identity = Identity { address, port: 0 };
             let echo = question.echo;
-            let to =
-                Recipient { lane: spare, view: view_id, identity: &identity, asker: &asker, echo, is_stream: true };
+            let to = Recipient {
+                lane: spare,
+                view: view_id,
+                identity: &identity,
+                asker: &asker,
+                echo,
+                name,
+                qtype,
+                is_stream: true,
+            };
             let plain = |code, out: &mut Vec<u8>| {
                 wire::write_reply(out, &asker, question.echo, code, false, Counts::default(), &[], None);
                 true
@@ -1119,16 +1191,14 @@ impl Core {
             let has_reply = match zone {
                 _ if qtype == rtype::OPT => plain(rcode::FORMERR, &mut out),
                 _ if (rtype::TKEY..=rtype::MAILA).contains(&qtype) => plain(rcode::REFUSED, &mut out),
-                _ if verdict.action == Action::Block => {
-                    self.write_block(&pair, &to, qtype, &meaning, &verdict, &mut out)
-                }
+                _ if verdict.action == Action::Block => self.write_block(&pair, &to, &meaning, &verdict, &mut out),
                 Some((Zone::Local { apex, below }, octets)) => {
                     template(if octets == name.wire_length() { apex } else { below }, octets, &mut out)
                 }
                 Some((Zone::Host(host), octets)) => template(host, octets, &mut out),
                 _ if qtype == rtype::ANY => template(pair.rules.any_template, name.wire_length(), &mut out),
                 _ => cached.is_some_and(|entry| {
-                    self.write_entry(&pair, &to, &entry, now_ms, &mut out);
+                    self.write_entry(&pair, &to, entry, now_ms, &mut out);
                     true
                 }),
             };
@@ -1136,7 +1206,7 @@ impl Core {
         });
         let zone = zone.map(|(zone, octets)| {
             let start = name.wire_length() - octets;
-            let origin = wire::FoldedName::from_wire(&name.as_wire()[start..]).unwrap_or(*name);
+            let origin = FoldedName::from_wire(&name.as_wire()[start..]).unwrap_or(*name);
             let what = match zone {
                 Zone::Route(_) => "routed",
                 Zone::Local { .. } => "local",
@@ -1158,9 +1228,9 @@ impl Core {
 }
 
 /// The rule that decided about an app, and by what it was reached when that was not the question's name.
-fn rule_text(rules: &Rules, name: &wire::FoldedName, targets: &Targets, app: u8, is_asked: bool) -> String {
+fn rule_text(rules: &Rules, name: &FoldedName, targets: &Targets<impl AsRef<[u8]>>, app: u8, is_asked: bool) -> String {
     let bit = AppMask::of(app.into());
-    let text = |name: &wire::FoldedName| rules.deciding_rule(name, app).map(|r| format!("{} {}", r.kind, r.rule));
+    let text = |name: &FoldedName| rules.deciding_rule(name, app).map(|r| format!("{} {}", r.kind, r.rule));
     if is_asked {
         return text(name).unwrap_or_default();
     }

@@ -1,12 +1,12 @@
 //! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
 
-use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone};
+use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
 use crate::domains::{DomainTable, HashKey};
 use crate::identity::Address;
 use crate::lists::{self, Format};
 use crate::patterns::Patterns;
 use crate::prefixes::{Prefix, PrefixTable, Ranges};
-use crate::wire::{FoldedName, MAX_LABELS};
+use crate::wire::FoldedName;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -123,11 +123,7 @@ impl Builder {
     }
 
     fn add(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
-        let mut prints = [0u64; MAX_LABELS + 1];
-        let count = self.key.suffixes(name, &mut prints);
-        let Some(&print) = prints[..count].last() else {
-            return;
-        };
+        let Some(&print) = self.key.suffixes(name).last() else { return };
         self.change(print, |set| {
             let mask = match kind {
                 RuleKind::Suffix => &mut set.suffix,
@@ -142,10 +138,9 @@ impl Builder {
 
     /// Enters the names between a blocked name and a hole or another app's rule below it (RFC 8020).
     fn mark_above(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
-        let mut prints = [0u64; MAX_LABELS + 1];
-        let count = self.key.suffixes(name, &mut prints);
+        let suffixes = self.key.suffixes(name);
         let mut covering = AppMask::EMPTY;
-        for &print in &prints[..count.saturating_sub(1)] {
+        for &print in &suffixes[..suffixes.len().saturating_sub(1)] {
             if let Some(&index) = self.names.get(&print) {
                 let set = &self.sets[index as usize];
                 covering = covering.or(set.suffix).or(set.list_suffix);
@@ -214,13 +209,12 @@ pub fn build_rules(
     each_rule(&input, to_ascii, |app, kind, name| builder.add(app, kind, name), Some(&mut reports));
     each_rule(&input, to_ascii, |app, kind, name| builder.mark_above(app, kind, name), None);
     for zone in &input.cdn_zones {
-        let mut prints = [0u64; MAX_LABELS + 1];
-        let count = key.suffixes(zone, &mut prints);
+        let suffixes = key.suffixes(zone);
         // A CDN's zone, and what is above it, is everybody's: a list that names one must not block strangers.
-        for &print in prints[..count].iter().filter(|print| builder.names.contains_key(print)).collect::<Vec<_>>() {
+        for &print in suffixes.iter().filter(|print| builder.names.contains_key(print)).collect::<Vec<_>>() {
             builder.change(print, |set| (set.list_suffix, set.list_host) = (AppMask::EMPTY, AppMask::EMPTY));
         }
-        if let Some(&print) = prints[..count].last() {
+        if let Some(&print) = suffixes.last() {
             builder.change(print, |set| set.is_cdn_zone = true);
         }
     }
@@ -258,16 +252,12 @@ pub fn build_rules(
         network_masks,
         needs: input.apps.iter().map(|app| app.needs).collect(),
         templates: input.templates,
-        zones: by_name(input.zones),
-        hosts: by_name(input.hosts),
+        zones: Zones::new(key, input.zones),
+        hosts: Zones::new(key, input.hosts),
         routes,
         any_template: input.any_template,
     };
     Ok((rules, reports))
-}
-
-fn by_name(zones: Vec<(FoldedName, Zone)>) -> HashMap<Vec<u8>, Zone> {
-    zones.into_iter().map(|(name, zone)| (name.as_wire().to_vec(), zone)).collect()
 }
 
 /// The place of a mask among those there are; it is put there first if need be.
@@ -374,7 +364,7 @@ impl<'a> Reader<'a> {
         };
         (v4.starts.len() == v4.values.len() && v6.starts.len() == v6.values.len()).then_some(PrefixTable { v4, v6 })
     }
-    fn zones(&mut self) -> Option<HashMap<Vec<u8>, Zone>> {
+    fn zones(&mut self, key: HashKey) -> Option<Zones> {
         let zones = self.each(|r| {
             let name = FoldedName::from_wire(r.bytes()?)?;
             let (kind, first, second) = (r.u8()?, r.u16()?, r.u16()?);
@@ -385,7 +375,7 @@ impl<'a> Reader<'a> {
             };
             Some((name, zone))
         })?;
-        Some(by_name(zones))
+        Some(Zones::new(key, zones))
     }
     fn sections(&mut self) -> Option<Sections> {
         Some(Sections { answer: self.u16()?, authority: self.u16()?, body: self.bytes()?.to_vec() })
@@ -429,7 +419,7 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
         w.bytes(template.structured_error.as_deref().unwrap_or_default());
     });
     for zones in [&rules.zones, &rules.hosts] {
-        let mut zones: Vec<_> = zones.iter().collect();
+        let mut zones: Vec<_> = zones.names.iter().collect();
         zones.sort_by_key(|(name, _)| *name);
         w.each(&zones, |w, (name, zone)| {
             w.bytes(name);
@@ -450,10 +440,12 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
 }
 
 fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
+    let digest = r.take(16)?.try_into().ok()?;
+    let key = HashKey(r.u64()?, r.u64()?);
     let mut rules = Rules {
         names: 0,
-        digest: r.take(16)?.try_into().ok()?,
-        key: HashKey(r.u64()?, r.u64()?),
+        digest,
+        key,
         table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u32)? },
         sets: r.each(|r| {
             Some(RuleSet {
@@ -488,8 +480,8 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
                 structured_error: Some(r.bytes()?.to_vec()).filter(|text| !text.is_empty()),
             })
         })?,
-        zones: r.zones()?,
-        hosts: r.zones()?,
+        zones: r.zones(key)?,
+        hosts: r.zones(key)?,
         routes: r.each(|r| {
             let servers = r.each(|r| std::str::from_utf8(r.bytes()?).ok()?.parse().ok())?;
             Some(route(servers))
@@ -516,7 +508,7 @@ fn is_consistent(rules: &Rules) -> bool {
         && !rules.routes.is_empty()
         && rules.templates.iter().all(is_template)
         && template(rules.any_template)
-        && rules.zones.values().chain(rules.hosts.values()).all(|zone| match *zone {
+        && rules.zones.names.values().chain(rules.hosts.names.values()).all(|zone| match *zone {
             Zone::Local { apex, below } => template(apex) && template(below),
             Zone::Route(route) => usize::from(route) < rules.routes.len(),
             Zone::Host(index) => template(index),

@@ -202,10 +202,12 @@ fn from_raw(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 }
 
 type Control = [u64; CONTROL_WORDS];
+/// From one buffer to the next: at a whole page, all of them would fall on the same few lines of the cache.
+const STRIDE_OCTETS: usize = DATAGRAM_OCTETS + 64;
 
 /// Buffers for one recvmmsg.
 pub struct Inbound {
-    buffers: Box<[[u8; DATAGRAM_OCTETS]]>,
+    buffers: Box<[u8]>,
     names: Box<[libc::sockaddr_storage]>,
     controls: Box<[Control]>,
     vectors: Box<[libc::iovec]>,
@@ -220,10 +222,6 @@ pub struct Datagram<'a> {
     pub octets: &'a [u8],
     /// Whether there were more.
     pub is_cut: bool,
-    /// Who sent it.
-    pub peer: SocketAddr,
-    /// The address it was sent to.
-    pub local: LocalAddress,
 }
 
 type Parts = (Box<[libc::sockaddr_storage]>, Box<[libc::iovec]>, Box<[libc::mmsghdr]>);
@@ -243,7 +241,7 @@ impl Default for Inbound {
     fn default() -> Self {
         let (names, vectors, headers) = plain_parts();
         Self {
-            buffers: vec![[0; DATAGRAM_OCTETS]; BATCH].into_boxed_slice(),
+            buffers: vec![0; STRIDE_OCTETS * BATCH].into_boxed_slice(),
             names,
             controls: vec![[0; CONTROL_WORDS]; BATCH].into_boxed_slice(),
             vectors,
@@ -275,7 +273,8 @@ impl Inbound {
     }
 
     fn reset(&mut self, at: usize) {
-        self.vectors[at] = libc::iovec { iov_base: self.buffers[at].as_mut_ptr().cast(), iov_len: DATAGRAM_OCTETS };
+        let buffer = &mut self.buffers[STRIDE_OCTETS * at..][..DATAGRAM_OCTETS];
+        self.vectors[at] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: DATAGRAM_OCTETS };
         let header = &mut self.headers[at].msg_hdr;
         header.msg_name = (&raw mut self.names[at]).cast();
         header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -287,18 +286,22 @@ impl Inbound {
     }
 
     /// A datagram of the last batch.
-    pub fn datagram(&self, at: usize) -> Option<Datagram<'_>> {
+    pub fn datagram(&self, at: usize) -> Datagram<'_> {
         let header = &self.headers[at];
         let length = (header.msg_len as usize).min(DATAGRAM_OCTETS);
-        Some(Datagram {
-            octets: &self.buffers[at][..length],
+        Datagram {
+            octets: &self.buffers[STRIDE_OCTETS * at..][..length],
             is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-            peer: from_raw(&self.names[at])?,
-            local: self.local(at),
-        })
+        }
     }
 
-    fn local(&self, at: usize) -> LocalAddress {
+    /// Who sent a datagram of the last batch.
+    pub fn peer(&self, at: usize) -> Option<SocketAddr> {
+        from_raw(&self.names[at])
+    }
+
+    /// The address that a datagram of the last batch was sent to.
+    pub fn local(&self, at: usize) -> LocalAddress {
         let header = &raw const self.headers[at].msg_hdr;
         // SAFETY: the kernel filled the control buffer; CMSG_* walk inside its length, and the data of a control
         // message is read unaligned after its level and type were looked at.
@@ -322,8 +325,108 @@ impl Inbound {
     }
 }
 
-/// Replies of one batch, sent with one sendmmsg.
+/// Replies to datagrams of one batch, sent with one sendmmsg. Where they go is not copied: peer and local address stand
+/// in the buffers of the batch that asked.
+pub struct Replies {
+    buffers: Vec<Vec<u8>>,
+    vectors: Box<[libc::iovec]>,
+    headers: Box<[libc::mmsghdr]>,
+    count: usize,
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        let (_, vectors, headers) = plain_parts();
+        Self { buffers: (0..BATCH).map(|_| Vec::with_capacity(512)).collect(), vectors, headers, count: 0 }
+    }
+}
+
+impl Replies {
+    /// The buffer for the next reply.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffers[self.count]
+    }
+
+    /// Takes what was written to [`Replies::buffer`] as the reply to a datagram of the batch.
+    pub fn push(&mut self, batch: &Inbound, datagram: usize) {
+        let at = self.count;
+        self.vectors[at] =
+            libc::iovec { iov_base: self.buffers[at].as_mut_ptr().cast(), iov_len: self.buffers[at].len() };
+        let asked = batch.headers[datagram].msg_hdr;
+        let header = &mut self.headers[at].msg_hdr;
+        *header = asked;
+        header.msg_iov = &raw mut self.vectors[at];
+        header.msg_flags = 0;
+        // SAFETY: the kernel filled the control buffer of `asked` with one message of the length that it says.
+        let is_pktinfo = unsafe { turn_round(libc::CMSG_FIRSTHDR(&raw const asked)) };
+        if !is_pktinfo {
+            (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+        }
+        self.count += 1;
+    }
+
+    /// Sends the replies to the batch; says how many could not be sent.
+    pub fn send(&mut self, socket: RawFd, _batch: &Inbound) -> usize {
+        let count = std::mem::take(&mut self.count);
+        send_all(socket, &mut self.headers[..count]).len()
+    }
+}
+
+/// Makes the address that a datagram was sent to the one that its reply leaves from; false when the kernel did not say.
+///
+/// # Safety
+/// `control` must be null or point to a whole control message.
+unsafe fn turn_round(control: *mut libc::cmsghdr) -> bool {
+    // SAFETY: the caller's promise; the data is read and written unaligned after level and type were looked at.
+    unsafe {
+        if control.is_null() {
+            return false;
+        }
+        match ((*control).cmsg_level, (*control).cmsg_type) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let place = libc::CMSG_DATA(control).cast::<libc::in_pktinfo>();
+                let pktinfo = place.read_unaligned();
+                place.write_unaligned(libc::in_pktinfo { ipi_ifindex: 0, ..pktinfo });
+                true
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let place = libc::CMSG_DATA(control).cast::<libc::in6_pktinfo>();
+                let mut pktinfo = place.read_unaligned();
+                // The interface matters to link-local addresses alone; else the routing table decides.
+                if !Ipv6Addr::from(pktinfo.ipi6_addr.s6_addr).is_unicast_link_local() {
+                    pktinfo.ipi6_ifindex = 0;
+                }
+                place.write_unaligned(pktinfo);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Sends datagrams; gives which could not be sent.
+fn send_all(socket: RawFd, headers: &mut [libc::mmsghdr]) -> Vec<usize> {
+    let (mut at, mut lost) = (0, Vec::new());
+    while at < headers.len() {
+        let rest = &mut headers[at..];
+        // SAFETY: every header points into buffers that its owner keeps until this returns.
+        let sent = unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
+        match usize::try_from(sent) {
+            Ok(sent) if sent > 0 => at += sent,
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => {
+                // One that cannot be sent (no route, a full queue) must not hold up the others.
+                lost.push(at);
+                at += 1;
+            }
+        }
+    }
+    lost
+}
+
+/// Datagrams to anybody, sent from one socket with one sendmmsg: late replies, or questions to upstreams.
 pub struct Outbound {
+    socket: RawFd,
     buffers: Vec<Vec<u8>>,
     names: Box<[libc::sockaddr_storage]>,
     controls: Box<[Control]>,
@@ -343,18 +446,46 @@ impl Default for Outbound {
             vectors,
             headers,
             count: 0,
+            socket: -1,
         }
     }
 }
 
 impl Outbound {
-    /// The buffer for the next reply.
+    /// The buffer for the next datagram.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffers[self.count]
     }
 
-    /// Takes what was written to [`Outbound::buffer`] into the batch; true when the batch is full.
-    pub fn push(&mut self, peer: &SocketAddr, local: LocalAddress) -> bool {
+    /// Takes what was written to [`Outbound::buffer`] into the batch, as a late reply. What stands in it for another
+    /// socket is sent first, and a full batch at once; says how many could not be sent.
+    pub fn reply(&mut self, path: &ReturnPath) -> usize {
+        let mut lost = 0;
+        if self.count > 0 && self.socket != path.socket {
+            let written = self.count;
+            lost = self.flush().len();
+            self.buffers.swap(0, written);
+        }
+        self.socket = path.socket;
+        self.push(&path.peer, path.local);
+        if self.count == BATCH {
+            lost += self.flush().len();
+        }
+        lost
+    }
+
+    /// Sends what stands in the batch from the socket of the last [`Outbound::reply`]; gives which were not sent.
+    pub fn flush(&mut self) -> Vec<usize> {
+        self.send(self.socket)
+    }
+
+    /// Datagrams in the batch.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Takes what was written to [`Outbound::buffer`] into the batch.
+    pub fn push(&mut self, peer: &SocketAddr, local: LocalAddress) {
         let at = self.count;
         let (name, name_length) = to_raw(peer);
         self.names[at] = name;
@@ -392,28 +523,12 @@ impl Outbound {
             header.msg_control = std::ptr::null_mut();
         }
         self.count += 1;
-        self.count == BATCH
     }
 
-    /// Sends the batch; says how many could not be sent.
-    pub fn send(&mut self, socket: RawFd) -> usize {
-        let (mut at, mut lost) = (0, 0);
-        while at < self.count {
-            let rest = &mut self.headers[at..self.count];
-            // SAFETY: every header of the batch points into buffers of this struct.
-            let sent = unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
-            match usize::try_from(sent) {
-                Ok(sent) if sent > 0 => at += sent,
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                _ => {
-                    // One that cannot be sent (no route, a full queue) must not hold up the others.
-                    at += 1;
-                    lost += 1;
-                }
-            }
-        }
-        self.count = 0;
-        lost
+    /// Sends the batch; gives which could not be sent.
+    pub fn send(&mut self, socket: RawFd) -> Vec<usize> {
+        let count = std::mem::take(&mut self.count);
+        send_all(socket, &mut self.headers[..count])
     }
 }
 
@@ -430,16 +545,6 @@ unsafe fn fill_control<T>(control: *mut libc::cmsghdr, level: libc::c_int, kind:
         libc::CMSG_DATA(control).cast::<T>().write_unaligned(value);
         libc::CMSG_SPACE(size_of::<T>() as libc::c_uint) as usize
     }
-}
-
-/// Sends one datagram to an upstream.
-pub fn send_to(socket: RawFd, octets: &[u8], peer: &SocketAddr) -> bool {
-    let (name, length) = to_raw(peer);
-    // SAFETY: buffer and address live through the call, their lengths beside them.
-    let sent = unsafe {
-        libc::sendto(socket, octets.as_ptr().cast(), octets.len(), libc::MSG_DONTWAIT, (&raw const name).cast(), length)
-    };
-    usize::try_from(sent).is_ok_and(|sent| sent == octets.len())
 }
 
 /// Waits for readable descriptors.

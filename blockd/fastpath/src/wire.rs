@@ -139,6 +139,13 @@ impl FoldedName {
 
     /// Reads an uncompressed name; a pointer, a long label or a long name is no name.
     pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let mut name = Self::ROOT;
+        name.read_into(reader)?;
+        Some(name)
+    }
+
+    /// [`FoldedName::read`] in place of what is here.
+    fn read_into(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let start = reader.position();
         loop {
             match reader.octet()? {
@@ -152,7 +159,7 @@ impl FoldedName {
                 return None;
             }
         }
-        Self::from_valid(reader.bytes.get(start..reader.position())?)
+        self.fold(reader.bytes.get(start..reader.position())?)
     }
 
     /// Takes one whole name in wire form, nothing behind it.
@@ -164,11 +171,16 @@ impl FoldedName {
 
     fn from_valid(wire: &[u8]) -> Option<Self> {
         let mut name = Self::ROOT;
-        let target = name.octets.get_mut(..wire.len())?;
+        name.fold(wire)?;
+        Some(name)
+    }
+
+    fn fold(&mut self, wire: &[u8]) -> Option<()> {
+        let target = self.octets.get_mut(..wire.len())?;
         target.copy_from_slice(wire);
         target.make_ascii_lowercase();
-        name.length = u8::try_from(wire.len()).ok()?;
-        Some(name)
+        self.length = u8::try_from(wire.len()).ok()?;
+        Some(())
     }
 
     /// Reads a name that may be compressed, and folds it; see [`read_octets`].
@@ -349,6 +361,12 @@ impl PartialEq for FoldedName {
 
 impl Eq for FoldedName {}
 
+impl std::hash::Hash for FoldedName {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write(self.as_wire());
+    }
+}
+
 impl fmt::Debug for FoldedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -429,7 +447,7 @@ pub struct Question<'a> {
     /// Checking disabled.
     pub checking_disabled: bool,
     /// The name, folded.
-    pub name: FoldedName,
+    pub name: &'a FoldedName,
     /// Query type.
     pub qtype: u16,
     /// Query class.
@@ -459,7 +477,9 @@ pub enum Reject<'a> {
 }
 
 /// Reads header, one question and OPT; anything else is refused as `docs/protocol.md` says.
-pub fn parse_question(packet: &[u8]) -> Result<Question<'_>, Reject<'_>> {
+///
+/// The folded name is written to `name`: it is the one large thing in a question, and is copied nowhere else on a hit.
+pub fn parse_question<'a>(packet: &'a [u8], name: &'a mut FoldedName) -> Result<Question<'a>, Reject<'a>> {
     let mut reader = Reader::new(packet, 0);
     let header = (|| {
         let id = reader.short()?;
@@ -481,8 +501,10 @@ pub fn parse_question(packet: &[u8]) -> Result<Question<'_>, Reject<'_>> {
     if questions != 1 || answers != 0 || authority != 0 {
         return Err(header_alone(rcode::FORMERR));
     }
+    let has_name = name.read_into(&mut reader);
+    let name: &'a FoldedName = name;
     let body = (|| {
-        let name = FoldedName::read(&mut reader)?;
+        has_name?;
         let qtype = reader.short()?;
         let qclass = reader.short()?;
         let echo = packet.get(HEADER_OCTETS..reader.position())?;
@@ -627,7 +649,6 @@ pub fn write_reply(
     // An error is the first thing to go: what was asked for matters more than why.
     let room = asker.limit_octets.saturating_sub(without_error);
     let error = error.filter(|e| asker.edns.is_some() && 6 + e.text.len() <= room);
-    out.extend_from_slice(&asker.id.to_be_bytes());
     let mut first = FLAG_QR;
     if asker.recursion_desired {
         first |= FLAG_RD;
@@ -642,11 +663,10 @@ pub fn write_reply(
     if asker.checking_disabled {
         second |= FLAG_CD;
     }
-    out.extend_from_slice(&[first, second]);
-    out.extend_from_slice(&1u16.to_be_bytes());
-    out.extend_from_slice(&counts.answer.to_be_bytes());
-    out.extend_from_slice(&counts.authority.to_be_bytes());
-    out.extend_from_slice(&u16::from(asker.edns.is_some()).to_be_bytes());
+    let ([a, b], [e, f], [g, h]) =
+        (asker.id.to_be_bytes(), counts.answer.to_be_bytes(), counts.authority.to_be_bytes());
+    // One copy of the whole header: the reply is written once a query.
+    out.extend_from_slice(&[a, b, first, second, 0, 1, e, f, g, h, 0, u8::from(asker.edns.is_some())]);
     out.extend_from_slice(echo);
     out.extend_from_slice(body);
     if let Some(edns) = asker.edns {
@@ -708,6 +728,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The name lives as long as the test.
+    fn parse_question(packet: &[u8]) -> Result<Question<'_>, Reject<'_>> {
+        super::parse_question(packet, Box::leak(Box::new(FoldedName::ROOT)))
+    }
+
     fn query(name: &[u8]) -> Vec<u8> {
         let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         packet.extend_from_slice(name);
@@ -726,7 +751,7 @@ mod tests {
     #[test]
     fn one_label_with_a_dot_in_it_is_not_two_labels() {
         let packet = query(b"\x0atiktok.com\0");
-        let name = parse_question(&packet).unwrap().name;
+        let name = *parse_question(&packet).unwrap().name;
         let rule = FoldedName::from_rule_text(b"tiktok.com").unwrap();
         assert!(name != rule && !name.is_within(&rule));
         assert_eq!(name.to_string(), "tiktok\\046com");
