@@ -61,7 +61,7 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "cdn_zones": inputs.catalogue.cdn_zones,
         "local_names": [(name, templates.add(template)) for name, template in records.items()],
     }
-    rules["digest"] = hashlib.sha256(repr((live, rules)).encode()).digest()[:16]
+    rules["digest"] = _digest(live, rules)
     settings = inputs.settings
     spec: _native.Views = {
         "views": view_specs,
@@ -101,6 +101,18 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         if report["kind"] == "block":
             counts[report["app"]] += report["kept"]
     return Compiled(snapshot, lists, counts)
+
+
+def _digest(live: list[str], rules: _native.Rules) -> bytes:
+    """Tell rules apart by what they say; a list by the digest of its octets, for there may be a gigabyte of them."""
+    digest = hashlib.sha256()
+    apps = []
+    for app in rules["apps"]:
+        apps.append({**app, "lists": [{**item, "octets": b""} for item in app["lists"]]})
+        for item in app["lists"]:
+            digest.update(hashlib.sha256(item["octets"]).digest())
+    digest.update(repr((live, {**rules, "apps": apps})).encode())
+    return digest.digest()[:16]
 
 
 def _check_patterns(inputs: Inputs, live: list[str]) -> list[Problem]:

@@ -266,7 +266,7 @@ impl Cache {
         let left = vec![0; (sets_a_shard * WAYS).next_power_of_two()];
         let queues = || Mutex::new(Queues { left: left.clone().into(), ..Queues::default() });
         Self {
-            places: (0..SHARDS * sets_a_shard).map(|_| places()).collect(),
+            places: on_huge_pages(SHARDS * sets_a_shard, places),
             sets_a_shard,
             queues: (0..SHARDS).map(|_| queues()).collect(),
             hasher: RandomState::new(),
@@ -550,6 +550,24 @@ impl Cache {
         (entries, octets, self.evicted.load(Relaxed))
     }
 }
+
+/// So many values in one piece, on huge pages where the system has some: each lookup goes somewhere else, and with small
+/// pages most of them would miss the processor's page table cache too.
+fn on_huge_pages<T>(count: usize, value: impl Fn() -> T) -> Box<[T]> {
+    let mut values: Vec<T> = Vec::with_capacity(count);
+    let start = (values.as_mut_ptr() as usize).next_multiple_of(PAGE_OCTETS);
+    let end = (values.as_mut_ptr() as usize + count * size_of::<T>()) / PAGE_OCTETS * PAGE_OCTETS;
+    if start < end {
+        // SAFETY: whole pages inside a block of our own; the call changes how they are backed, never what is in them. A
+        // refusal changes nothing.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+    values.resize_with(count, value);
+    values.into()
+}
+
+/// Smallest page, octets.
+const PAGE_OCTETS: usize = 4096;
 
 /// Asks the processor for a cache line; any address will do.
 fn prefetch<T>(place: *const T) {

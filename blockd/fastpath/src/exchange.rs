@@ -140,7 +140,9 @@ impl Exchanger {
         replies: &mut Outbound,
     ) {
         // Answered meanwhile, or asked anew since: that question has tries of its own.
-        let Some(since_ms) = core.pending.since(&key, serial) else { return };
+        if first > 0 && core.pending.since(&key, serial).is_none() {
+            return;
+        }
         for attempt in first..ATTEMPTS {
             let pair = core.pair.load();
             let servers = pair.servers(key.route);
@@ -153,6 +155,7 @@ impl Exchanger {
         core.lanes[self.lane].count(Counter::UpstreamExhausted);
         if failure == Failure::Unreachable {
             // Nobody is left to ask, but those who were asked may still answer.
+            let Some(since_ms) = core.pending.since(&key, serial) else { return };
             self.last_hopes.push_back((since_ms + ANSWER_WITHIN_MS, key, serial));
         } else {
             core.fail(self.lane, &key, serial, failure, replies);

@@ -1,7 +1,7 @@
 //! Other people's lists, read line by line: plain domains and hosts files. A bad line is skipped and counted, never
 //! a reason to lose the good ones.
 
-use crate::wire::FoldedName;
+use crate::wire::{FoldedName, MAX_NAME_OCTETS};
 use std::net::IpAddr;
 
 /// How a list is written.
@@ -31,8 +31,20 @@ pub type SkipReason = &'static str;
 pub type Line<'a> = Result<FoldedName, (SkipReason, &'a [u8])>;
 
 /// Names that every hosts file carries for the machine itself.
-const OWN_HOSTS: &str = "localhost localhost.localdomain local broadcasthost ip6-localhost ip6-loopback ip6-localnet \
-                         ip6-mcastprefix ip6-allnodes ip6-allrouters ip6-allhosts 0.0.0.0";
+const OWN_HOSTS: [&[u8]; 12] = [
+    b"localhost",
+    b"localhost.localdomain",
+    b"local",
+    b"broadcasthost",
+    b"ip6-localhost",
+    b"ip6-loopback",
+    b"ip6-localnet",
+    b"ip6-mcastprefix",
+    b"ip6-allnodes",
+    b"ip6-allrouters",
+    b"ip6-allhosts",
+    b"0.0.0.0",
+];
 
 /// Reads every line; `each` gets the line number from 1, and the name or the reason it was skipped with its text.
 ///
@@ -45,6 +57,7 @@ pub fn read(
     each: &mut dyn FnMut(u64, Line<'_>),
 ) {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let mut last_address: &[u8] = &[];
     for (index, line) in bytes.split(|&octet| octet == b'\n').enumerate() {
         let number = index as u64 + 1;
         let line = line.split(|&octet| octet == b'#').next().unwrap_or(line);
@@ -59,16 +72,20 @@ pub fn read(
                 }
             }
             Format::Hosts => {
-                let is_address = std::str::from_utf8(first)
-                    .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<IpAddr>().is_ok());
-                if !is_address {
+                // Nearly every line has the address of the line before.
+                let is_address = first == last_address
+                    || std::str::from_utf8(first)
+                        .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<IpAddr>().is_ok());
+                if is_address {
+                    last_address = first;
+                } else {
                     each(number, Err(("not an address", line)));
                     continue;
                 }
                 let mut found = false;
                 for word in words {
                     found = true;
-                    if OWN_HOSTS.split(' ').any(|own| own.as_bytes() == word) {
+                    if OWN_HOSTS.contains(&word) {
                         each(number, Err(("the machine's own name", word)));
                     } else {
                         each(number, name_of(word, may_be_public, to_ascii).map_err(|why| (why, word)));
@@ -96,16 +113,28 @@ fn name_of(
         FoldedName::from_rule_text(ascii.as_bytes())
     };
     let name = name.map_err(|why| why.text())?;
-    if !may_be_public && is_public_suffix(&name) {
+    // No public suffix has more labels than this, but where a whole level below one is public.
+    if !may_be_public && name.labels().nth(MAX_PUBLIC_LABELS).is_none() && is_public_suffix(&name) {
         return Err("a public suffix");
     }
     Ok(name)
 }
 
+/// Most labels of a public suffix in the ICANN section: four today.
+const MAX_PUBLIC_LABELS: usize = 6;
+
 /// Whether a name is a public suffix of the ICANN section: everybody's, so nobody's to block.
 pub fn is_public_suffix(name: &FoldedName) -> bool {
-    let text = name.to_string();
-    psl::suffix(text.as_bytes()).is_some_and(|suffix| {
+    let mut text = [0u8; MAX_NAME_OCTETS];
+    let mut octets = 0;
+    // Labels of another alphabet than a rule's would be read wrongly, but are in no public suffix.
+    for label in name.labels() {
+        text[octets..octets + label.len()].copy_from_slice(label);
+        text[octets + label.len()] = b'.';
+        octets += label.len() + 1;
+    }
+    let text = &text[..octets.saturating_sub(1)];
+    psl::suffix(text).is_some_and(|suffix| {
         suffix.is_known() && suffix.typ() == Some(psl::Type::Icann) && suffix.as_bytes().len() == text.len()
     })
 }

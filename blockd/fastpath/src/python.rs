@@ -15,6 +15,7 @@ use crate::sockets::{Entropy, Outbound};
 use crate::wire::FoldedName;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -62,7 +63,7 @@ type ListReports<'py> = Vec<Vec<Bound<'py, PyDict>>>;
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct PyList {
-    octets: Vec<u8>,
+    octets: PyBackedBytes,
     format: String,
     is_hole: bool,
     public_suffix: bool,
@@ -143,7 +144,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
             let format = Format::from_word(&list.format)
                 .ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
             let may_be_public = list.public_suffix;
-            input.lists.push(ListInput { bytes: list.octets, format, is_hole: list.is_hole, may_be_public });
+            input.lists.push(ListInput { bytes: Box::new(list.octets), format, is_hole: list.is_hole, may_be_public });
         }
         input.networks = app.networks.into_iter().map(network).collect::<PyResult<_>>()?;
         apps.push(input);

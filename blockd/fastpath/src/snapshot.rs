@@ -30,10 +30,9 @@ pub enum RuleKind {
 }
 
 /// A list that belongs to an app.
-#[derive(Debug)]
 pub struct ListInput {
-    /// The file's bytes.
-    pub bytes: Vec<u8>,
+    /// The file's bytes, wherever they are.
+    pub bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
     /// How it is written.
     pub format: Format,
     /// Whether its names are holes.
@@ -43,7 +42,7 @@ pub struct ListInput {
 }
 
 /// One live app: the index in [`RulesInput::apps`] is its bit.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct AppInput {
     /// Its own rules.
     pub rules: Vec<(RuleKind, FoldedName)>,
@@ -60,7 +59,7 @@ pub struct AppInput {
 }
 
 /// All that rules are made of.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct RulesInput {
     /// What these inputs are told apart by.
     pub digest: [u8; 16],
@@ -107,7 +106,9 @@ struct Builder {
     key: HashKey,
     sets: Vec<RuleSet>,
     interned: HashMap<RuleSet, u32>,
-    names: HashMap<u64, u32>,
+    names: hashbrown::HashMap<u64, u32>,
+    /// What the last name of a list got that no rule had named before: nearly every name of a list gets the same.
+    last: Option<(AppMask, RuleKind, u32)>,
 }
 
 impl Builder {
@@ -123,7 +124,23 @@ impl Builder {
     }
 
     fn add(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
-        let Some(&print) = self.key.suffixes(name).last() else { return };
+        self.add_print(app, kind, &self.key.suffixes(name));
+    }
+
+    fn add_print(&mut self, app: AppMask, kind: RuleKind, suffixes: &[u64]) {
+        let Some(&print) = suffixes.last() else { return };
+        if let Some((_, _, index)) = self.last.filter(|&(last_app, last_kind, _)| (last_app, last_kind) == (app, kind))
+        {
+            match self.names.entry(print) {
+                hashbrown::hash_map::Entry::Vacant(place) => {
+                    place.insert(index);
+                    return;
+                }
+                hashbrown::hash_map::Entry::Occupied(place) if *place.get() == index => return,
+                hashbrown::hash_map::Entry::Occupied(_) => {}
+            }
+        }
+        let is_first = !self.names.contains_key(&print);
         self.change(print, |set| {
             let mask = match kind {
                 RuleKind::Suffix => &mut set.suffix,
@@ -134,11 +151,13 @@ impl Builder {
             };
             *mask = mask.or(app);
         });
+        if is_first {
+            self.last = self.names.get(&print).map(|&index| (app, kind, index));
+        }
     }
 
     /// Enters the names between a blocked name and a hole or another app's rule below it (RFC 8020).
-    fn mark_above(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
-        let suffixes = self.key.suffixes(name);
+    fn mark_above(&mut self, app: AppMask, kind: RuleKind, suffixes: &[u64]) {
         let mut covering = AppMask::EMPTY;
         for &print in &suffixes[..suffixes.len().saturating_sub(1)] {
             if let Some(&index) = self.names.get(&print) {
@@ -156,8 +175,15 @@ impl Builder {
     }
 }
 
-/// Every rule of every app, in order; lists are read anew at each call, so that no name is kept in memory.
-fn each_rule(
+/// Every rule that is an app's own.
+fn each_own_rule(input: &RulesInput, mut each: impl FnMut(AppMask, RuleKind, &FoldedName)) {
+    for (bit, app) in input.apps.iter().enumerate() {
+        app.rules.iter().for_each(|(kind, name)| each(AppMask::of(bit), *kind, name));
+    }
+}
+
+/// Every rule of the apps' lists, which are read anew at each call, so that no name is kept in memory.
+fn each_listed_rule(
     input: &RulesInput,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
     mut each: impl FnMut(AppMask, RuleKind, &FoldedName),
@@ -165,9 +191,6 @@ fn each_rule(
 ) {
     for (bit, app) in input.apps.iter().enumerate() {
         let mask = AppMask::of(bit);
-        for (kind, name) in &app.rules {
-            each(mask, *kind, name);
-        }
         let mut app_reports = Vec::new();
         for list in &app.lists {
             let kind = match (list.is_hole, list.format) {
@@ -176,12 +199,14 @@ fn each_rule(
                 (false, Format::Hosts) => RuleKind::ListHost,
             };
             let mut report = ListReport::default();
-            lists::read(&list.bytes, list.format, list.may_be_public, to_ascii, &mut |number, line| match line {
-                Ok(name) => {
-                    report.kept += 1;
-                    each(mask, kind, &name);
+            lists::read((*list.bytes).as_ref(), list.format, list.may_be_public, to_ascii, &mut |number, line| {
+                match line {
+                    Ok(name) => {
+                        report.kept += 1;
+                        each(mask, kind, &name);
+                    }
+                    Err((why, text)) => report.skip(number, why, text),
                 }
-                Err((why, text)) => report.skip(number, why, text),
             });
             app_reports.push(report);
         }
@@ -204,14 +229,31 @@ pub fn build_rules(
         .map_err(|(at, text)| format!("pattern {at}: {text}"))?;
     let embedded = input.apps.iter().enumerate().filter(|(_, app)| app.embedded);
     let embedded = embedded.fold(AppMask::EMPTY, |all, (bit, _)| all.or(AppMask::of(bit)));
-    let mut builder = Builder { key, sets: Vec::new(), interned: HashMap::new(), names: HashMap::new() };
+    let mut builder =
+        Builder { key, sets: Vec::new(), interned: HashMap::new(), names: hashbrown::HashMap::new(), last: None };
     let mut reports = Vec::new();
-    each_rule(&input, to_ascii, |app, kind, name| builder.add(app, kind, name), Some(&mut reports));
-    each_rule(&input, to_ascii, |app, kind, name| builder.mark_above(app, kind, name), None);
+    // Own rules of all apps first. Where no list covers what is below its names, nothing that a list says later can
+    // cover a name read before, and one reading is enough.
+    each_own_rule(&input, |app, kind, name| builder.add(app, kind, name));
+    let lists = || input.apps.iter().flat_map(|app| &app.lists);
+    let is_once = lists().all(|list| list.format == Format::Hosts && !list.is_hole);
+    let add_listed = |app, kind, name: &FoldedName| {
+        let suffixes = key.suffixes(name);
+        builder.add_print(app, kind, &suffixes);
+        if is_once {
+            builder.mark_above(app, kind, &suffixes);
+        }
+    };
+    each_listed_rule(&input, to_ascii, add_listed, Some(&mut reports));
+    each_own_rule(&input, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)));
+    if !is_once {
+        let mark = |app, kind, name: &FoldedName| builder.mark_above(app, kind, &key.suffixes(name));
+        each_listed_rule(&input, to_ascii, mark, None);
+    }
     for zone in &input.cdn_zones {
         let suffixes = key.suffixes(zone);
         // A CDN's zone, and what is above it, is everybody's: a list that names one must not block strangers.
-        for &print in suffixes.iter().filter(|print| builder.names.contains_key(print)).collect::<Vec<_>>() {
+        for &print in suffixes.iter().filter(|&print| builder.names.contains_key(print)).collect::<Vec<_>>() {
             builder.change(print, |set| (set.list_suffix, set.list_host) = (AppMask::EMPTY, AppMask::EMPTY));
         }
         if let Some(&print) = suffixes.last() {
@@ -737,7 +779,7 @@ pub(crate) mod tests {
     #[test]
     fn a_list_does_not_block_a_cdn() {
         let list = |text: &str| ListInput {
-            bytes: text.as_bytes().to_vec(),
+            bytes: Box::new(text.as_bytes().to_vec()),
             format: Format::Domains,
             is_hole: false,
             may_be_public: true,
