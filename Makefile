@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := run
-.PHONY: run test soak lint fmt bench deb clean toolchain lint-tools test-packages
+.PHONY: run test soak lint fmt bench bench-full deb clean toolchain lint-tools test-packages bench-packages
 # Two recipes may call apt-get: one at a time, also under make -j.
 .NOTPARALLEL:
 
@@ -31,14 +31,20 @@ lint: build/dev.stamp lint-tools  ## style, types, arrows between rooms
 	cargo fmt --check --manifest-path $(CRATE)/Cargo.toml
 	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets -- -D warnings
 	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets --no-default-features -- -D warnings
+	cargo fmt --check --manifest-path benchmarks/load/Cargo.toml
+	cargo clippy --quiet --locked --manifest-path benchmarks/load/Cargo.toml --all-targets -- -D warnings
 
 fmt: build/dev.stamp lint-tools  ## put the code in order
 	$(PYTHON) -m ruff check --fix-only .
 	$(PYTHON) -m ruff format .
 	cargo fmt --manifest-path $(CRATE)/Cargo.toml
+	cargo fmt --manifest-path benchmarks/load/Cargo.toml
 
-bench: build/dev.stamp test-packages  ## one table: blockd beside Unbound and dnsdist
-	$(PYTHON) -m benchmarks.table
+bench: build/dev.stamp bench-packages  ## peak and a tenth of it, blockd beside its rivals: about 8 minutes
+	$(PYTHON) -m benchmarks.full --short
+
+bench-full: build/dev.stamp bench-packages  ## every goal beside what is measured: about half an hour
+	$(PYTHON) -m benchmarks.full
 
 deb: build/dev.stamp  ## a Debian 12 package, in build/
 	systemd/debian/build
@@ -80,9 +86,16 @@ lint-tools:
 
 # The real servers that tests talk to. They are run from temporary directories, never as services: policy-rc.d keeps
 # their packages from starting them, and what was installed here is disabled for the next boot.
+BENCH_PACKAGES := bind9 dnsmasq-base knot-resolver pdns-recursor
 TEST_PACKAGES := bind9-dnsutils curl dnsdist dnsperf init-system-helpers iproute2 knot-dnsutils nsd procps prometheus python3 systemd unbound
+# Plots are drawn by the benchmarks alone.
+WANTED_PACKAGES = $(TEST_PACKAGES)
+bench-packages: WANTED_PACKAGES = $(TEST_PACKAGES) $(BENCH_PACKAGES)
+bench-packages: test-packages
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[bench]'
+
 test-packages:
-	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	@missing=$$(for p in $(WANTED_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then \
 	    policy=/usr/sbin/policy-rc.d; \

@@ -57,6 +57,8 @@ SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 FLUSH_PATIENCE = 0.1
 #: Seconds that queries which wait for an upstream have, when the daemon stops.
 DRAIN_PATIENCE = 2.0
+#: Seconds after a reload until its leavings are given back.
+MOMENT = 0.5
 
 
 class _Live:
@@ -71,7 +73,7 @@ class _Live:
         self.routes = [[(str(host), port) for host, port in route] for route in servers]
         self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
         #: What is watched: the files it was made of, and the directory where new apps appear.
-        self.files = list(inputs.source.files)
+        self.files = list(inputs.source.paths)
         apps = inputs.settings.apps.directory
         self.directories = [] if apps is None else [Path(os.path.abspath(inputs.config.parent / apps))]
 
@@ -374,6 +376,8 @@ class Daemon:
                 self._tell_ready()
             wanted, self._reload_wanted = self._reload_wanted, None
             done.callback(problems)
+            # In a thread, for it walks the heap; a moment later, when nobody holds what was replaced any more.
+            self._reactor.callLater(MOMENT, self._reactor.callInThread, self._fastpath.give_back_memory)
             if wanted is not None and not self._is_ending:
                 self._start_reload(wanted)
 
@@ -390,13 +394,13 @@ class Daemon:
         problems = self._compiler.run(self.config, generation)
         try:
             inputs = None if problems else read_inputs(self.config, Kept(generation))
-            files = {*self._live.files, *self._compiler.files, *(inputs.source.files if inputs else ())}
+            files = {*self._live.files, *self._compiler.files, *(inputs.source.paths if inputs else ())}
             # What changed while it ran may have been read or not: it counts as a change.
             now = signature(files, self._live.directories)
             self._watch.taken_in({path: before.get(path, state) for path, state in now.items()})
             if inputs is None:
                 return generation, problems, None, None
-            self._compiler.files = list(inputs.source.files)
+            self._compiler.files = list(inputs.source.paths)
             return generation, [], inputs, load(str(generation / SNAPSHOT))
         except (InputError, OSError, ValueError) as error:
             text = f"was written and cannot be read back: {error}"

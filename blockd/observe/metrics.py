@@ -80,6 +80,7 @@ GAUGES = {
     "blockd_rules_generation": ("Generation of the rules in force.", "rules.generation"),
     "blockd_rules_names": ("Names in the domain table.", "rules.names"),
     "blockd_views_generation": ("Generation of the views in force.", "views.generation"),
+    "blockd_devices_changed": ("Addresses whose group changed since the views were published.", "devices.changed"),
 }
 
 

@@ -230,7 +230,7 @@ def write_generation(inputs: Inputs, compiled: Compiled, directory: Path) -> Non
     for at, (path, data) in enumerate(sorted(inputs.source.files.items())):
         name = f"{at:04}-{path.name}"
         _write(kept / name, data)
-        items.append({"path": str(path), "kept": name, "sha256": hashlib.sha256(data).hexdigest()})
+        items.append({"path": str(path), "kept": name, "sha256": inputs.source.sha256(path)})
     _write(directory / SNAPSHOT, compiled.snapshot)
     manifest = {
         "config": str(inputs.config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -20,6 +21,8 @@ class Source(ABC):
     def __init__(self) -> None:
         """Start with nothing read."""
         self.files: dict[Path, bytes] = {}
+        self._digests: dict[Path, str] = {}
+        self._checked: set[Path] = set()
         #: What was asked for, read or not: a change of any of these may mend what was refused.
         self.tried: set[Path] = set()
 
@@ -29,6 +32,21 @@ class Source(ABC):
         if path not in self.files:
             self.files[path] = self._read(path)
         return self.files[path]
+
+    def check(self, path: Path) -> None:
+        """See that a list can be read. InputError says why not."""
+        self.read(path)
+
+    @property
+    def paths(self) -> set[Path]:
+        """All that belongs to the inputs, whether its octets were wanted or not."""
+        return {*self.files, *self._checked}
+
+    def sha256(self, path: Path) -> str:
+        """Give the digest of a file that was read, made once."""
+        if path not in self._digests:
+            self._digests[path] = hashlib.sha256(self.files[path]).hexdigest()
+        return self._digests[path]
 
     @abstractmethod
     def _read(self, path: Path) -> bytes: ...
@@ -72,6 +90,12 @@ class Kept(Source):
         self._kept: dict[Path, Path] = {
             Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
         }
+
+    def check(self, path: Path) -> None:
+        """See that a list was kept; its octets went into the snapshot, and the daemon need not hold them again."""
+        if path not in self._kept or not self._kept[path].is_file():
+            raise InputError([Problem(str(path), 0, "", "was not kept with the snapshot")])
+        self._checked.add(path)
 
     def _read(self, path: Path) -> bytes:
         try:

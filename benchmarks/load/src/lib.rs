@@ -24,7 +24,8 @@ pub struct Batch {
 impl Default for Batch {
     fn default() -> Self {
         // SAFETY: all zeroes is valid for these plain structures.
-        let (peers, vectors, headers) = unsafe { (vec![zeroed(); BATCH], vec![zeroed(); BATCH], vec![zeroed(); BATCH]) };
+        let (peers, vectors, headers) =
+            unsafe { (vec![zeroed(); BATCH], vec![zeroed(); BATCH], vec![zeroed(); BATCH]) };
         let mut batch = Self {
             buffers: vec![[0; OCTETS]; BATCH].into(),
             peers: peers.into(),
@@ -182,7 +183,13 @@ pub fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     for name in [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF] {
         // SAFETY: the pointer is to a live value whose size is given beside it.
         let done = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const octets).cast(), size_of::<libc::c_int>() as _)
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                name,
+                (&raw const octets).cast(),
+                size_of::<libc::c_int>() as _,
+            )
         };
         if done == 0 {
             break;

@@ -271,7 +271,7 @@ impl Rules {
             let is_whole = depth + 1 == suffixes.len();
             let (mut strong, mut weak) = (set.suffix, set.list_suffix);
             if is_whole {
-                exact = Some(index);
+                exact = Some(index.into());
                 strong = strong.or(set.host);
                 weak = weak.or(set.list_host);
             } else if set.is_cdn_zone {

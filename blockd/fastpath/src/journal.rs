@@ -2,10 +2,11 @@
 
 use crate::identity::Address;
 use crate::lock;
-use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
-use std::sync::Mutex;
+use hashbrown::{DefaultHashBuilder, HashMap};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
 
 /// Kinds that are counted in one minute; more are dropped, and counted by the caller.
 const MAX_KINDS: usize = 65_536;
@@ -48,24 +49,29 @@ pub struct Row {
 /// What became of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noted {
-    /// The first of its kind in this minute: say so now, and `open` it.
+    /// The first of its kind in this minute: say so now.
     First,
+    /// The second: its row is wanted for the closing line, by [`Journal::open`].
+    Second,
     /// Counted.
     Again,
     /// There is no room for one more kind.
     Full,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Counted {
-    row: Option<Row>,
+    /// Kept from the second on: most kinds of a minute come once, and what comes once has no closing line.
+    row: Option<Box<Row>>,
     more: u64,
 }
 
-/// The table of the minute.
+/// The table of the minute. A kind is known by its keyed hash: that two of 65,536 share one happens once in eight billion
+/// minutes, and would count one with the other.
 #[derive(Debug)]
 pub struct Journal {
-    shards: Box<[Mutex<HashMap<Kind, Counted>>]>,
+    shards: Box<[Mutex<HashMap<u64, Counted>>]>,
+    hasher: DefaultHashBuilder,
     kinds: AtomicUsize,
     minute: AtomicU64,
 }
@@ -74,6 +80,7 @@ impl Default for Journal {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: DefaultHashBuilder::default(),
             kinds: AtomicUsize::new(0),
             minute: AtomicU64::new(0),
         }
@@ -81,37 +88,35 @@ impl Default for Journal {
 }
 
 impl Journal {
-    fn shard(&self, kind: &Kind) -> &Mutex<HashMap<Kind, Counted>> {
-        let bits = match kind.address {
-            Address::V4(bits) => u64::from(bits),
-            Address::V6(bits) => bits as u64 ^ (bits >> 64) as u64,
-        };
-        &self.shards[(bits.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58) as usize % SHARDS]
+    fn shard(&self, print: u64) -> MutexGuard<'_, HashMap<u64, Counted>> {
+        lock(&self.shards[(print >> 32) as usize % SHARDS])
     }
 
     /// Counts a decision.
     pub fn note(&self, kind: &Kind) -> Noted {
-        let mut shard = lock(self.shard(kind));
-        match shard.entry(*kind) {
+        let print = self.hasher.hash_one(kind);
+        match self.shard(print).entry(print) {
             Entry::Occupied(mut counted) => {
-                counted.get_mut().more += 1;
-                Noted::Again
+                let counted = counted.get_mut();
+                counted.more += 1;
+                if counted.row.is_none() { Noted::Second } else { Noted::Again }
             }
             Entry::Vacant(place) => {
                 if self.kinds.load(Relaxed) >= MAX_KINDS {
                     return Noted::Full;
                 }
                 self.kinds.fetch_add(1, Relaxed);
-                place.insert(Counted { row: None, more: 0 });
+                place.insert(Counted::default());
                 Noted::First
             }
         }
     }
 
-    /// Keeps the first row of a kind, for its closing line.
+    /// Keeps a row of a kind, for its closing line.
     pub fn open(&self, row: Row) {
-        if let Some(counted) = lock(self.shard(&row.kind)).get_mut(&row.kind) {
-            counted.row = Some(row);
+        let print = self.hasher.hash_one(row.kind);
+        if let Some(counted) = self.shard(print).get_mut(&print) {
+            counted.row = Some(Box::new(row));
         }
     }
 
@@ -128,7 +133,7 @@ impl Journal {
             let counted = std::mem::take(&mut *lock(shard));
             self.kinds.fetch_sub(counted.len(), Relaxed);
             let closing = counted.into_values().filter(|counted| counted.more > 0);
-            rows.extend(closing.filter_map(|Counted { row, more }| Some(Row { more: Some(more), ..row? })));
+            rows.extend(closing.filter_map(|Counted { row, more }| Some(Row { more: Some(more), ..*row? })));
         }
         rows
     }
@@ -146,12 +151,12 @@ mod tests {
     fn the_first_is_told_and_the_rest_are_counted() {
         let journal = Journal::default();
         assert_eq!(journal.note(&kind(1)), Noted::First);
+        assert_eq!(journal.note(&kind(1)), Noted::Second);
         journal.open(Row { kind: kind(1), name: "a".into(), qtype: 1, rule: "suffix a".into(), more: None });
-        for _ in 0..9 {
+        for _ in 0..8 {
             assert_eq!(journal.note(&kind(1)), Noted::Again);
         }
         assert_eq!(journal.note(&kind(2)), Noted::First, "another device");
-        journal.open(Row { kind: kind(2), name: "a".into(), qtype: 1, rule: "suffix a".into(), more: None });
         let rows = journal.close_minute(MINUTE);
         assert_eq!(rows.iter().map(|row| (row.kind, row.more)).collect::<Vec<_>>(), [(kind(1), Some(9))]);
         assert!(journal.close_minute(MINUTE + 1).is_empty());
@@ -165,7 +170,7 @@ mod tests {
             assert_eq!(journal.note(&kind(number)), Noted::First);
         }
         assert_eq!(journal.note(&kind(u32::MAX)), Noted::Full);
-        assert_eq!(journal.note(&kind(7)), Noted::Again);
+        assert_eq!(journal.note(&kind(7)), Noted::Second);
         journal.close();
         assert_eq!(journal.note(&kind(u32::MAX)), Noted::First);
     }

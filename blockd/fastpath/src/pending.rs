@@ -54,6 +54,8 @@ struct Question {
     serial: u64,
 }
 
+type Questions = HashMap<Arc<Key>, Question>;
+
 const SHARDS: usize = 16;
 /// Waiters of one question that are searched for a repetition.
 const SEARCHED_FOR_REPETITION: usize = 32;
@@ -61,7 +63,7 @@ const SEARCHED_FOR_REPETITION: usize = 32;
 /// The table.
 #[derive(Debug)]
 pub struct Pending {
-    questions: Box<[Mutex<HashMap<Arc<Key>, Question>>]>,
+    questions: Box<[Mutex<Questions>]>,
     clients: Box<[Mutex<HashMap<u64, u32>>]>,
     waiting: AtomicUsize,
     next_serial: AtomicU64,
@@ -79,7 +81,7 @@ impl Default for Pending {
 }
 
 impl Pending {
-    fn questions(&self, key: &Key) -> MutexGuard<'_, HashMap<Arc<Key>, Question>> {
+    fn questions(&self, key: &Key) -> MutexGuard<'_, Questions> {
         lock(&self.questions[(key.hash >> 32) as usize % SHARDS])
     }
 

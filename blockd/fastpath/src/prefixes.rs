@@ -1,6 +1,14 @@
-//! Longest-prefix match over an immutable set of prefixes, flattened to disjoint ranges.
+//! Which view an address gets: a mutable overlay of exact addresses over an immutable set of prefixes, which is flattened
+//! to disjoint ranges and searched for the longest match.
 
 use crate::identity::Address;
+use crate::lock;
+use arc_swap::ArcSwapOption;
+use hashbrown::{DefaultHashBuilder, HashMap};
+use std::collections::HashMap as ByShard;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 /// One prefix and what it maps to.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +85,77 @@ impl PrefixTable {
     }
 }
 
+/// Addresses whose view changes between publishes. Readers wait for nobody: a change replaces one of many small tables.
+#[derive(Debug)]
+pub struct Overlay {
+    shards: Box<[ArcSwapOption<HashMap<Address, u16>>]>,
+    hasher: DefaultHashBuilder,
+    addresses: AtomicUsize,
+    writer: Mutex<()>,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self {
+            shards: (0..Self::SHARDS).map(|_| ArcSwapOption::empty()).collect(),
+            hasher: DefaultHashBuilder::default(),
+            addresses: AtomicUsize::new(0),
+            writer: Mutex::default(),
+        }
+    }
+}
+
+impl Overlay {
+    /// Most addresses; a change that would go over it is refused whole.
+    pub const MOST: usize = 1 << 20;
+    /// At the bound each holds 256 addresses: what one change copies.
+    const SHARDS: usize = 1 << 12;
+
+    fn shard(&self, address: Address) -> usize {
+        self.hasher.hash_one(address) as usize % Self::SHARDS
+    }
+
+    /// The view of an address, if it is in here.
+    pub fn find(&self, address: Address) -> Option<u16> {
+        if self.addresses.load(Relaxed) == 0 {
+            return None;
+        }
+        self.shards[self.shard(address)].load().as_ref()?.get(&address).copied()
+    }
+
+    /// Puts addresses in, or takes out those without a view; false, and nothing is changed, when there would be too many.
+    pub fn change(&self, changes: &[(Address, Option<u16>)]) -> bool {
+        let _one_at_a_time = lock(&self.writer);
+        let mut tables: ByShard<usize, HashMap<Address, u16>> = ByShard::new();
+        let mut addresses = self.addresses.load(Relaxed);
+        for &(address, view) in changes {
+            let at = self.shard(address);
+            let now = || self.shards[at].load().as_ref().map_or_else(HashMap::default, |table| (**table).clone());
+            let table = tables.entry(at).or_insert_with(now);
+            let before = table.len();
+            match view {
+                Some(view) => table.insert(address, view),
+                None => table.remove(&address),
+            };
+            addresses = addresses + table.len() - before;
+        }
+        if addresses > Self::MOST {
+            return false;
+        }
+        // Counted first where the first address comes, so that whoever sees the table also looks into it.
+        self.addresses.store(addresses, Relaxed);
+        for (at, table) in tables {
+            self.shards[at].store((!table.is_empty()).then(|| Arc::new(table)));
+        }
+        true
+    }
+
+    /// Addresses in here.
+    pub fn addresses(&self) -> usize {
+        self.addresses.load(Relaxed)
+    }
+}
+
 /// Sweeps over prefixes sorted from outer to inner; a stack holds those that are open.
 fn flatten(mut spans: Vec<(u128, u128, u32)>, combine: &mut impl FnMut(u32, u32) -> u32) -> Ranges<u128> {
     spans.sort_by_key(|&(start, end, _)| (start, std::cmp::Reverse(end)));
@@ -121,6 +200,34 @@ fn push(ranges: &mut Ranges<u128>, start: u128, value: u32) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_overlay_is_obeyed_at_once_and_bounded() {
+        let overlay = Overlay::default();
+        let (one, other) = (Address::V4(1), Address::V6(1));
+        assert_eq!(overlay.find(one), None);
+        assert!(overlay.change(&[(one, Some(3)), (other, Some(4)), (one, Some(5))]));
+        assert_eq!((overlay.find(one), overlay.find(other), overlay.addresses()), (Some(5), Some(4), 2));
+        assert!(overlay.change(&[(one, None), (Address::V4(9), None)]));
+        assert_eq!((overlay.find(one), overlay.find(other), overlay.addresses()), (None, Some(4), 1));
+        let many: Vec<_> = (0..Overlay::MOST as u32).map(|bits| (Address::V4(bits), Some(1))).collect();
+        assert!(!overlay.change(&many), "one more than there may be");
+        assert_eq!((overlay.find(Address::V4(7)), overlay.addresses()), (None, 1), "nothing was changed");
+    }
+
+    #[test]
+    fn readers_see_one_view_or_the_other_while_it_changes() {
+        let overlay = Overlay::default();
+        let (steady, moving) = (Address::V4(1), Address::V4(2));
+        overlay.change(&[(steady, Some(1)), (moving, Some(1))]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000u16).for_each(|turn| assert!(overlay.change(&[(moving, Some(1 + turn % 2))]))));
+            for _ in 0..200_000 {
+                assert_eq!(overlay.find(steady), Some(1));
+                assert!(matches!(overlay.find(moving), Some(1 | 2)));
+            }
+        });
+    }
 
     fn slow(prefixes: &[Prefix], address: Address) -> u32 {
         let holds = |p: &Prefix| match (p.address, address) {

@@ -257,6 +257,7 @@ impl Snapshot {
 /// Reads a snapshot file. OSError when it cannot be read, ValueError when it is not whole.
 #[pyfunction]
 fn load(py: Python<'_>, path: &str) -> PyResult<Snapshot> {
+    crate::sockets::keep_no_large_blocks();
     let bytes = py.detach(|| std::fs::read(path))?;
     let (rules, views, meta) = py.detach(|| snapshot::decode(&bytes)).map_err(|why| bad(format!("{path}: {why}")))?;
     Ok(Snapshot { rules: Arc::new(rules), views, meta })
@@ -339,6 +340,19 @@ impl Fastpath {
     /// Puts a snapshot in force for every query received after this returns; gives the generations of rules and views.
     fn publish(&self, snapshot: &Snapshot) -> (u64, u64) {
         self.core.publish(Arc::clone(&snapshot.rules), snapshot.views.clone())
+    }
+
+    /// Gives memory that nobody uses back to the system; a call for after a reload, from any thread.
+    fn give_back_memory(&self, py: Python<'_>) {
+        py.detach(crate::sockets::give_back_memory);
+    }
+
+    /// Gives addresses other views than their prefixes do, from the next query on; None takes one back. It holds until the
+    /// next publish. ValueError, and nothing is changed, when the generation is no longer in force, a view does not exist,
+    /// or there would be more than 1,048,576 addresses.
+    fn set_devices(&self, generation: u64, changes: Vec<(IpAddr, Option<u16>)>) -> PyResult<()> {
+        let changes: Vec<_> = changes.into_iter().map(|(address, view)| (Address::from(address), view)).collect();
+        self.core.set_devices(generation, &changes).map_err(bad)
     }
 
     /// Orders the servers of each route by these ranks, the lowest first; servers that are not named have rank 0.

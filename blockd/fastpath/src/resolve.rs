@@ -4,12 +4,12 @@ use crate::admission::{Admission, Buckets};
 use crate::cache::{self, Cache, Entry, Hashed, Key};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
 use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
-use crate::identity::Identity;
+use crate::identity::{Address, Identity};
 use crate::inspect::{self, Answer, Meaning, Problem, Target, Targets, TtlBounds};
 use crate::journal::{Journal, Kind, Noted, Row};
 use crate::lock;
 use crate::pending::{Joined, Origin, Pending, Waiter};
-use crate::prefixes::PrefixTable;
+use crate::prefixes::{Overlay, PrefixTable};
 use crate::sockets::{Bell, Outbound};
 use crate::wire::{self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, rcode, rtype};
 use arc_swap::ArcSwap;
@@ -81,6 +81,15 @@ pub struct PublishedViews {
     pub decisions: Decisions,
     /// The generation.
     pub generation: u64,
+    /// Devices whose view changed since.
+    pub overlay: Overlay,
+}
+
+impl PublishedViews {
+    /// The view of an address now.
+    pub fn view_of(&self, address: Address) -> u16 {
+        self.overlay.find(address).unwrap_or_else(|| self.views.view_of(address))
+    }
 }
 
 /// What is in force: one pointer to an immutable pair, and the order of upstreams.
@@ -325,6 +334,7 @@ impl Core {
                         tuning: views.tuning.clone(),
                     },
                     generation: 0,
+                    overlay: Overlay::default(),
                 }),
                 order: Order::new(),
                 former: Vec::new(),
@@ -375,7 +385,7 @@ impl Core {
         self.pair.store(Arc::new(Pair {
             rules,
             rules_generation,
-            views: Arc::new(PublishedViews { views, decisions, generation }),
+            views: Arc::new(PublishedViews { views, decisions, generation, overlay: Overlay::default() }),
             order,
             former,
         }));
@@ -407,6 +417,19 @@ impl Core {
                 former: pair.former.clone(),
             }
         });
+    }
+
+    /// Gives addresses other views than the prefixes do, from the next query on, until the next publish: numbers of views
+    /// mean something in one generation alone. The error says what is wrong; nothing is changed then.
+    pub fn set_devices(&self, generation: u64, changes: &[(Address, Option<u16>)]) -> Result<(), &'static str> {
+        let pair = self.pair.load();
+        if pair.views.generation != generation {
+            return Err("these are not the views in force");
+        }
+        if changes.iter().any(|&(_, view)| view.is_some_and(|view| usize::from(view) >= pair.views.views.views.len())) {
+            return Err("there is no such view");
+        }
+        if pair.views.overlay.change(changes) { Ok(()) } else { Err("there are too many devices of their own") }
     }
 
     /// Whether an address is this machine's, by its interfaces; asked only when a port is that of one of our exchanges.
@@ -530,7 +553,7 @@ impl Core {
         let lane = &self.lanes[arrival.lane];
         let rules = &pair.rules;
         let asker = Asker::of(question, arrival.is_stream);
-        let view_id = pair.views.views.view_of(arrival.identity.address);
+        let view_id = pair.views.view_of(arrival.identity.address);
         let view = &pair.views.views.views[usize::from(view_id)];
         let name = question.name;
         let to = Recipient {
@@ -839,7 +862,7 @@ impl Core {
         let lane = &self.lanes[lane_at];
         let to = Recipient {
             lane: lane_at,
-            view: pair.views.views.view_of(waiter.identity.address),
+            view: pair.views.view_of(waiter.identity.address),
             identity: &waiter.identity,
             asker: &waiter.asker,
             echo: &waiter.echo,
@@ -1026,12 +1049,15 @@ impl Core {
         match self.journal.note(&kind) {
             Noted::Again => {}
             Noted::Full => self.lanes[to.lane].count(Counter::JournalFull),
-            Noted::First => {
+            noted @ (Noted::First | Noted::Second) => {
                 let rule = rule_text(&pair.rules, to.name, targets, app, is_asked);
                 let row =
                     Row { kind, name: to.name.to_string().into(), qtype: to.qtype, rule: rule.into(), more: None };
-                self.journal.open(row.clone());
-                self.write_rows(to.lane, vec![row]);
+                if noted == Noted::First {
+                    self.write_rows(to.lane, vec![row]);
+                } else {
+                    self.journal.open(row);
+                }
             }
         }
     }
@@ -1109,6 +1135,7 @@ impl Core {
             ("rules.generation", pair.rules_generation),
             ("rules.names", pair.rules.names),
             ("views.generation", pair.views.generation),
+            ("devices.changed", pair.views.overlay.addresses() as u64),
         ]
         .into()
     }
@@ -1139,8 +1166,8 @@ impl Core {
     ) -> Result<Explanation, Problem> {
         let pair = self.pair.load_full();
         let views = &pair.views.views;
-        let address = crate::identity::Address::from(client);
-        let view_id = views.view_of(address);
+        let address = Address::from(client);
+        let view_id = pair.views.view_of(address);
         let view = &views.views[usize::from(view_id)];
         let zone = pair.rules.zone_of(&pair.rules.key.suffixes(name), name);
         let now_ms = self.now_us() / 1000;

@@ -97,6 +97,8 @@ impl Thread {
                 self.sockets.iter().for_each(|socket| self.poller.forget(socket.as_raw_fd()));
             }
             let sleep = exchanger.expire(core, &self.poller, &mut replies).min(LONGEST_SLEEP_MS);
+            // Whoever was given up is told before the thread sleeps.
+            core.send_late(self.lane, &mut replies);
             self.poller.wait(Duration::from_millis(sleep), &mut ready);
             for &token in &ready {
                 if token == INBOX {

@@ -1,7 +1,7 @@
 //! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
 
 use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
-use crate::domains::{DomainTable, HashKey};
+use crate::domains::{DomainTable, HashKey, MAX_SETS};
 use crate::identity::Address;
 use crate::lists::{self, Format};
 use crate::patterns::Patterns;
@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x02";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x03";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,9 @@ impl ListReport {
         }
     }
 }
+
+/// What a line of a list takes at least, more often than not.
+const OCTETS_A_LINE: usize = 32;
 
 struct Builder {
     key: HashKey,
@@ -203,7 +206,7 @@ fn each_listed_rule(
                 match line {
                     Ok(name) => {
                         report.kept += 1;
-                        each(mask, kind, &name);
+                        each(mask, kind, name);
                     }
                     Err((why, text)) => report.skip(number, why, text),
                 }
@@ -236,6 +239,8 @@ pub fn build_rules(
     // cover a name read before, and one reading is enough.
     each_own_rule(&input, |app, kind, name| builder.add(app, kind, name));
     let lists = || input.apps.iter().flat_map(|app| &app.lists);
+    // Room for what is likely there, so that the table does not grow step by step.
+    builder.names.reserve(lists().map(|list| (*list.bytes).as_ref().len() / OCTETS_A_LINE).sum());
     let is_once = lists().all(|list| list.format == Format::Hosts && !list.is_hole);
     let add_listed = |app, kind, name: &FoldedName| {
         let suffixes = key.suffixes(name);
@@ -260,7 +265,13 @@ pub fn build_rules(
             builder.change(print, |set| set.is_cdn_zone = true);
         }
     }
-    let mut entries: Vec<(u64, u32)> = builder.names.into_iter().collect();
+    if builder.sets.len() > MAX_SETS {
+        let sets = builder.sets.len();
+        return Err(format!(
+            "the apps' rules overlap in {sets} ways, at most {MAX_SETS} are allowed: let fewer lists live"
+        ));
+    }
+    let mut entries: Vec<(u64, u16)> = builder.names.into_iter().map(|(print, set)| (print, set as u16)).collect();
     entries.sort_unstable();
 
     let mut network_masks: Vec<AppMask> = Vec::new();
@@ -429,7 +440,7 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
     w.u64(rules.key.0);
     w.u64(rules.key.1);
     w.each(&rules.table.prints, |w, &v| w.u64(v));
-    w.each(&rules.table.sets, |w, &v| w.u32(v));
+    w.each(&rules.table.sets, |w, &v| w.u16(v));
     w.each(&rules.sets, |w, set| {
         set.masks().iter().for_each(|mask| w.u64(mask.0));
         w.u8(u8::from(set.is_cdn_zone));
@@ -488,7 +499,7 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
         names: 0,
         digest,
         key,
-        table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u32)? },
+        table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u16)? },
         sets: r.each(|r| {
             Some(RuleSet {
                 suffix: r.mask()?,
@@ -537,11 +548,11 @@ fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
 /// Every index points somewhere and every mask holds live apps alone, so that the hot path may trust them.
 fn is_consistent(rules: &Rules) -> bool {
     let template = |index: u16| usize::from(index) < rules.templates.len();
-    let sets = rules.sets.len() as u32;
+    let sets = rules.sets.len();
     let live = live_mask(rules);
     let is_live = |mask: AppMask| mask.without(live).is_empty();
     rules.table.is_sound()
-        && rules.table.sets.iter().zip(&rules.table.prints).all(|(&set, &print)| print == 0 || set < sets)
+        && rules.table.sets.iter().zip(&rules.table.prints).all(|(&set, &print)| print == 0 || usize::from(set) < sets)
         && rules.sets.iter().all(|set| set.masks().into_iter().all(is_live))
         && is_table(&rules.networks, rules.network_masks.len())
         && rules.network_masks.iter().chain(&rules.needs).chain(rules.patterns.apps()).all(|&mask| is_live(mask))

@@ -123,6 +123,21 @@ pub fn open_source(is_ipv4: bool, port: u16) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Has the allocator give large blocks back to the system when they are freed.
+///
+/// Left alone it learns from the first freed table that such blocks are wanted again, and keeps the memory of every
+/// generation of rules that is replaced.
+pub fn keep_no_large_blocks() {
+    // SAFETY: no pointers; it changes where later allocations come from, and nothing else.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10) };
+}
+
+/// Gives back what the allocator holds and nobody uses: after a reload, the parts of the one before.
+pub fn give_back_memory() {
+    // SAFETY: no pointers; free pages alone are returned.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// The addresses of this machine's interfaces.
 ///
 /// Not by trying to bind: with `ip_nonlocal_bind`, usual beside keepalived, every address can be bound.
@@ -477,11 +492,6 @@ impl Outbound {
     /// Sends what stands in the batch from the socket of the last [`Outbound::reply`]; gives which were not sent.
     pub fn flush(&mut self) -> Vec<usize> {
         self.send(self.socket)
-    }
-
-    /// Datagrams in the batch.
-    pub fn len(&self) -> usize {
-        self.count
     }
 
     /// Takes what was written to [`Outbound::buffer`] into the batch.

@@ -194,11 +194,18 @@ impl FoldedName {
     ///
     /// Narrower than DNS on purpose: an escape or a blank in a rule is a mistake, and text is never matched.
     pub fn from_rule_text(text: &[u8]) -> Result<Self, NameError> {
+        let mut name = Self::ROOT;
+        name.read_rule_text(text)?;
+        Ok(name)
+    }
+
+    /// [`FoldedName::from_rule_text`] in place of what is here, which is no name after an error.
+    pub fn read_rule_text(&mut self, text: &[u8]) -> Result<(), NameError> {
         let text = text.strip_suffix(b".").unwrap_or(text);
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        let mut wire = Vec::with_capacity(text.len() + 2);
+        let mut at = 0usize;
         for label in text.split(|&octet| octet == b'.') {
             if label.is_empty() {
                 return Err(NameError::EmptyLabel);
@@ -209,14 +216,17 @@ impl FoldedName {
             if !label.iter().all(|o| o.is_ascii_alphanumeric() || *o == b'-' || *o == b'_') {
                 return Err(NameError::Character);
             }
-            wire.push(label.len() as u8);
-            wire.extend_from_slice(label);
+            // A long name is told when all its labels are seen: which mistake is named must not hang on the order.
+            if let Some([length, target @ ..]) = self.octets.get_mut(at..=at + label.len()) {
+                *length = label.len() as u8;
+                target.copy_from_slice(label);
+                target.make_ascii_lowercase();
+            }
+            at += 1 + label.len();
         }
-        wire.push(0);
-        if wire.len() > MAX_NAME_OCTETS {
-            return Err(NameError::LongName);
-        }
-        Self::from_valid(&wire).ok_or(NameError::LongName)
+        *self.octets.get_mut(at).ok_or(NameError::LongName)? = 0;
+        self.length = u8::try_from(at + 1).map_err(|_| NameError::LongName)?;
+        Ok(())
     }
 
     /// The octets on the wire, root label included.

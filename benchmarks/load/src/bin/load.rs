@@ -26,6 +26,8 @@ struct Options {
     once: bool,
     edns: bool,
     patience: Duration,
+    /// Sleep when nothing is to be done: for a second generator on the same core.
+    nap: Duration,
     /// Every so often, a line on what happened since the last one, seconds; 0 is never.
     every: f64,
 }
@@ -42,6 +44,7 @@ fn options() -> Result<Options, lexopt::Error> {
         once: false,
         edns: false,
         patience: Duration::from_millis(2_500),
+        nap: Duration::ZERO,
         every: 0.0,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -55,6 +58,7 @@ fn options() -> Result<Options, lexopt::Error> {
             Long("rate") => options.rate = parser.value()?.parse()?,
             Long("seconds") => options.seconds = parser.value()?.parse()?,
             Long("patience-ms") => options.patience = Duration::from_millis(parser.value()?.parse()?),
+            Long("nap-us") => options.nap = Duration::from_micros(parser.value()?.parse()?),
             Long("every") => options.every = parser.value()?.parse()?,
             Long("once") => options.once = true,
             Long("edns") => options.edns = true,
@@ -170,7 +174,9 @@ impl Load<'_> {
             (SocketAddr::V4(_), 0 | 1) => Ipv4Addr::LOCALHOST.into(),
             (SocketAddr::V6(_), 0 | 1) => Ipv6Addr::LOCALHOST.into(),
             (SocketAddr::V4(_), _) => Ipv4Addr::from_bits(0x7F01_0000 + number).into(),
-            (SocketAddr::V6(_), _) => Ipv6Addr::from_bits((0xFD00_B10C_u128 << 96) + (u128::from(number) << 64) + 1).into(),
+            (SocketAddr::V6(_), _) => {
+                Ipv6Addr::from_bits((0xFD00_B10C_u128 << 96) + (u128::from(number) << 64) + 1).into()
+            }
         }
     }
 
@@ -282,7 +288,8 @@ fn quantiles(histogram: &Histogram<u64>) -> serde_json::Value {
 fn run() -> Result<(), String> {
     let options = options().map_err(|error| error.to_string())?;
     let queries = read_queries(&options)?;
-    let any: IpAddr = if options.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr =
+        if options.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let mut sources = Vec::new();
     for at in 0..options.sockets.max(1) {
         let socket = open(SocketAddr::new(any, 0)).map_err(|error| format!("a socket: {error}"))?;
@@ -312,13 +319,17 @@ fn run() -> Result<(), String> {
         let is_over = load.is_all_asked() || (!options.once && now_ns >= end_ns);
         let source = &mut sources[at];
         at = (at + 1) % options.sockets.max(1);
-        load.receive(source, &mut inbound);
+        let received = load.receive(source, &mut inbound);
+        if received == 0 && at == 0 && !options.nap.is_zero() {
+            std::thread::sleep(options.nap);
+        }
         if !is_over && options.rate > 0.0 {
             let wanted = (now_ns as f64 / step_ns) as u64;
             // A socket's turn comes often: what is due is sent in the order in which it was due.
             let count = (wanted.saturating_sub(due) as usize).min(BATCH);
             let first = due;
-            let sent = load.send(source, &mut outbound, count, |number| ((first + number as u64) as f64 * step_ns) as u64);
+            let sent =
+                load.send(source, &mut outbound, count, |number| ((first + number as u64) as f64 * step_ns) as u64);
             due += sent as u64;
             // With no ID free anywhere the server is far behind: the question is not asked, and counted.
             if sent < count && wanted.saturating_sub(due) > 4 * BATCH as u64 {

@@ -1,0 +1,511 @@
+"""One question about cost a function: each starts what it needs, measures, and gives figures."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.request import urlopen
+
+import dns.message
+import dns.query
+
+from benchmarks import load
+from benchmarks.load import Report, run
+from benchmarks.servers import (
+    BLOCKED,
+    CACHED_NAMES,
+    LOAD_CORE,
+    SERVER_CORE,
+    BenchmarkError,
+    Blockd,
+    ChangingBlockd,
+    Recursor,
+    Server,
+)
+from tests.support.servers import RealServer
+
+ZONES = {"example": "* A 192.0.2.1\n", "tiktok.com": "* A 192.0.2.2\n@ A 192.0.2.2\n"}
+TRIES = 3
+
+Figures = dict[str, Any]
+
+
+def say(text: str) -> None:
+    """Tell who waits how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Start a server, see that its answers are the right ones, and end it."""
+    server.start()
+    try:
+        if server.name != "bare loop":
+            check_answers(server)
+        yield server
+    finally:
+        server.stop()
+
+
+def check_answers(server: Server) -> None:
+    """See that the policy is the same everywhere before anything is measured."""
+    for name, wanted in (("c1.example", 0), (f"c1.{BLOCKED}", 3), (BLOCKED, 3)):
+        got = dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", timeout=3, port=server.port)
+        addresses = [record.address for rrset in got.answer for record in rrset if record.rdtype == 1]
+        if int(got.rcode()) != wanted or addresses != ([] if wanted else ["192.0.2.1"]):
+            raise BenchmarkError(f"{server.name} answers {name} with {got}")
+
+
+def again(measure: Callable[[], Report]) -> Report:
+    """Measure; what is spoilt by a lost query is thrown away whole and taken anew, twice at most."""
+    for _ in range(TRIES - 1):
+        try:
+            return measure()
+        except BenchmarkError as error:
+            say(f"taken anew: {error}")
+    return measure()
+
+
+def warm(server: Server, questions: Sequence[str]) -> None:
+    """Ask everything once, gently, so that it is cached; what is lost is asked again."""
+    for _ in range(4):
+        if not run(server, questions, once=True, in_flight=64, seconds=60, lossy=True).lost:
+            return
+    raise BenchmarkError(f"{server.name} does not answer everything once")
+
+
+KINDS: dict[str, Callable[[], list[str]]] = {
+    "hits": load.hits,
+    "blocks": load.blocks,
+    "random subdomains": load.random_blocks,
+    "misses": load.misses,
+}
+
+
+def compare(servers: Sequence[Server], kinds: Sequence[str], rounds: int, seconds: float, rate: float = 0) -> Figures:
+    """Ask all servers in turn, round by round: CPU a query, rate and latency by kind and server."""
+    figures: Figures = {kind: {server.name: [] for server in servers} for kind in kinds}
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(running(server))
+            if server.name != "bare loop" and "hits" in kinds:
+                warm(server, load.hits())
+        for turn in range(rounds):
+            for kind in kinds:
+                for server in servers:
+                    report = again(lambda s=server, k=kind: run(s, KINDS[k](), seconds, rate))  # type: ignore[misc]
+                    row = {"cpu_us": report.cpu_us, "rate": report.rate, **report.latency}
+                    figures[kind][server.name].append(row)
+                    say(f"round {turn + 1} {kind:17} {server.name:15} {report.cpu_us:6.2f} µs {report.rate:9.0f}/s")
+    return figures
+
+
+def median(rows: list[dict[str, float]], key: str = "cpu_us") -> float:
+    """Take the middle of the rounds."""
+    return statistics.median(row[key] for row in rows)
+
+
+def spread(rows: list[dict[str, float]], key: str = "cpu_us") -> tuple[float, float]:
+    """Take the least and the most of the rounds."""
+    return min(row[key] for row in rows), max(row[key] for row in rows)
+
+
+def middle(server: Server, questions: Sequence[str]) -> float:
+    """Ask three times for three seconds: the median of CPU a query."""
+    return statistics.median(again(lambda: run(server, questions, 3)).cpu_us for _ in range(3))
+
+
+def _paired(first: Server, second: Server, ask: Callable[[Server], Report], rounds: int = 3) -> tuple[float, float]:
+    """Take two running servers in turn: the medians of their CPU a query."""
+    reports = [(again(lambda: ask(first)).cpu_us, again(lambda: ask(second)).cpu_us) for _ in range(rounds)]
+    return statistics.median(a for a, _ in reports), statistics.median(b for _, b in reports)
+
+
+def shapes(nsd: RealServer, directory: Path) -> Figures:
+    """Ask one blockd in many ways: what a hit costs by each, in microseconds."""
+    figures: Figures = {}
+
+    class Generous(Blockd):
+        # One client is all that there is on the IPv6 loopback, and must not meet its limit.
+        server_options: ClassVar = {"client_rate": 1_000_000, "client_burst": 1_000_000}
+
+    with running(Generous(directory, nsd.port)) as server:
+        warm(server, load.hits())
+        ways: dict[str, dict[str, Any]] = {
+            "plain": {},
+            "EDNS": {"edns": True},
+            "one client": {"sources": 1},
+            "one client, IPv6": {"host": "::1", "sources": 1},
+            "64 sockets": {"sockets": 64},
+            "512 in flight": {"in_flight": 512},
+        }
+        for way, words in ways.items():
+            figures[way] = again(lambda w=words: run(server, load.hits(), 3, **w)).cpu_us  # type: ignore[misc]
+            say(f"hits, {way}: {figures[way]:.2f} µs")
+        for part in (0, 0.01, 0.1, 0.3):
+            figures[f"{part:.0%} misses"] = again(lambda p=part: run(server, load.mixed(p), 3)).cpu_us  # type: ignore[misc]
+            say(f"{part:.0%} misses: {figures[f'{part:.0%} misses']:.2f} µs")
+    return figures
+
+
+def names(directory: Path, count: int) -> Path:
+    """Write so many names of a list, one a line."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"names-{count}"
+    draw = random.Random(count)
+    with file.open("w") as lines:
+        lines.writelines(f"n{at:x}.w{draw.getrandbits(24):x}.invalid\n" for at in range(count))
+    return file
+
+
+def million_cached(nsd: RealServer, directory: Path, count: int = 1_000_000) -> Figures:
+    """Compare hits over many cached names with hits over few, both on a cache that holds all."""
+
+    class Large(Blockd):
+        cache_mb = 1024
+
+    few, many = Large(directory / "few", nsd.port), Large(directory / "many", nsd.port)
+    with running(few), running(many):
+        warm(few, load.hits())
+        warm(many, load.hits(count))
+        small, large = load.hits(), load.zipf_hits(count, 1_000_000)
+        a, b = _paired(few, many, lambda server: run(server, small if server is few else large, 3))
+    say(f"hits over {CACHED_NAMES:,} names {a:.2f} µs, over {count:,} {b:.2f} µs")
+    return {"few": a, "many": b}
+
+
+def rules(nsd: RealServer, directory: Path, counts: Sequence[int] = (100, 1_000_000, 10_000_000)) -> Figures:
+    """Grow the list: hits and blocked names by its length; load time, memory, reload."""
+    figures: Figures = {}
+    for count in counts:
+        listed = names(directory, count)
+        server = Blockd(directory, nsd.port, listed)
+        seconds = server.start(patience=300)
+        try:
+            check_answers(server)
+            warm(server, load.hits())
+            hit = middle(server, load.hits())
+            with listed.open() as lines:
+                asked = [f"{next(lines).rstrip()} A 3" for _ in range(min(count, 300_000))]
+            random.Random(3).shuffle(asked)
+            block = middle(server, asked)
+            figures[str(count)] = {"hit": hit, "block": block, "start_seconds": seconds}
+            say(f"{count:,} names: hit {hit:.2f} µs, blocked {block:.2f} µs, started in {seconds:.2f} s")
+        finally:
+            server.stop()
+    return figures
+
+
+def pss(pids: Sequence[int]) -> int:
+    """Add up the proportional set sizes, octets; a process that is gone has none."""
+    total = 0
+    for pid in pids:
+        try:
+            found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        total += int(found.group(1)) * 1024 if found else 0
+    return total
+
+
+def family(pid: int) -> list[int]:
+    """List a process and its children."""
+    children = [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return [pid, *(other for child in children for other in family(int(child)))]
+
+
+class _Peak(threading.Thread):
+    """Samples the memory of a process and its children every 10 ms."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.pid, self.most, self.is_over = pid, 0, False
+
+    def run(self) -> None:
+        while not self.is_over:
+            with contextlib.suppress(OSError):
+                self.most = max(self.most, pss(family(self.pid)))
+            time.sleep(0.01)
+
+
+def memory(nsd: RealServer, directory: Path, counts: Sequence[int] = (1_000_000, 10_000_000)) -> Figures:
+    """Weigh the process: bare, loaded, after a reload, and the most during it; octets a name."""
+    figures: Figures = {}
+    empty = names(directory, 0)
+    with running(Blockd(directory, nsd.port, empty)) as bare:
+        time.sleep(1)
+        base = pss(family(bare.pid))
+    for count in counts:
+        listed = names(directory, count)
+        server = Blockd(directory / "memory", nsd.port, listed)
+        server.start(patience=300)
+        try:
+            with listed.open() as lines:
+                asked = [f"{line.rstrip()} A 3" for line in lines]
+            run(server, asked, once=True, seconds=300, lossy=True)
+            del asked
+            loaded = pss(family(server.pid))
+            assert isinstance(server, Blockd)
+            (server.directory / "listed.hosts").open("a").write("0.0.0.0 one-more.invalid\n")
+            peak = _Peak(server.pid)
+            peak.start()
+            server.reload()
+            time.sleep(1)
+            peak.is_over = True
+            peak.join()
+            after = pss(family(server.pid))
+        finally:
+            server.stop()
+        figures[str(count)] = {
+            "bare_mb": base / 1e6,
+            "loaded_mb": loaded / 1e6,
+            "after_mb": after / 1e6,
+            "peak_mb": peak.most / 1e6,
+            "octets_a_name": (loaded - base) / count,
+            "octets_a_name_after": (after - base) / count,
+            "peak": peak.most / loaded,
+        }
+        say(f"{count:,} names: {figures[str(count)]}")
+    return figures
+
+
+def loading(nsd: RealServer, directory: Path, count: int = 1_000_000, rounds: int = 3) -> Figures:
+    """Load a list into blockd, by a reload, and into PowerDNS Recursor, by its start less that of an empty one."""
+    listed, one = names(directory, count), names(directory, 1)
+    times, others = [], []
+    for turn in range(rounds):
+        where = directory / f"loading{turn}"
+        server = Blockd(where, nsd.port, one)
+        with running(server):
+            assert isinstance(server, Blockd)
+            hosts = server.directory / "listed.hosts"
+            with hosts.open("w") as lines, listed.open() as all_names:
+                lines.writelines(f"0.0.0.0 {name}" for name in all_names)
+            times.append(server.reload())
+        spans = []
+        for extra in (one, listed):
+            rival = Recursor(where, nsd.port, extra)
+            spans.append(rival.start(patience=120))
+            rival.stop()
+        others.append(spans[1] - spans[0])
+        say(f"{count:,} names: blockd {times[-1]:.2f} s, Recursor {others[-1]:.2f} s")
+    return {"blockd": statistics.median(times), "Recursor": statistics.median(others)}
+
+
+def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 1_000_000)) -> Figures:
+    """Grow the inventory, and change it while hits are asked; all clients asking are in it."""
+    figures: Figures = {}
+    directory.mkdir(parents=True, exist_ok=True)
+    servers: list[Blockd] = []
+    for count in counts:
+        file = directory / f"devices-{count}.csv"
+        with file.open("w", newline="") as out:
+            rows = csv.writer(out)
+            rows.writerow(["address", "hostname", "serial", "owner"])
+            # The generator asks from 127.1.0.0 up: every second address is a device, the others are not.
+            rows.writerows([f"127.{1 + (at >> 15)}.{at >> 7 & 255}.{at << 1 & 255}", "", "", ""] for at in range(count))
+        server = (
+            ChangingBlockd(directory / str(count), nsd.port) if count == counts[-1] else Blockd(directory, nsd.port)
+        )
+        server.devices = file
+        servers.append(server)
+    try:
+        for server in servers:
+            server.start(patience=300)
+            warm(server, load.hits())
+        few, many = _paired(servers[0], servers[1], lambda server: run(server, load.hits(), 3))
+        for count, value in zip(counts, (few, many), strict=True):
+            figures[str(count)] = value
+            say(f"{count:,} devices: hit {value:.2f} µs")
+        figures["changes"] = counter(servers[-1], "blockd_devices_changed")
+        if not figures["changes"]:
+            raise BenchmarkError("no device was changed while it was measured")
+    finally:
+        for server in servers:
+            server.stop()
+    return figures
+
+
+def apps(nsd: RealServer, directory: Path, counts: Sequence[int] = (1, 61)) -> Figures:
+    """Let more apps live: a hit and a blocked name by their number (three of ours live besides)."""
+    figures: Figures = {}
+    for count in counts:
+        server = Blockd(directory / f"apps{count}", nsd.port)
+        server.apps = {f"site{at}": {"suffixes": [f"site{at}.invalid"]} for at in range(count)}
+        with running(server):
+            warm(server, load.hits())
+            hit = middle(server, load.hits())
+            block = middle(server, load.blocks())
+        figures[str(count + 3)] = {"hit": hit, "block": block}
+        say(f"{count + 3} apps: hit {hit:.2f} µs, blocked {block:.2f} µs")
+    return figures
+
+
+def threads(nsd: RealServer, directory: Path) -> Figures:
+    """Compare two serve threads on both cores with one on one."""
+    one, two = Blockd(directory / "one", nsd.port), Blockd(directory / "two", nsd.port)
+    two.threads, two.cores = 2, f"{SERVER_CORE},{LOAD_CORE}"
+    with running(one), running(two):
+        for server in (one, two):
+            warm(server, load.hits())
+        a, b = _paired(one, two, lambda server: run(server, load.hits(), 3))
+    say(f"one thread {a:.2f} µs, two {b:.2f} µs")
+    return {"one": a, "two": b}
+
+
+def reload_under_load(nsd: RealServer, directory: Path, rate: float, count: int = 1_000_000) -> Figures:
+    """Reload a long list while hits and blocked names are asked at a rate: nothing lost, and p99.9 beside before."""
+    listed = names(directory, count)
+    server = Blockd(directory / "reload", nsd.port, listed)
+    server.start(patience=300)
+    try:
+        warm(server, load.hits())
+        took: list[tuple[float, float]] = []
+        begun = time.monotonic()
+
+        def reload() -> None:
+            time.sleep(6)
+            assert isinstance(server, Blockd)
+            (server.directory / "listed.hosts").open("a").write("0.0.0.0 one-more.invalid\n")
+            start = time.monotonic() - begun
+            server.reload()
+            took.append((start, time.monotonic() - begun))
+
+        thread = threading.Thread(target=reload)
+        thread.start()
+        report = run(server, [*load.hits(), *load.blocks()], 14, rate, every=0.5)
+        thread.join()
+    finally:
+        server.stop()
+    start, end = took[0]
+    before = [part["latency_us"]["p99.9"] for part in report.parts if 1 < part["at"] < start]
+    during = [part["latency_us"]["p99.9"] for part in report.parts if start < part["at"] < end + 0.5]
+    figures = {
+        "lost": report.lost,
+        "wrong": report.wrong,
+        "before_us": statistics.median(before),
+        "during_us": max(during),
+        "during_median_us": statistics.median(during),
+        "reload_seconds": end - start,
+        "rate": report.rate,
+    }
+    say(f"reload under load: {figures}")
+    return figures
+
+
+@contextlib.contextmanager
+def held_down(pid: int, part: float) -> Iterator[None]:
+    """Give a process a part of one core only, so that a generator on another core can offer more than it carries."""
+    group = Path("/sys/fs/cgroup/cpu/blockd-bench")
+    unified = Path("/sys/fs/cgroup/blockd-bench")
+    try:
+        if group.parent.is_dir():
+            group.mkdir(exist_ok=True)
+            (group / "cpu.cfs_period_us").write_text("10000")
+            (group / "cpu.cfs_quota_us").write_text(str(int(10_000 * part)))
+        else:
+            group = unified
+            group.mkdir(exist_ok=True)
+            (group / "cpu.max").write_text(f"{int(10_000 * part)} 10000")
+    except OSError as error:
+        raise BenchmarkError(f"a control group for the CPU share is needed, as root: {error}") from None
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                (group / ("tasks" if (group / "tasks").exists() else "cgroup.procs")).write_text(task.name)
+        yield
+    finally:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                root = group.parent / ("tasks" if (group / "tasks").exists() else "cgroup.procs")
+                root.write_text(task.name)
+        for _ in range(50):
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.1)
+
+
+def counter(server: Blockd, name: str) -> float:
+    """Add up a metric over its labels."""
+    with urlopen(f"http://127.0.0.1:{server.admin}/metrics", timeout=5) as reply:
+        text = reply.read().decode()
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+def overload(nsd: RealServer, directory: Path) -> Figures:
+    """Offer twice what a held down server carries, a part of it names that nobody asked before."""
+    server = Blockd(directory / "overload", nsd.port)
+    with running(server):
+        warm(server, load.hits())
+        easy = [*load.hits(), *load.blocks()]
+        with held_down(server.pid, 0.35):
+            peak = run(server, easy, 4).rate
+            loaded = run(server, easy, 6, 2 * peak, lossy=True, in_flight=4096)
+            before = pss(family(server.pid))
+            # A tenth of what is offered has to be asked upstream.
+            mixed = run(server, load.mixed(0.1), 6, 2 * peak, lossy=True, in_flight=4096)
+            grown = pss(family(server.pid)) - before
+            shed = counter(server, "blockd_pending_shed_total")
+            time.sleep(1)
+            after = run(server, easy, 3, peak / 2, lossy=True)
+        figures = {
+            "peak": peak,
+            "answered": loaded.rate,
+            "part_of_peak": loaded.rate / peak,
+            "with_misses": mixed.rate,
+            "shed": shed,
+            "grown_mb": grown / 1e6,
+            "lost_after": after.lost,
+            "p99_after_us": after.latency["p99"],
+        }
+    say(f"overload: {figures}")
+    return figures
+
+
+def flood(nsd: RealServer, directory: Path) -> Figures:
+    """One client asks names that nobody asked before as fast as it may, and beyond: what another client sees."""
+    server = Blockd(directory / "flood", nsd.port)
+    with running(server):
+        warm(server, load.hits())
+        # Both generators sleep when they have nothing to do, or each would wait for the other's share of their core.
+        quiet: dict[str, Any] = {"sources": 1, "sockets": 1, "nap_us": 50}
+        calm = [run(server, load.hits(), 4, 1_000, **quiet).latency["p99"] for _ in range(3)]
+        busy = []
+        with (server.directory / "flood").open("w") as file:
+            file.write("\n".join(load.misses(300_000)) + "\n")
+        for _ in range(3):
+            # From 127.1.0.0 and .1: the calm client is 127.0.0.1.
+            words = ("--seconds", 6, "--sources", 2, "--sockets", 1, "--rate", 10_000, "--nap-us", 50)
+            process = load.start_load(server, Path(file.name), *words)
+            time.sleep(1)
+            busy.append(run(server, load.hits(), 4, 1_000, **quiet).latency["p99"])
+            process.communicate(timeout=60)
+    figures = {"calm_us": statistics.median(calm), "busy_us": statistics.median(busy)}
+    say(f"flood: {figures}")
+    return figures
+
+
+def environment() -> dict[str, str]:
+    """Say which machine this is."""
+    import os
+    import platform
+
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": f"{os.cpu_count()} cores of {model.group(1) if model else platform.machine()}",
+        "kernel": f"Linux {platform.release().split('-')[0]}",
+        "commit": commit.stdout.strip() or "none",
+    }

@@ -1,0 +1,276 @@
+"""From figures to pages: the goals with pass or short, the tables with ratios first, the plots."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Figures, median, spread
+from benchmarks.servers import ALL, RandomDnsdist
+
+RESULTS = Path(__file__).parent / "results"
+RESOLVERS = [kind.name for kind in ALL if kind.is_resolver and kind.name != "blockd"]
+#: Who answers hits and blocked names: a proxy with a cache and a suffix rule is a rival there too.
+RIVALS = [*RESOLVERS, "dnsdist"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line of what is wanted: a figure and the most, or least, that it may be."""
+
+    what: str
+    value: float
+    bound: float
+    unit: str = "x"
+    is_least: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it holds, as printed."""
+        return self.value >= self.bound if self.is_least else self.value <= self.bound
+
+    def row(self) -> str:
+        """Give its line of the table."""
+        sign = "at least" if self.is_least else "at most"
+        off = "pass" if self.is_met else f"**short** by {abs(self.value - self.bound) / self.bound:.0%}"
+        if self.bound == 0 and not self.is_met:
+            off = "**short**"
+        return f"| {self.what} | {sign} {self.bound:g} {self.unit} | {self.value:.2f} {self.unit} | {off} |"
+
+
+def best(figures: dict[str, list[dict[str, float]]], names: Sequence[str], key: str = "cpu_us") -> tuple[str, float]:
+    """Find the rival with the least."""
+    present = [(median(rows, key), name) for name, rows in figures.items() if name in names]
+    value, name = min(present)
+    return name, value
+
+
+def goals(all_figures: Figures) -> list[Goal]:
+    """Hold every goal against what was measured; a part that was not run has no line."""
+    wanted: list[Goal] = []
+    peak = all_figures.get("peak")
+    if peak:
+        for kind in ("hits", "blocks"):
+            rival, value = best(peak[kind], RIVALS)
+            ours = median(peak[kind]["blockd"])
+            wanted.append(Goal(f"{kind} at peak, CPU over the best rival's ({rival})", ours / value, 0.55))
+            floor = median(peak[kind]["bare loop"])
+            wanted.append(Goal(f"{kind} at peak, CPU over the bare loop's", ours / floor, 1.2))
+        ratio = median(peak["random subdomains"]["blockd"]) / median(peak["hits"]["blockd"])
+        wanted.append(Goal("random subdomains of a blocked name, over a hit", ratio, 1.2))
+        ours = median(peak["misses"]["blockd"])
+        for name, bound in (("dnsdist", 0.9), (RandomDnsdist.name, 0.9), ("Unbound", 0.35)):
+            if name in peak["misses"]:
+                ratio = ours / median(peak["misses"][name])
+                label = "dnsdist's as shipped" if name == "dnsdist" else f"{name}'s"
+                wanted.append(Goal(f"misses, CPU over {label}", ratio, bound))
+    tenth = all_figures.get("tenth")
+    if tenth:
+        for kind in ("hits", "blocks"):
+            rival, value = best(tenth[kind], RIVALS)
+            ratio = median(tenth[kind]["blockd"]) / value
+            wanted.append(Goal(f"{kind} at a tenth of peak, CPU over the best rival's ({rival})", ratio, 0.9))
+    if million := all_figures.get("million_cached"):
+        wanted.append(Goal("hits over 1,000,000 cached names, over 5,000", million["many"] / million["few"], 1.25))
+    if rules := all_figures.get("rules"):
+        sizes = sorted(rules, key=int)
+        for part, bound in (("hit", 1.2), ("block", 1.5)):
+            ratio = max(rules[size][part] for size in sizes) / rules[sizes[0]][part]
+            what = "hits" if part == "hit" else "blocked names"
+            wanted.append(Goal(f"{what}, {int(sizes[-1]):,} rules over {int(sizes[0]):,}", ratio, bound))
+    if devices := all_figures.get("devices"):
+        sizes = sorted((size for size in devices if size.isdigit()), key=int)
+        ratio = devices[sizes[-1]] / devices[sizes[0]]
+        what = f"hits, {int(sizes[-1]):,} device prefixes over {int(sizes[0]):,}"
+        wanted.append(Goal(what + (", 1,000 changes a second" if "changes" in devices else ""), ratio, 1.3))
+    if memory := all_figures.get("memory"):
+        for size, row in sorted(memory.items(), key=lambda item: int(item[0])):
+            text = f"{int(size):,} names"
+            wanted.append(Goal(f"memory, {text}, loaded", row["octets_a_name"], 24, "octets a name"))
+            wanted.append(Goal(f"memory, {text}, after a reload", row["octets_a_name_after"], 24, "octets a name"))
+            wanted.append(Goal(f"memory, {text}, most during a reload over loaded", row["peak"], 2))
+    if loading := all_figures.get("loading"):
+        ratio = loading["blockd"] / loading["Recursor"]
+        wanted.append(Goal("loading 1,000,000 names, over PowerDNS Recursor's time", ratio, 0.5))
+        wanted.append(Goal("loading 1,000,000 names, one core", loading["blockd"], 1.0, "s"))
+    if reload := all_figures.get("reload_under_load"):
+        wanted.append(
+            Goal("reload of 1,000,000 names under load, lost or wrong", reload["lost"] + reload["wrong"], 0, "")
+        )
+        ratio = reload["during_us"] / reload["before_us"]
+        wanted.append(Goal("reload of 1,000,000 names under load, p99.9 over before", ratio, 2))
+    if half := all_figures.get("half"):
+        for key in ("p50", "p99"):
+            rival, value = best(half["hits"], RIVALS, key)
+            ratio = median(half["hits"]["blockd"], key) / value
+            wanted.append(Goal(f"{key} at half load, over the best rival's ({rival})", ratio, 1.0))
+    if threads := all_figures.get("threads"):
+        wanted.append(Goal("two threads, CPU over one thread's", threads["two"] / threads["one"], 1.1))
+    if overload := all_figures.get("overload"):
+        part = overload["part_of_peak"]
+        wanted.append(Goal("overload, answered of peak when twice as much is offered", part, 0.9, "x", True))
+        wanted.append(Goal("overload, lost when it is over", overload["lost_after"], 0, ""))
+    if flood := all_figures.get("flood"):
+        ratio = flood["busy_us"] / flood["calm_us"]
+        wanted.append(Goal("a flood of unique names, another client's p99 over before", ratio, 2))
+    return wanted
+
+
+def head(all_figures: Figures) -> list[str]:
+    """Say on which machine and when, and with which versions."""
+    about = all_figures["about"]
+    versions = ", ".join(version for name, version in about["versions"].items() if name != "bare loop")
+    return [f"{about['date']}, {about['cpu']}, {about['kernel']}, commit {about['commit']}. {versions}.", ""]
+
+
+def comparison(figures: dict[str, dict[str, list[dict[str, float]]]], title: str) -> list[str]:
+    """Write a table of CPU a query: ratios first, then microseconds with their spread."""
+    kinds = [kind for kind in figures if kind != "random subdomains"]
+    names = [name for name in figures[kinds[0]] if name != "blockd"]
+    rows = [f"## {title}", "", "| blockd's CPU over | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+    for name in names:
+        cells = [
+            f"{median(figures[kind]['blockd']) / median(figures[kind][name]):.2f}" if figures[kind].get(name) else "-"
+            for kind in kinds
+        ]
+        rows.append(f"| {name}'s | " + " | ".join(cells) + " |")
+    rows += ["", "| CPU µs a query: median (least to most) | " + " | ".join(kinds) + " |"]
+    rows += ["| --- " * (len(kinds) + 1) + "|"]
+    for name in ["blockd", *names]:
+        cells = []
+        for kind in kinds:
+            if not figures[kind].get(name):
+                cells.append("-")
+                continue
+            least, most = spread(figures[kind][name])
+            cells.append(f"{median(figures[kind][name]):.2f} ({least:.2f} to {most:.2f})")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*rows, ""]
+
+
+def rates(figures: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
+    """Write a table of answers a second."""
+    kinds = list(figures)
+    rows = ["| answers a second, one core | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
+    for name in figures[kinds[0]]:
+        cells = [f"{median(figures[k][name], 'rate'):,.0f}" if figures[k].get(name) else "-" for k in kinds]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*rows, ""]
+
+
+def latencies(figures: dict[str, list[dict[str, float]]], rate: float) -> list[str]:
+    """Write a table of latencies at one rate."""
+    rows = [f"## Latency at half of the best rival's peak: {rate:,.0f} hits a second", ""]
+    rows += ["| µs | p50 | p99 | p99.9 |", "| --- | --- | --- | --- |"]
+    for name, measured in figures.items():
+        cells = " | ".join(f"{median(measured, key):,.0f}" for key in ("p50", "p99", "p99.9"))
+        rows.append(f"| {name} | {cells} |")
+    return [*rows, ""]
+
+
+def page(all_figures: Figures) -> str:
+    """Write the whole page."""
+    rows = ["# What was measured", "", "`make bench-full` writes this page; docs/growth.md says what it means.", ""]
+    rows += head(all_figures)
+    rows += ["| goal | wanted | measured | |", "| --- | --- | --- | --- |"]
+    rows += [goal.row() for goal in goals(all_figures)] + [""]
+    for key, title in (("peak", "At peak"), ("tenth", "At a tenth of the best rival's peak")):
+        if key in all_figures:
+            rows += comparison(all_figures[key], title)
+    if "peak" in all_figures:
+        rows += rates(all_figures["peak"])
+    if "half" in all_figures:
+        rows += latencies(all_figures["half"]["hits"], all_figures["half_rate"])
+    for key in ("shapes", "million_cached", "rules", "devices", "apps", "memory", "loading"):
+        if key in all_figures:
+            rows += [f"## {key.replace('_', ' ').capitalize()}", "", *_plain(all_figures[key])]
+    for key in ("reload_under_load", "threads", "overload", "flood"):
+        if key in all_figures:
+            rows += [f"## {key.replace('_', ' ').capitalize()}", "", *_plain(all_figures[key])]
+    return "\n".join(rows)
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _label(text: str) -> str:
+    return f"{int(text):,}" if text.isdigit() else text.replace("_", " ")
+
+
+def _plain(figures: Figures) -> list[str]:
+    first = next(iter(figures.values()))
+    if isinstance(first, dict):
+        rows = ["| | " + " | ".join(_label(key) for key in first) + " |", "| --- " * (len(first) + 1) + "|"]
+        rows += [
+            f"| {_label(name)} | " + " | ".join(map(_number, row.values())) + " |" for name, row in figures.items()
+        ]
+    else:
+        rows = ["| | |", "| --- | --- |"] + [f"| {_label(k)} | {_number(v)} |" for k, v in figures.items()]
+    return [*rows, ""]
+
+
+def plots(all_figures: Figures, directory: Path) -> None:
+    """Draw CPU a query by server, and how it grows."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "blockd"
+    from matplotlib import pyplot
+
+    def save(name: str) -> None:
+        pyplot.tight_layout()
+        # No date inside: the page beside it has one.
+        pyplot.savefig(directory / name, metadata={"Date": None, "Creator": None})
+        pyplot.close()
+
+    if peak := all_figures.get("peak"):
+        _, axes = pyplot.subplots(1, 3, figsize=(10, 3.2))
+        for axis, kind in zip(axes, ("hits", "blocks", "misses"), strict=True):
+            rows = sorted(((median(r), n) for n, r in peak[kind].items() if r), reverse=True)
+            colours = ["#1f6f8b" if name == "blockd" else "#bbbbbb" for _, name in rows]
+            bars = axis.barh([name for _, name in rows], [value for value, _ in rows], color=colours)
+            axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+            axis.set_title(f"{kind}: CPU µs a query", fontsize=9)
+            axis.tick_params(labelsize=7)
+            axis.margins(x=0.15)
+            axis.spines[["top", "right"]].set_visible(False)
+        save("peak.svg")
+    lines: list[tuple[str, list[tuple[float, float]]]] = []
+    if rules := all_figures.get("rules"):
+        lines.append(("names in lists: a hit", [(int(n), row["hit"]) for n, row in rules.items()]))
+        lines.append(("names in lists: blocked", [(int(n), row["block"]) for n, row in rules.items()]))
+    if devices := all_figures.get("devices"):
+        lines.append(("devices: a hit", [(int(n), us) for n, us in devices.items() if n.isdigit()]))
+    if million := all_figures.get("million_cached"):
+        lines.append(("cached names: a hit", [(5_000, million["few"]), (1_000_000, million["many"])]))
+    if apps := all_figures.get("apps"):
+        lines.append(("live apps: blocked", [(int(n), row["block"]) for n, row in apps.items()]))
+    if lines:
+        _, axis = pyplot.subplots(figsize=(7, 3.6))
+        for label, points in lines:
+            axis.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("how many", fontsize=8)
+        axis.set_ylabel("CPU µs a query", fontsize=8)
+        axis.legend(fontsize=7, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+        save("growth.svg")
+    if shapes := all_figures.get("shapes"):
+        points = [(float(k.split("%")[0]), v) for k, v in shapes.items() if k.endswith("misses")]
+        _, axis = pyplot.subplots(figsize=(5, 3))
+        axis.plot([x for x, _ in points], [y for _, y in points], marker="o", color="#1f6f8b")
+        axis.set_xlabel("misses, %", fontsize=8)
+        axis.set_ylabel("CPU µs a query", fontsize=8)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+        save("misses.svg")
+
+
+def today() -> str:
+    """Give the date for the page."""
+    return datetime.date.today().isoformat()

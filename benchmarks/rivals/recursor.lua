@@ -1,0 +1,1 @@
+rpzFile("$directory/policy.zone", {policyName="policy"})
