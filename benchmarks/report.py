@@ -274,3 +274,16 @@ def plots(all_figures: Figures, directory: Path) -> None:
 def today() -> str:
     """Give the date for the page."""
     return datetime.date.today().isoformat()
+
+
+def summary(all_figures: Figures) -> list[str]:
+    """Give the rows that README quotes: blockd's CPU over each server's, at peak."""
+    peak = all_figures["peak"]
+    rows = []
+    for name in ("Unbound", "Recursor", "dnsdist", "dnsmasq", "Knot Resolver", "BIND", "bare loop"):
+        cells = [
+            f"{median(peak[kind]['blockd']) / median(peak[kind][name]):.2f}" if peak[kind].get(name) else "-"
+            for kind in ("hits", "blocks", "misses")
+        ]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return rows

@@ -25,6 +25,7 @@ from blockd.compiler import Compiler
 from blockd.control import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.generations import CURRENT, Generations
+from blockd.memory import LOAD_FACTOR, too_large
 from blockd.observe import log_format
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.health import AliveCheck, admin_site
@@ -401,7 +402,10 @@ class Daemon:
             if inputs is None:
                 return generation, problems, None, None
             self._compiler.files = list(inputs.source.paths)
-            return generation, [], inputs, load(str(generation / SNAPSHOT))
+            file = generation / SNAPSHOT
+            if problems := too_large(str(file), "the snapshot", LOAD_FACTOR * file.stat().st_size):
+                return generation, problems, None, None
+            return generation, [], inputs, load(str(file))
         except (InputError, OSError, ValueError) as error:
             text = f"was written and cannot be read back: {error}"
             return generation, [Problem(str(generation), 0, "", text)], None, None

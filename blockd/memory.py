@@ -1,0 +1,65 @@
+"""How much memory there is: a table that does not fit must be refused before the system picks a process to kill."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from pathlib import Path
+
+from blockd.problems import Problem
+
+#: Octets that a compile takes for each octet of a list: the names' fingerprints, the table, the file, each once.
+COMPILE_FACTOR = 3
+#: Octets that loading takes for each octet of a snapshot: the file and what is made of it, for a moment both.
+LOAD_FACTOR = 2
+
+
+def available_octets(root: Path = Path("/")) -> int:
+    """Give the least that the system, this process's control group and its own limit still allow, octets."""
+    free = [_system(root / "proc/meminfo")]
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            free += _room(root / f"sys/fs/cgroup{path}", "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            free += _room(root / f"sys/fs/cgroup/memory{path}", "memory.limit_in_bytes", "memory.usage_in_bytes")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        pages = int((root / "proc/self/statm").read_text().split()[0])
+        free.append(limit - pages * resource.getpagesize())
+    return max(0, min(free))
+
+
+def _system(meminfo: Path) -> int:
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    # The unit shows its processes no /proc but their own (ProcSubset=pid): then all that there is, less nothing.
+    return int(found.group(1)) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _room(group: Path, limit: str, used: str) -> list[int]:
+    try:
+        most = (group / limit).read_text().strip()
+        return [] if most == "max" else [int(most) - int((group / used).read_text())]
+    except (OSError, ValueError):
+        # The root group has no limit, and no file that says so.
+        return []
+
+
+def too_large(file: str, what: str, needed: int) -> list[Problem]:
+    """Say that something does not fit, with the figure that it would need; nothing when it does."""
+    available = available_octets()
+    if needed <= available:
+        return []
+    text = (
+        f"{what} would need {_megabytes(needed)} MB of memory and {_megabytes(available)} MB are free: "
+        "let shorter lists live, or give the machine, or the service, more"
+    )
+    return [Problem(file, 0, "", text)]
+
+
+def _megabytes(octets: int) -> str:
+    return f"{-(-octets // 1_000_000):,}"

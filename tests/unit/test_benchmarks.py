@@ -1,0 +1,141 @@
+"""The benchmarks never print a figure for what went wrong, and README quotes what they wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import pytest
+
+from benchmarks import load, report
+from benchmarks.measure import check_answers
+from benchmarks.servers import BenchmarkError, Dnsdist, Server, build_load
+
+ROOT = Path(__file__).parents[2]
+
+
+class Fixed(Server):
+    """A server in this process that answers every query with one rcode, or not at all, or to another question."""
+
+    name = "fixed"
+
+    def __init__(self, directory: Path, rcode: int = 0, is_silent: bool = False, asked: str = "") -> None:
+        super().__init__(directory, 0)
+        self.rcode, self.is_silent, self.asked = rcode, is_silent, asked
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", self.port))
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            packet, peer = self.socket.recvfrom(1500)
+            if not packet:
+                return
+            answer = dns.message.make_response(dns.message.from_wire(packet))
+            answer.set_rcode(self.rcode)  # type: ignore[arg-type]
+            if self.asked:
+                answer.question = dns.message.make_query(self.asked, "A").question
+            if not self.is_silent:
+                self.socket.sendto(answer.to_wire(), peer)
+
+    def stop(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(b"", ("127.0.0.1", self.port))
+        self.thread.join()
+        self.socket.close()
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[None]:
+    """Build the load generator."""
+    build_load()
+    yield
+
+
+QUESTIONS = ["a.example A 0", "b.example A 0"]
+
+
+@pytest.mark.usefixtures("generator")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"rcode": 2}, "wrong answers, such as ['another rcode"),
+        ({"asked": "c.example"}, "wrong answers, such as ['another question"),
+        ({"is_silent": True}, "0 answered, 2 lost"),
+    ],
+    ids=["rcode", "question", "silence"],
+)
+def test_a_wrong_or_lost_answer_gives_no_figure(tmp_path: Path, words: dict[str, object], said: str) -> None:
+    """The generator checks ID, question and rcode of each."""
+    server = Fixed(tmp_path, **words)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(BenchmarkError, match=re.escape(said)):
+            load.run(server, QUESTIONS, once=True, sources=1, sockets=1, in_flight=2)
+    finally:
+        server.stop()
+
+
+@pytest.mark.usefixtures("generator")
+def test_right_answers_are_counted(tmp_path: Path) -> None:
+    """In the closed loop, and in the open one at its rate."""
+    server = Fixed(tmp_path)
+    try:
+        assert load.run(server, QUESTIONS, once=True, sources=1, sockets=1, in_flight=2).answered == 2
+        paced = load.run(server, QUESTIONS, seconds=1, rate=200, sources=3, sockets=2)
+        assert paced.answered == 200
+        assert 0 < paced.latency["p50"] <= paced.latency["p99"] <= paced.latency["max"]
+    finally:
+        server.stop()
+
+
+def test_a_server_with_another_policy_is_no_rival(tmp_path: Path) -> None:
+    """Answers are compared before anything is measured."""
+    server = Fixed(tmp_path)
+    try:
+        with pytest.raises(BenchmarkError, match=r"fixed answers c1\.example"):
+            check_answers(server)
+    finally:
+        server.stop()
+
+
+def test_a_missing_rival_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names what installs it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchmarkError, match="dnsdist is missing: make bench-packages installs it"):
+        Dnsdist(tmp_path, 53)
+
+
+def test_every_rival_cites_its_vendor() -> None:
+    """The first line of its configuration is the page that it was tuned by."""
+    for file in (ROOT / "benchmarks" / "rivals").glob("*.conf"):
+        assert "https://" in file.read_text().splitlines()[0], file
+
+
+def test_pages_are_what_the_figures_say() -> None:
+    """The page is made of the figures beside it; README and docs quote it."""
+    figures = json.loads((report.RESULTS / "full.json").read_text())
+    assert (report.RESULTS / "full.md").read_text() == report.page(figures)
+    goals = report.goals(figures)
+    short = [goal.what for goal in goals if not goal.is_met]
+    growth = (ROOT / "docs" / "growth.md").read_text()
+    for what in short:
+        assert what in growth, f"docs/growth.md does not say that this is short: {what}"
+    readme = (ROOT / "README.md").read_text()
+    for row in report.summary(figures):
+        assert row in readme, f"README quotes other figures; it should say: {row}"
+
+
+def test_nothing_is_left_running() -> None:
+    """No server of a benchmark outlives it."""
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert not [line for line in shown.splitlines() if "release/bare" in line]
