@@ -26,6 +26,10 @@ ZIPF = 0.95
 _unique = itertools.count()
 
 
+class LostError(BenchmarkError):
+    """Answers did not come: the one thing that may be a busy machine's doing, and may be tried again."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What one run of the generator saw, and what it cost the server."""
@@ -34,6 +38,8 @@ class Report:
     answered: int
     lost: int
     wrong: int
+    #: SERVFAIL where an answer was expected.
+    failed: int
     rate: float
     #: Microseconds: p50, p99, p99.9, max.
     latency: dict[str, float]
@@ -62,7 +68,7 @@ def blocks() -> list[str]:
 
 def random_blocks() -> list[str]:
     """Ask for names below a blocked name, never one twice."""
-    return [f"{random.getrandbits(60):015x}.{BLOCKED} A 3" for _ in range(300_000)]
+    return [f"{random.getrandbits(60):015x}.{BLOCKED} A 3" for _ in range(900_000)]
 
 
 def misses(count: int = 400_000) -> list[str]:
@@ -71,7 +77,7 @@ def misses(count: int = 400_000) -> list[str]:
     return [f"u{run}x{at}.example A 0" for at in range(count)]
 
 
-def mixed(miss_part: float, count: int = 400_000) -> list[str]:
+def mixed(miss_part: float, count: int = 1_400_000) -> list[str]:
     """Ask for hits, one in five of them blocked, and a part of names that nobody asked before."""
     cached, blocked, new = itertools.cycle(hits()), itertools.cycle(blocks()), iter(misses(count))
     draw = random.Random(2)
@@ -102,16 +108,33 @@ def run(
     every: float = 0,
     lossy: bool = False,
     nap_us: int = 0,
+    patience_ms: int = 2_500,
+    is_unique: bool = False,
 ) -> Report:
     """Ask; with a rate by the clock, else as fast as answers come. BenchmarkError when an answer is wrong or lost.
 
-    With `lossy`, lost ones are reported instead: a server that is offered more than it can carry must lose some.
+    With `lossy`, lost and failed ones are reported instead: a server that is offered more than it can carry must lose
+    some. With `is_unique`, no question may come twice: the file was too short, then.
     """
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "queries"
-        file.write_text("\n".join(questions) + "\n")
+        asked = list(questions)
+        count = len(asked)
+        file.write_text("\n".join(asked) + "\n")
+        del asked
         words: list[object] = ["--seconds", seconds, "--sources", sources, "--sockets", sockets]
-        words += ["--in-flight", in_flight, "--rate", rate, "--every", every, "--nap-us", nap_us]
+        words += [
+            "--in-flight",
+            in_flight,
+            "--rate",
+            rate,
+            "--every",
+            every,
+            "--nap-us",
+            nap_us,
+            "--patience-ms",
+            patience_ms,
+        ]
         words += [word for word, is_on in (("--once", once), ("--edns", edns)) if is_on]
         before = server.cpu_seconds()
         process = start_load(server, file, *words, host=host)
@@ -122,13 +145,20 @@ def run(
     *parts, last = [json.loads(line) for line in out.splitlines()]
     if last["wrong"]:
         raise BenchmarkError(f"{server.name}: {last['wrong']} wrong answers, such as {last['shown'][:1]}")
-    if not last["answered"] or (not lossy and last["lost"] + last["not_asked"] > 0):
-        raise BenchmarkError(
-            f"{server.name}: {last['answered']} answered, {last['lost']} lost, {last['not_asked']} could not be asked"
+    if last["late"] > last["lost"] + last["wrong"]:
+        raise BenchmarkError(f"{server.name}: {last['late']} answers to nothing that was asked")
+    if is_unique and last["sent"] > count:
+        raise BenchmarkError(f"{count} questions are too few for {server.name}: the same came again")
+    if not last["answered"] or (not lossy and last["lost"] + last["not_asked"] + last["failed"] > 0):
+        raise LostError(
+            f"{server.name}: {last['answered']} answered, {last['lost']} lost, {last['failed']} failed, "
+            f"{last['not_asked']} could not be asked"
         )
     cpu = spent / last["answered"] * 1e6
     latency = last["latency_us"]
-    return Report(last["sent"], last["answered"], last["lost"], last["wrong"], last["rate"], latency, cpu, parts)
+    return Report(
+        last["sent"], last["answered"], last["lost"], last["wrong"], last["failed"], last["rate"], latency, cpu, parts
+    )
 
 
 def dnsperf(server: Server, questions: list[str], seconds: float = 3) -> float:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from blockd.problems import Problem
 
-#: Octets that a compile takes for each octet of a list: the names' fingerprints, the table, the file, each once.
-COMPILE_FACTOR = 3
+#: Octets that a compile takes for each octet of a list.
+COMPILE_FACTOR = 1
+#: And for each of its lines.
+COMPILE_OCTETS_A_LINE = 70
 #: Octets that loading takes for each octet of a snapshot: the file and what is made of it, for a moment both.
 LOAD_FACTOR = 2
 
@@ -18,12 +20,16 @@ LOAD_FACTOR = 2
 def available_octets(root: Path = Path("/")) -> int:
     """Give the least that the system, this process's control group and its own limit still allow, octets."""
     free = [_system(root / "proc/meminfo")]
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else []:
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            free += _room(root / f"sys/fs/cgroup{path}", "memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            free += _room(root / f"sys/fs/cgroup/memory{path}", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        # A group's limit holds for those below it.
+        for group in (Path(path), *Path(path).parents):
+            if controllers == "":
+                free += _room(root / f"sys/fs/cgroup{group}", "memory.max", "memory.current", "")
+            elif "memory" in controllers.split(","):
+                where = root / f"sys/fs/cgroup/memory{group}"
+                free += _room(where, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         pages = int((root / "proc/self/statm").read_text().split()[0])
@@ -40,10 +46,15 @@ def _system(meminfo: Path) -> int:
     return int(found.group(1)) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _room(group: Path, limit: str, used: str) -> list[int]:
+def _room(group: Path, limit: str, used: str, prefix: str) -> list[int]:
     try:
         most = (group / limit).read_text().strip()
-        return [] if most == "max" else [int(most) - int((group / used).read_text())]
+        if most == "max":
+            return []
+        # Pages of files are counted as used, and are given up when somebody needs memory.
+        rows = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+        cached = sum(int(n) for name, n in rows if name in (f"{prefix}inactive_file", f"{prefix}active_file"))
+        return [int(most) - int((group / used).read_text()) + cached]
     except (OSError, ValueError):
         # The root group has no limit, and no file that says so.
         return []

@@ -12,7 +12,7 @@ import typer
 
 from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain
-from blockd.memory import COMPILE_FACTOR, too_large
+from blockd.memory import COMPILE_FACTOR, COMPILE_OCTETS_A_LINE, too_large
 from blockd.policy.compile import compile_snapshot, write_generation
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
@@ -34,8 +34,9 @@ def compile_inputs(
     source = Disk()
     try:
         inputs = read_inputs(config_path(config), source)
-        octets = sum(map(len, source.files.values()))
-        if problems := too_large(str(inputs.config), f"the {len(source.files)} files", COMPILE_FACTOR * octets):
+        octets = list(source.files.values())
+        needed = sum(COMPILE_FACTOR * len(data) + COMPILE_OCTETS_A_LINE * data.count(b"\n") for data in octets)
+        if problems := too_large(str(inputs.config), f"the {len(octets)} files", needed):
             raise InputError(problems)
         compiled = compile_snapshot(inputs)
         try:

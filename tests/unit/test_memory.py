@@ -21,17 +21,27 @@ MEMINFO = "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n"
     [
         ("0::/\n", {}, 8_192_000),
         ("0::/a\n", {"sys/fs/cgroup/a/memory.max": "max\n", "sys/fs/cgroup/a/memory.current": "5\n"}, 8_192_000),
-        ("0::/a\n", {"sys/fs/cgroup/a/memory.max": "7000\n", "sys/fs/cgroup/a/memory.current": "5000\n"}, 2_000),
+        (
+            "0::/a/b\n",
+            {
+                "sys/fs/cgroup/a/memory.max": "7000\n",
+                "sys/fs/cgroup/a/memory.current": "5000\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 300\nactive_file 200\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+            },
+            2_500,
+        ),
         (
             "4:cpu,memory:/b\n0::/\n",
             {
                 "sys/fs/cgroup/memory/b/memory.limit_in_bytes": "3000\n",
                 "sys/fs/cgroup/memory/b/memory.usage_in_bytes": "4000\n",
+                "sys/fs/cgroup/memory/b/memory.stat": "inactive_file 9000\ntotal_inactive_file 500\n",
             },
             0,
         ),
     ],
-    ids=["the system", "no limit", "a limit", "an old limit, passed"],
+    ids=["the system", "no limit", "a limit above", "an old limit, passed"],
 )
 def test_the_least_of_all_limits_counts(tmp_path: Path, cgroup: str, files: dict[str, str], wanted: int) -> None:
     """Of the system, of control groups of either version."""
@@ -54,7 +64,7 @@ def test_lists_that_do_not_fit_are_refused_with_a_figure(serve: Serve, upstream:
     limited = ["prlimit", f"--as={220 << 20}", *compile_it, "--output", str(blockd.directory / "out")]
     done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, done.stderr
-    assert "files would need 1" in done.stderr
+    assert "files would need 2" in done.stderr
     assert "MB of memory and" in done.stderr
     assert "MB are free: let shorter lists live" in done.stderr
     assert not (blockd.directory / "out").exists()

@@ -369,10 +369,11 @@ impl Cache {
         generation: u64,
         guard: &'g Guard,
     ) -> &'g Entry {
-        let queues = lock(&self.queues[Self::shard_of(entry.hash)]);
         let judged = entry.judged(inspect::judge(rules, name, &entry.targets()), generation);
         let judged = Owned::new(judged).into_shared(guard).with_tag(Self::tag(entry.hash));
-        match self.find(entry.hash, guard) {
+        // Whoever finds a writer at work does not wait for it: the judgement serves this query, and the next use keeps it.
+        let queues = self.queues[Self::shard_of(entry.hash)].try_lock();
+        match self.find(entry.hash, guard).filter(|_| queues.is_ok()) {
             Some((place, shared, found)) if std::ptr::eq(found, entry) => {
                 place.store(judged, Release);
                 // SAFETY: no place leads to it any more, and writers of this shard are held off by the lock.
@@ -430,6 +431,7 @@ impl Cache {
             place.store(Owned::new(entry).with_tag(Self::tag(hash)), Release);
             // SAFETY: as in `judge_anew`.
             unsafe { guard.defer_destroy(shared) };
+            while queues.octets > self.shard_octets && self.evict_one(queues, now_ms, guard) {}
             return true;
         }
         if !is_kept {
@@ -656,7 +658,8 @@ mod tests {
         for octets in [0, 100, 3_000, 10_000] {
             let cache = Cache::new(1 << 20);
             for number in 0..20_000 {
-                put(&cache, number % 7_000, octets, 600);
+                // The same names again, larger than before.
+                put(&cache, number % 7_000, octets + number as usize / 7_000 * 1_000, 600);
             }
             let (entries, used, _) = cache.sizes();
             assert!(used <= 1 << 20 && entries > 0, "{entries} of {octets}: {used}");

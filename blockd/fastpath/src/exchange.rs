@@ -49,6 +49,8 @@ struct Flight {
     question: Option<(Arc<Key>, u64)>,
     server: Arc<Server>,
     attempt: usize,
+    /// Why this server is asked and not the one before: it decides what is said when nobody is left.
+    reason: Failure,
     sent_us: u64,
     number: u64,
     /// Patience is over, and the next server is asked already.
@@ -110,7 +112,7 @@ impl Exchanger {
             Command::Ask(key, serial) => self.ask(core, poller, vec![(key, serial)], replies),
             Command::Probe(server) => {
                 self.now_us = core.now_us();
-                self.send(core, poller, None, server, 0, replies);
+                self.send(core, poller, None, server, 0, Failure::Network, replies);
                 self.depart(core, poller, replies);
             }
         }
@@ -148,7 +150,7 @@ impl Exchanger {
             let servers = pair.servers(key.route);
             let Some(server) = attempt.checked_rem(servers.len()).map(|at| servers[at].clone()) else { break };
             drop(pair);
-            if self.send(core, poller, Some((&key, serial)), server, attempt, replies) {
+            if self.send(core, poller, Some((&key, serial)), server, attempt, failure, replies) {
                 return;
             }
         }
@@ -170,6 +172,7 @@ impl Exchanger {
         question: Option<(&Arc<Key>, u64)>,
         server: Arc<Server>,
         attempt: usize,
+        reason: Failure,
         replies: &mut Outbound,
     ) -> bool {
         let now_us = self.now_us;
@@ -214,6 +217,7 @@ impl Exchanger {
                 question: question.map(|(key, serial)| (Arc::clone(key), serial)),
                 server,
                 attempt,
+                reason,
                 sent_us: now_us,
                 number,
                 is_late: false,
@@ -239,8 +243,10 @@ impl Exchanger {
                     if let Some(flight) = self.flights.get(place) {
                         flight.server.sent.fetch_add(1, Relaxed);
                     }
-                } else if let Some(Flight { question: Some((key, serial)), attempt, .. }) = self.land(core, *place) {
-                    self.attempt(core, poller, key, serial, attempt + 1, Failure::Network, replies);
+                } else if let Some(Flight { question: Some((key, serial)), attempt, reason, .. }) =
+                    self.land(core, *place)
+                {
+                    self.attempt(core, poller, key, serial, attempt + 1, reason, replies);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub struct Kind {
 pub struct Row {
     /// What kind.
     pub kind: Kind,
-    /// The question name that was first.
+    /// The question name that was first; on a closing line, the one that was second.
     pub name: Box<str>,
     /// Its type.
     pub qtype: u16,

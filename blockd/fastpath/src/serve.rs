@@ -152,6 +152,7 @@ impl Thread {
         // Loaded after the batch was received: whatever was published before is obeyed. Pinned once, for all lookups.
         let pair = core.pair.load();
         let pinned = cache::pin();
+        let rejudged = lane.read(Counter::CacheRejudged as usize);
         let inbound = &*inbound;
         // Each step touches memory that the one before had fetched: with a million entries, the processor would wait for
         // three cache misses a query, and so it waits for those of a whole batch at once.
@@ -200,6 +201,10 @@ impl Thread {
         }
         if replied > lost {
             lane.observe(Took::Hit, core.now_us().saturating_sub(now_us), (replied - lost) as u64);
+        }
+        if lane.read(Counter::CacheRejudged as usize) != rejudged {
+            // After a reload every batch replaces entries: what it replaced is freed now, not some hundred batches later.
+            pinned.flush();
         }
         exchanger.ask(core, &self.poller, asks, replies);
     }

@@ -265,8 +265,18 @@ pub fn build_rules(
             builder.change(print, |set| set.is_cdn_zone = true);
         }
     }
-    if builder.sets.len() > MAX_SETS {
-        let sets = builder.sets.len();
+    // Sets that were only passed through on the way to another are no name's.
+    let mut numbers = vec![None; builder.sets.len()];
+    let mut sets = Vec::new();
+    for index in builder.names.values_mut() {
+        let at = *index as usize;
+        *index = *numbers[at].get_or_insert_with(|| {
+            sets.push(builder.sets[at]);
+            sets.len() as u32 - 1
+        });
+    }
+    if sets.len() > MAX_SETS {
+        let sets = sets.len();
         return Err(format!(
             "the apps' rules overlap in {sets} ways, at most {MAX_SETS} are allowed: let fewer lists live"
         ));
@@ -298,7 +308,7 @@ pub fn build_rules(
         digest: input.digest,
         key,
         table: DomainTable::build(&entries),
-        sets: builder.sets,
+        sets,
         embedded,
         patterns,
         networks,

@@ -372,10 +372,19 @@ impl Replies {
         *header = asked;
         header.msg_iov = &raw mut self.vectors[at];
         header.msg_flags = 0;
-        // SAFETY: the kernel filled the control buffer of `asked` with one message of the length that it says.
-        let is_pktinfo = unsafe { turn_round(libc::CMSG_FIRSTHDR(&raw const asked)) };
-        if !is_pktinfo {
-            (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+        (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+        // SAFETY: the kernel filled the control buffer of `asked` with messages of the length that it says.
+        unsafe {
+            let mut control = libc::CMSG_FIRSTHDR(&raw const asked);
+            while !control.is_null() {
+                // Only this one goes back: a socket that a supervisor opened may bring others, such as timestamps.
+                if let Some(octets) = turn_round(control) {
+                    header.msg_control = control.cast();
+                    header.msg_controllen = libc::CMSG_SPACE(octets as libc::c_uint) as _;
+                    break;
+                }
+                control = libc::CMSG_NXTHDR(&raw const asked, control);
+            }
         }
         self.count += 1;
     }
@@ -387,22 +396,20 @@ impl Replies {
     }
 }
 
-/// Makes the address that a datagram was sent to the one that its reply leaves from; false when the kernel did not say.
+/// Makes the address that a datagram was sent to the one that its reply leaves from; gives the octets of that, or none
+/// when the message is of another kind.
 ///
 /// # Safety
-/// `control` must be null or point to a whole control message.
-unsafe fn turn_round(control: *mut libc::cmsghdr) -> bool {
+/// `control` must point to a whole control message.
+unsafe fn turn_round(control: *mut libc::cmsghdr) -> Option<usize> {
     // SAFETY: the caller's promise; the data is read and written unaligned after level and type were looked at.
     unsafe {
-        if control.is_null() {
-            return false;
-        }
         match ((*control).cmsg_level, (*control).cmsg_type) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let place = libc::CMSG_DATA(control).cast::<libc::in_pktinfo>();
                 let pktinfo = place.read_unaligned();
                 place.write_unaligned(libc::in_pktinfo { ipi_ifindex: 0, ..pktinfo });
-                true
+                Some(size_of::<libc::in_pktinfo>())
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let place = libc::CMSG_DATA(control).cast::<libc::in6_pktinfo>();
@@ -412,9 +419,9 @@ unsafe fn turn_round(control: *mut libc::cmsghdr) -> bool {
                     pktinfo.ipi6_ifindex = 0;
                 }
                 place.write_unaligned(pktinfo);
-                true
+                Some(size_of::<libc::in6_pktinfo>())
             }
-            _ => false,
+            _ => None,
         }
     }
 }

@@ -143,6 +143,8 @@ struct Tally {
     lost: u64,
     late: u64,
     wrong: u64,
+    /// SERVFAIL where an answer was expected: what a server says that sheds.
+    failed: u64,
     not_sent: u64,
     shown: Vec<String>,
 }
@@ -234,9 +236,15 @@ impl Load<'_> {
             let start = query.at as usize + 12;
             let question = &self.queries.wire[start..start + usize::from(query.question_octets)];
             let is_question = question_end(answer).is_some_and(|end| &answer[12..end] == question);
-            let is_right = is_question && answer[2] & 0x80 != 0 && answer[3] & 0x0F == query.rcode;
+            // An answer that is cut, or that is positive and empty, is none.
+            let is_whole = answer[2] & 0x82 == 0x80 && (query.rcode != 0 || answer[6..8] != [0, 0]);
+            let is_right = is_question && is_whole && answer[3] & 0x0F == query.rcode;
             slot.is_used = false;
             source.free.push(answer[1]);
+            if is_question && query.rcode == 0 && answer[3] & 0x0F == 2 {
+                self.tally.failed += 1;
+                continue;
+            }
             if !is_right {
                 self.show(if is_question { "another rcode" } else { "another question" }, answer);
                 continue;
@@ -372,6 +380,7 @@ fn run() -> Result<(), String> {
         "lost": tally.lost,
         "late": tally.late,
         "wrong": tally.wrong,
+        "failed": tally.failed,
         "not_sent": tally.not_sent,
         "not_asked": missed,
         "seconds": elapsed,
