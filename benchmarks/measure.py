@@ -34,6 +34,7 @@ from benchmarks.servers import (
     ChangingBlockd,
     Recursor,
     Server,
+    Unbound,
 )
 from tests.support.servers import RealServer
 
@@ -139,6 +140,12 @@ def spread(rows: list[dict[str, float]], key: str = "cpu_us") -> tuple[float, fl
 def middle(server: Server, questions: Sequence[str]) -> float:
     """Ask three times for three seconds: the median of CPU a query."""
     return statistics.median(again(lambda: run(server, questions, 3)).cpu_us for _ in range(3))
+
+
+def half_load(nsd: RealServer, directory: Path, rate: float) -> Figures:
+    """Ask hits of the resolvers that are nearest, all at one rate."""
+    servers = [kind(directory, nsd.port) for kind in (Blockd, Unbound, Recursor)]
+    return compare(servers, ["hits"], 3, 3, rate)
 
 
 def _paired(first: Server, second: Server, ask: Callable[[Server], Report], rounds: int = 3) -> tuple[float, float]:

@@ -179,6 +179,8 @@ def page(all_figures: Figures) -> str:
     rows += head(all_figures)
     rows += ["| goal | wanted | measured | |", "| --- | --- | --- | --- |"]
     rows += [goal.row() for goal in goals(all_figures)] + [""]
+    for name, why in all_figures.get("failed", {}).items():
+        rows += [f"No figure for {name.replace('_', ' ')}: {why}", ""]
     for key, title in (("peak", "At peak"), ("tenth", "At a tenth of the best rival's peak")):
         if key in all_figures:
             rows += comparison(all_figures[key], title)
