@@ -97,10 +97,9 @@ def goals(all_figures: Figures) -> list[Goal]:
         wanted.append(Goal("loading 1,000,000 names, over PowerDNS Recursor's time", ratio, 0.5))
         wanted.append(Goal("loading 1,000,000 names, one core", loading["blockd"], 1.0, "s"))
     if reload := all_figures.get("reload_under_load"):
-        wanted.append(
-            Goal("reload of 1,000,000 names under load, lost or wrong", reload["lost"] + reload["wrong"], 0, "")
-        )
-        ratio = reload["during_us"] / reload["before_us"]
+        ours = reload["blockd"]
+        wanted.append(Goal("reload of 1,000,000 names under load, lost or wrong", ours["lost"] + ours["wrong"], 0, ""))
+        ratio = ours["worst p99.9 during"] / ours["worst p99.9 before"]
         wanted.append(Goal("reload of 1,000,000 names under load, p99.9 over before", ratio, 2))
     if half := all_figures.get("half"):
         for key in ("p50", "p99"):

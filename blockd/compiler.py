@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from blockd.priority import COMPILE, give_way
 from blockd.problems import Problem
 
 #: Seconds; ten million names take well below one hundred.
@@ -28,8 +30,11 @@ class Compiler:
         # -P: a file in the working directory must not pass for a module of ours.
         command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
         command += ["--config", str(config), "--output", str(output)]
+        # A daemon that is killed leaves no compile behind, which would write where the next daemon's does.
+        command += ["--parent", str(os.getpid())]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
             process = self._process
+            give_way(process.pid, COMPILE)
             if self._is_ending:
                 process.kill()
             try:

@@ -35,6 +35,7 @@ from blockd.policy.compile import SNAPSHOT
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import Inputs, read_inputs
 from blockd.policy.shrink import shrunk
+from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
@@ -192,6 +193,8 @@ class Daemon:
             raise
         loop.add_reader(fastpath.work_fd, self._work, fastpath, tcp, streams)
         fastpath.start()
+        # From here on: the serve threads were started before, and keep the niceness that the daemon was given.
+        give_way(0, PYTHON)
         self._every(reactor, LOOK_INTERVAL, self._look)
         self._watch = Watch(self._signature())
         self._is_watching = False

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from blockd.problems import Problem
 
-#: Octets that a compile takes for each octet of a list.
-COMPILE_FACTOR = 1
-#: And for each of its lines.
-COMPILE_OCTETS_A_LINE = 70
-#: Octets that loading takes for each octet of a snapshot: the file and what is made of it, for a moment both.
-LOAD_FACTOR = 2
+#: Octets that a compile takes for each line of a list: an entry of ten, or a slot and a third of ten.
+LIST_OCTETS_A_LINE = 16
+#: And for each octet of other files, inventories most of all: each device is an object.
+FILE_FACTOR = 32
+#: Octets that loading takes for each octet of a snapshot.
+LOAD_FACTOR = 1
 
 
 def available_octets(root: Path = Path("/")) -> int:

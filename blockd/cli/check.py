@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import typer
 
@@ -25,7 +27,8 @@ def check(config: Config = None, as_json: Json = False) -> None:
     path = config_path(config)
     try:
         inputs = read_inputs(path)
-        compiled = compile_snapshot(inputs)
+        with tempfile.NamedTemporaryFile() as file:
+            compiled = compile_snapshot(inputs, Path(file.name))
     except InputError as error:
         if not as_json:
             raise

@@ -12,11 +12,12 @@ import typer
 
 from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain
-from blockd.memory import COMPILE_FACTOR, COMPILE_OCTETS_A_LINE, too_large
-from blockd.policy.compile import compile_snapshot, write_generation
+from blockd.fastpath import end_with_parent
+from blockd.memory import FILE_FACTOR, LIST_OCTETS_A_LINE, too_large
+from blockd.policy.compile import SNAPSHOT, compile_snapshot, write_inputs
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
-from blockd.settings.source import Disk
+from blockd.settings.source import INPUTS, Disk
 
 
 def register(app: typer.Typer) -> None:
@@ -28,25 +29,30 @@ def compile_inputs(
     output: Annotated[Path, typer.Option("--output", help="The directory to make.")],
     config: Config = None,
     as_json: Json = False,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="The process that this one ends with.")] = None,
 ) -> None:
     """Write a snapshot, and the inputs that it was made of, into a new directory."""
+    if parent is not None and not end_with_parent(parent):
+        raise typer.Exit(1)
     building = output.with_name(f"{output.name}.{os.getpid()}.new")
-    source = Disk()
+    source = Disk(spool=building / INPUTS)
     try:
-        inputs = read_inputs(config_path(config), source)
-        octets = list(source.files.values())
-        needed = sum(COMPILE_FACTOR * len(data) + COMPILE_OCTETS_A_LINE * data.count(b"\n") for data in octets)
-        if problems := too_large(str(inputs.config), f"the {len(octets)} files", needed):
-            raise InputError(problems)
-        compiled = compile_snapshot(inputs)
         try:
-            write_generation(inputs, compiled, building)
+            (building / INPUTS).mkdir(parents=True)
+            inputs = read_inputs(config_path(config), source)
+            needed = sum(FILE_FACTOR * len(data) for data in source.files.values())
+            needed += LIST_OCTETS_A_LINE * source.list_lines
+            if problems := too_large(str(inputs.config), f"the {len(source.paths)} files", needed):
+                raise InputError(problems)
+            compiled = compile_snapshot(inputs, building / SNAPSHOT)
+            octets = (building / SNAPSHOT).stat().st_size
+            write_inputs(inputs, compiled, building)
             building.rename(output)
         except OSError as error:
-            # Nothing is left behind.
-            shutil.rmtree(building, ignore_errors=True)
             raise InputError([Problem(str(output), 0, "", f"cannot be written: {error.strerror}")]) from None
     except InputError as error:
+        # Nothing is left behind.
+        shutil.rmtree(building, ignore_errors=True)
         if as_json:
             files = sorted(map(str, source.tried))
             print(json.dumps({"problems": [problem.as_json() for problem in error.problems], "files": files}))
@@ -55,4 +61,4 @@ def compile_inputs(
     if as_json:
         print(json.dumps({"lists": compiled.lists}))
     else:
-        complain(f"{output}: {len(compiled.snapshot)} octets")
+        complain(f"{output}: {octets} octets")

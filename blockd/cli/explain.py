@@ -70,8 +70,7 @@ def _offline(config: Path, client: str, name: str, qtype: str, as_json: bool) ->
     question, number = read_question(name, qtype)
     inputs = read_inputs(config)
     with tempfile.NamedTemporaryFile() as file:
-        file.write(compile_snapshot(inputs).snapshot)
-        file.flush()
+        compile_snapshot(inputs, Path(file.name))
         snapshot = load(file.name)
     decision = Fastpath(snapshot, [], 0, 0).decide(address, question, number)
     explanation = explain_decision(inputs, decision, read_meta(snapshot), address, question, qtype.upper())

@@ -25,6 +25,7 @@ from blockd.transport.tcp import TcpListener
 #: A counter `a.b.c` under the prefix `a` gives the label values `b` and `c`.
 COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_queries": ("Queries received, by transport.", ("proto",), "queries"),
+    "blockd_queries_not_read": ("Datagrams that the kernel dropped, the receive buffer being full.", (), "not_read"),
     "blockd_questions": ("Well-formed questions, by type; rare types are other.", ("qtype",), "types"),
     "blockd_replies": ("Replies, by transport and response code.", ("proto", "rcode"), "replies"),
     "blockd_replies_truncated": ("Replies that did not fit and were sent with TC.", (), "replies.truncated"),

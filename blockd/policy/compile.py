@@ -25,16 +25,18 @@ SNAPSHOT = "snapshot"
 
 @dataclass(frozen=True)
 class Compiled:
-    """A snapshot and what was noticed on the way."""
+    """What was noticed on the way to a snapshot."""
 
-    snapshot: bytes
     lists: list[dict[str, Any]]
     #: Rules of each live app, names from its lists among them.
     rules: dict[str, int]
 
 
-def compile_snapshot(inputs: Inputs) -> Compiled:
-    """Make the snapshot of these inputs. ValueError only for what the checks before should have caught."""
+def compile_snapshot(inputs: Inputs, output: Path) -> Compiled:
+    """Write the snapshot of these inputs to a file. InputError says what is wrong with them.
+
+    OSError when it cannot be written, ValueError only for what the checks before should have caught.
+    """
     live = inputs.live_apps()
     records, problems = local_names(inputs.settings, inputs.document)
     problems += _check_patterns(inputs, live)
@@ -61,7 +63,7 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "cdn_zones": inputs.catalogue.cdn_zones,
         "local_names": [(name, templates.add(template)) for name, template in records.items()],
     }
-    rules["digest"] = _digest(live, rules)
+    rules["digest"] = _digest(live, rules, inputs.source)
     settings = inputs.settings
     spec: _native.Views = {
         "views": view_specs,
@@ -90,7 +92,7 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
         "views": [{k: sorted(getattr(view, k)) for k in ("block", "monitor", "allow")} for view in views],
         "masks": [{k: spec[k] for k in ("block", "monitor", "allow", "exempt")} for spec in view_specs],
     }
-    snapshot, reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii)
+    reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii, str(output))
     lists = list(_list_reports(inputs, live, reports))
     # An error page, or another encoding, has lines and no name. An empty file is somebody's decision.
     junk = [report for report in lists if report["skipped"] and not report["kept"]]
@@ -100,19 +102,14 @@ def compile_snapshot(inputs: Inputs) -> Compiled:
     for report in lists:
         if report["kind"] == "block":
             counts[report["app"]] += report["kept"]
-    return Compiled(snapshot, lists, counts)
+    return Compiled(lists, counts)
 
 
-def _digest(live: list[str], rules: _native.Rules) -> bytes:
-    """Tell rules apart by what they say; a list by the digest of its octets, for there may be a gigabyte of them."""
-    digest = hashlib.sha256()
-    apps = []
-    for app in rules["apps"]:
-        apps.append({**app, "lists": [{**item, "octets": b""} for item in app["lists"]]})
-        for item in app["lists"]:
-            digest.update(hashlib.sha256(item["octets"]).digest())
-    digest.update(repr((live, {**rules, "apps": apps})).encode())
-    return digest.digest()[:16]
+def _digest(live: list[str], rules: _native.Rules, source: Source) -> bytes:
+    """Tell rules apart by what they say; a list by the digest of its octets, wherever its copy is."""
+    sums = {str(source.list_file(path)): source.sha256(path) for path in source.lists}
+    apps = [{**app, "lists": [{**item, "file": sums[item["file"]]} for item in app["lists"]]} for app in rules["apps"]]
+    return hashlib.sha256(repr((live, {**rules, "apps": apps})).encode()).digest()[:16]
 
 
 def _check_patterns(inputs: Inputs, live: list[str]) -> list[Problem]:
@@ -174,7 +171,7 @@ def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
         "holes": app.holes,
         "lists": [
             {
-                "octets": source.read(entry.list_path(at)),
+                "file": str(source.list_file(entry.list_path(at))),
                 "format": item.format,
                 "is_hole": item.kind == "hole",
                 "public_suffix": app.public_suffix,
@@ -222,16 +219,23 @@ def _list_reports(inputs: Inputs, live: list[str], reports: list[list[_native.Li
             }
 
 
-def write_generation(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
-    """Write snapshot, inputs and manifest into a new directory, and make sure that they are on the disk."""
+def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
+    """Write inputs and manifest beside a snapshot, and make sure that they are on the disk.
+
+    The lists were copied to the directory of inputs before they were compiled.
+    """
     kept = directory / INPUTS
-    kept.mkdir(parents=True)
-    items = []
-    for at, (path, data) in enumerate(sorted(inputs.source.files.items())):
-        name = f"{at:04}-{path.name}"
-        _write(kept / name, data)
-        items.append({"path": str(path), "kept": name, "sha256": inputs.source.sha256(path)})
-    _write(directory / SNAPSHOT, compiled.snapshot)
+    lists = inputs.source.lists
+    items: list[dict[str, str]] = []
+    for path in sorted(inputs.source.paths):
+        if path in lists:
+            file = inputs.source.list_file(path)
+            _sync(file)
+        else:
+            file = kept / f"{len(lists) + len(items):04}-{path.name}"
+            file.write_bytes(inputs.source.files[path])
+            _sync(file)
+        items.append({"path": str(path), "kept": file.name, "sha256": inputs.source.sha256(path)})
     manifest = {
         "config": str(inputs.config),
         "digest": inputs.digest(),
@@ -240,11 +244,10 @@ def write_generation(inputs: Inputs, compiled: Compiled, directory: Path) -> Non
         "rules": compiled.rules,
         "devices": {group: len(devices) for group, devices in inputs.devices.items()},
     }
-    _write(directory / MANIFEST, json.dumps(manifest, indent=1).encode())
+    (directory / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
+    _sync(directory / MANIFEST)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
         os.fsync(file.fileno())

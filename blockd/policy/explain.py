@@ -217,7 +217,7 @@ def locate(source: Source, entry: Entry, kind: str, rule: str) -> Place:
             return Place(app.app, kind, rule, str(origin.document.file), origin.line)
     for at, item in enumerate(app.lists):
         if (item.kind == "hole") == (kind == "hole"):
-            found = line_of(source.read(entry.list_path(at)), item.format, rule, to_ascii)
+            found = line_of(str(source.list_file(entry.list_path(at))), item.format, rule, to_ascii)
             if found is not None:
                 return Place(app.app, kind, rule, str(entry.list_path(at)), found)
     return Place(app.app, kind, rule, str(entry.document.file), 0)

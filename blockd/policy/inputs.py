@@ -54,7 +54,7 @@ class Inputs:
     def digest(self) -> str:
         """Tell inputs apart by content and path."""
         digest = hashlib.sha256(__version__.encode())
-        for path in sorted(self.source.files):
+        for path in sorted(self.source.paths):
             digest.update(f"{path}\0{self.source.sha256(path)}\0".encode())
         return digest.hexdigest()
 
@@ -84,7 +84,7 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         for at in range(len(entry.app.lists) if entry else 0):
             assert entry is not None
             try:
-                source.check(entry.list_path(at))
+                source.list_file(entry.list_path(at))
             except InputError as error:
                 text = f"{error.problems[0].file} {error.problems[0].text}"
                 problems.append(entry.list_places[at].problem(text))

@@ -66,7 +66,9 @@ def _empty_lists(inputs: Inputs) -> Iterable[Problem]:
     for app in inputs.live_apps():
         entry = inputs.catalogue.entries[app]
         for at in range(len(entry.app.lists)):
-            if not inputs.source.read(entry.list_path(at)).strip():
+            with inputs.source.list_file(entry.list_path(at)).open("rb") as file:
+                is_empty = not any(line.strip() for line in file)
+            if is_empty:
                 yield entry.list_places[at].problem("the list is empty")
 
 

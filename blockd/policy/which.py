@@ -49,7 +49,7 @@ def which(catalogue: Catalogue, inputs: Inputs | None, name: str) -> tuple[str, 
     for at, entry in enumerate(entries):
         try:
             for place in range(len(entry.app.lists)):
-                source.read(entry.list_path(place))
+                source.list_file(entry.list_path(place))
         except InputError as error:
             # An app that no policy names may have a list that is not there: its own rules are looked at all the same.
             problems += error.problems
@@ -111,6 +111,5 @@ def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source)
         },
     }
     with tempfile.NamedTemporaryFile() as file:
-        file.write(compile_rules(rules, views, json.dumps({}).encode(), to_ascii)[0])
-        file.flush()
+        compile_rules(rules, views, json.dumps({}).encode(), to_ascii, file.name)
         return Fastpath(load(file.name), [], 0, 0)

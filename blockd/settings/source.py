@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ class Source(ABC):
     def __init__(self) -> None:
         """Start with nothing read."""
         self.files: dict[Path, bytes] = {}
+        #: The file that holds a list's octets: lists are read where they lie, for there may be a gigabyte of them.
+        self._lists: dict[Path, Path] = {}
         self._digests: dict[Path, str] = {}
-        self._checked: set[Path] = set()
         #: What was asked for, read or not: a change of any of these may mend what was refused.
         self.tried: set[Path] = set()
 
@@ -33,17 +35,25 @@ class Source(ABC):
             self.files[path] = self._read(path)
         return self.files[path]
 
-    def check(self, path: Path) -> None:
-        """See that a list can be read. InputError says why not."""
-        self.read(path)
+    def list_file(self, path: Path) -> Path:
+        """Give the file to read a list from. InputError says why it cannot be read."""
+        self.tried.add(path)
+        if path not in self._lists:
+            self._lists[path], self._digests[path] = self._list_file(path)
+        return self._lists[path]
+
+    @property
+    def lists(self) -> set[Path]:
+        """Those of them that are lists."""
+        return set(self._lists)
 
     @property
     def paths(self) -> set[Path]:
-        """All that belongs to the inputs, whether its octets were wanted or not."""
-        return {*self.files, *self._checked}
+        """All that belongs to the inputs."""
+        return {*self.files, *self._lists}
 
     def sha256(self, path: Path) -> str:
-        """Give the digest of a file that was read, made once."""
+        """Give the digest of a file that was read, or of a list, made once."""
         if path not in self._digests:
             self._digests[path] = hashlib.sha256(self.files[path]).hexdigest()
         return self._digests[path]
@@ -52,19 +62,58 @@ class Source(ABC):
     def _read(self, path: Path) -> bytes: ...
 
     @abstractmethod
+    def _list_file(self, path: Path) -> tuple[Path, str]: ...
+
+    @abstractmethod
     def yaml_files(self, directory: Path) -> list[Path]:
         """List the YAML files of a directory, in order. InputError when there is no such directory."""
+
+
+#: What is held of a list while it is copied.
+CHUNK_OCTETS = 1 << 20
 
 
 class Disk(Source):
     """The files as they are now."""
 
+    def __init__(self, spool: Path | None = None) -> None:
+        """With `spool`, a directory, lists are copied there first: what is compiled is what is kept, whoever writes."""
+        super().__init__()
+        self._spool = spool
+        #: Lines of all lists, for a reckoning of what their compile takes.
+        self.list_lines = 0
+
     def _read(self, path: Path) -> bytes:
         try:
-            if path.exists() and not path.is_file():
-                # A pipe would hold the reload for ever.
-                raise InputError([Problem(str(path), 0, "", "cannot be read: it is no regular file")])
+            _refuse_pipe(path)
             return path.read_bytes()
+        except OSError as error:
+            raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
+
+    def _list_file(self, path: Path) -> tuple[Path, str]:
+        digest = hashlib.sha256()
+        if self._spool is None:
+            for chunk in self._chunks(path):
+                digest.update(chunk)
+            return path, digest.hexdigest()
+        copy = self._spool / f"{len(self._lists):04}-{path.name}"
+        try:
+            with copy.open("wb") as file:
+                for chunk in self._chunks(path):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except OSError as error:
+            text = f"cannot be copied to {copy}: {error.strerror}"
+            raise InputError([Problem(str(path), 0, "", text)]) from None
+        return copy, digest.hexdigest()
+
+    def _chunks(self, path: Path) -> Iterator[bytes]:
+        try:
+            _refuse_pipe(path)
+            with path.open("rb", buffering=0) as file:
+                while chunk := file.read(CHUNK_OCTETS):
+                    self.list_lines += chunk.count(b"\n")
+                    yield chunk
         except OSError as error:
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
 
@@ -79,6 +128,12 @@ class Disk(Source):
         return sorted(path for path in directory.glob("*.yaml") if not path.name.startswith("."))
 
 
+def _refuse_pipe(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        # A pipe would hold the reload for ever.
+        raise InputError([Problem(str(path), 0, "", "cannot be read: it is no regular file")])
+
+
 class Kept(Source):
     """The files as they were when a snapshot was accepted."""
 
@@ -87,15 +142,15 @@ class Kept(Source):
         super().__init__()
         manifest: dict[str, Any] = json.loads((generation / MANIFEST).read_text())
         self.config = Path(manifest["config"])
+        self._sums: dict[Path, str] = {Path(item["path"]): item["sha256"] for item in manifest["inputs"]}
         self._kept: dict[Path, Path] = {
             Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
         }
 
-    def check(self, path: Path) -> None:
-        """See that a list was kept; its octets went into the snapshot, and the daemon need not hold them again."""
+    def _list_file(self, path: Path) -> tuple[Path, str]:
         if path not in self._kept or not self._kept[path].is_file():
             raise InputError([Problem(str(path), 0, "", "was not kept with the snapshot")])
-        self._checked.add(path)
+        return self._kept[path], self._sums[path]
 
     def _read(self, path: Path) -> bytes:
         try:

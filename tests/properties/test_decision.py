@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import tempfile
@@ -54,14 +55,20 @@ CONFIG = Path("/memory/blockd.yaml")
 
 
 class Memory(Source):
-    """Inputs that are in no file system."""
+    """Inputs that are in no file system, but for the lists."""
 
-    def __init__(self, contents: dict[Path, str]) -> None:
+    def __init__(self, contents: dict[Path, str], spool: Path) -> None:
         super().__init__()
         self._contents = contents
+        self._spool = spool
 
     def _read(self, path: Path) -> bytes:
         return self._contents[path].encode()
+
+    def _list_file(self, path: Path) -> tuple[Path, str]:
+        file = self._spool / path.name
+        file.write_bytes(self._read(path))
+        return file, hashlib.sha256(self._read(path)).hexdigest()
 
     def yaml_files(self, directory: Path) -> list[Path]:
         """List what is there."""
@@ -132,11 +139,10 @@ def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpa
         contents[directory / f"{name}.d"] = "\n".join(sorted(app.domains))
         contents[directory / f"{name}.h"] = "\n".join(f"0.0.0.0 {n}" for n in sorted(app.hosts_list))
     contents[directory / "cdn_zones.yaml"] = json.dumps({"zones": sorted(CDN_ZONES)})
-    snapshot = compile_snapshot(read_inputs(CONFIG, Memory(contents))).snapshot
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(snapshot)
-        file.flush()
-        return Fastpath(load(file.name), [], 0, 0)
+    with tempfile.TemporaryDirectory() as spool:
+        file = Path(spool) / "snapshot"
+        compile_snapshot(read_inputs(CONFIG, Memory(contents, Path(spool))), file)
+        return Fastpath(load(str(file)), [], 0, 0)
 
 
 def mismatches(mutation: str, met: Counter[str]) -> Iterator[str]:

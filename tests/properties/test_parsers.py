@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +100,10 @@ def test_a_config_is_read_or_refused(text: str) -> None:
 @given(st.binary(max_size=300), st.sampled_from(["domains", "hosts"]))
 def test_a_list_is_searched_whatever_is_in_it(data: bytes, kind: str) -> None:
     """A line number or none."""
-    found = line_of(data + b"\na.example\n0.0.0.0 a.example\n", kind, "a.example", to_ascii)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data + b"\na.example\n0.0.0.0 a.example\n")
+        file.flush()
+        found = line_of(file.name, kind, "a.example", to_ascii)
     assert found is None or 1 <= found <= data.count(b"\n") + 3
 
 

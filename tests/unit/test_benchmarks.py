@@ -13,7 +13,7 @@ import dns.message
 import dns.rrset
 import pytest
 
-from benchmarks import load, report
+from benchmarks import growth, load, report
 from benchmarks.measure import check_answers
 from benchmarks.servers import BenchmarkError, Dnsdist, Server, build_load
 
@@ -132,14 +132,10 @@ def test_pages_are_what_the_figures_say() -> None:
     """The page is made of the figures beside it; README and docs quote it."""
     figures = json.loads((report.RESULTS / "full.json").read_text())
     assert (report.RESULTS / "full.md").read_text() == report.page(figures)
-    goals = report.goals(figures)
-    short = [goal.what for goal in goals if not goal.is_met]
-    growth = (ROOT / "docs" / "growth.md").read_text()
-    for what in short:
-        assert what in growth, f"docs/growth.md does not say that this is short: {what}"
-    readme = (ROOT / "README.md").read_text()
-    for row in report.summary(figures):
-        assert row in readme, f"README quotes other figures; it should say: {row}"
+    assert growth.PAGE.read_text() == growth.page(figures), "python -m benchmarks.growth writes it"
+    readme = growth.README.read_text()
+    assert readme == growth.readme(figures, readme), "python -m benchmarks.growth writes its table"
+    assert all(row in readme for row in report.summary(figures))
 
 
 def test_nothing_is_left_running() -> None:

@@ -78,7 +78,7 @@ def compiled(tmp_path: Path, policy: dict[str, Any], files: dict[str, Any] | Non
     }
     config.write_text(yaml.safe_dump(values))
     file = tmp_path / "snapshot"
-    file.write_bytes(compile_snapshot(read_inputs(config)).snapshot)
+    compile_snapshot(read_inputs(config), file)
     snapshot = load(str(file))
     return Fastpath(snapshot, [], 0, 0), read_meta(snapshot)["apps"]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
+import socket
 import subprocess
+import time
 from collections import Counter
 
 import dns.flags
+import dns.message
 
 from blockd.observe import metrics
 from tests.conftest import Serve
@@ -57,6 +61,30 @@ def test_counts_equal_what_was_sent_and_received(serve: Serve, upstream: Upstrea
     assert blockd.metric("blockd_upstream_answers_total") == 3
     assert blockd.metric("blockd_cache_entries") == 3
     assert blockd.metric("blockd_pending_questions") == 0
+
+
+def test_what_the_kernel_drops_is_counted(serve: Serve, upstream: Upstream) -> None:
+    """A daemon that cannot read for a moment loses what its buffer does not hold, and says how much."""
+    blockd = serve([upstream.address])
+    before = blockd.metric("blockd_queries_total", proto="udp")
+    query = dns.message.make_query("www.tiktok.com", "A").to_wire()
+    count = 30_000
+    assert blockd.process is not None
+    blockd.process.send_signal(signal.SIGSTOP)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind((CORPORATE, 0))
+            for _ in range(count):
+                client.sendto(query, ("127.0.0.1", blockd.port))
+    finally:
+        blockd.process.send_signal(signal.SIGCONT)
+    for _ in range(50):
+        read = blockd.metric("blockd_queries_total", proto="udp") - before
+        not_read = blockd.metric("blockd_queries_not_read_total")
+        if read + not_read == count:
+            break
+        time.sleep(0.1)
+    assert (read + not_read, not_read > 0, read > 0) == (count, True, True)
 
 
 def test_decisions_are_summed_over_generations(serve: Serve, upstream: Upstream) -> None:

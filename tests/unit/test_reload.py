@@ -166,6 +166,44 @@ def test_killed_at_any_moment_it_starts_with_one_whole_generation(serve: Serve, 
         assert got.authority[0].ttl == 100 + turn
 
 
+def test_who_does_not_answer_gives_way(serve: Serve, upstream: Upstream) -> None:
+    """Serve threads keep their niceness, Python has more, a compile most; and it ends with its daemon."""
+    blockd = serve([upstream.address])
+    (blockd.directory / "long.txt").write_text("".join(f"n{at}.invalid\n" for at in range(1_000_000)))
+    blockd.write_app("long", suffixes=[], lists=[{"file": str(blockd.directory / "long.txt"), "format": "domains"}])
+    blockd.values["policies"]["corporate"]["block"].append("long")
+    blockd.write()
+    assert blockd.process is not None
+    tasks = Path(f"/proc/{blockd.process.pid}/task")
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    nice = {(task / "comm").read_text().strip(): niceness(task) - own for task in tasks.iterdir()}
+    assert {value for name, value in nice.items() if name.startswith("blockd-serve")} == {0}
+    assert niceness(tasks / str(blockd.process.pid)) - own == 5
+    blockd.hangup()
+    compiles: list[Path] = []
+    for _ in range(200):
+        found = (tasks / str(task) / "children" for task in os.listdir(tasks))
+        compiles = [Path(f"/proc/{pid}") for file in found for pid in file.read_text().split()]
+        if compiles and niceness(compiles[0]) - own == 10:
+            break
+        time.sleep(0.01)
+    assert [niceness(path) - own for path in compiles] == [10]
+    blockd.process.kill()
+    blockd.process.wait()
+    blockd.process = None
+    for _ in range(100):
+        if not compiles[0].exists() or " Z " in (compiles[0] / "stat").read_text():
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the compile outlived its daemon")
+
+
+def niceness(task: Path) -> int:
+    """Read the niceness of a process or thread."""
+    return int((task / "stat").read_text().rpartition(")")[2].split()[16])
+
+
 def test_reloads_at_once_end_with_the_newest(serve: Serve, upstream: Upstream) -> None:
     """Ten commands at the same time: all succeed, few compile, the last written config is in force."""
     blockd = serve([upstream.address])

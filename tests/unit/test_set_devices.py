@@ -27,7 +27,7 @@ def fastpath(tmp_path: Path) -> Fastpath:
     }
     config.write_text(yaml.safe_dump(values))
     file = tmp_path / "snapshot"
-    file.write_bytes(compile_snapshot(read_inputs(config)).snapshot)
+    compile_snapshot(read_inputs(config), file)
     return Fastpath(load(str(file)), [], 0, 0)
 
 

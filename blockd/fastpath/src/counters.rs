@@ -22,6 +22,7 @@ macro_rules! counters {
 counters! {
     QueriesUdp = "queries.udp",
     QueriesTcp = "queries.tcp",
+    QueriesNotRead = "not_read",
     TypeA = "types.A",
     TypeAaaa = "types.AAAA",
     TypeHttps = "types.HTTPS",
@@ -140,6 +141,11 @@ impl Lane {
     /// Counts one.
     pub fn count(&self, counter: Counter) {
         add(&self.values[counter as usize], 1);
+    }
+
+    /// Counts so many.
+    pub fn count_many(&self, counter: Counter, count: u64) {
+        add(&self.values[counter as usize], count);
     }
 
     /// What was counted.

@@ -76,6 +76,20 @@ impl RuleSet {
         let Self { suffix, host, hole, list_suffix, list_host, hole_below, rule_below, .. } = *self;
         [suffix, host, hole, list_suffix, list_host, hole_below, rule_below]
     }
+
+    /// What either says.
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            suffix: self.suffix.or(other.suffix),
+            host: self.host.or(other.host),
+            hole: self.hole.or(other.hole),
+            list_suffix: self.list_suffix.or(other.list_suffix),
+            list_host: self.list_host.or(other.list_host),
+            hole_below: self.hole_below.or(other.hole_below),
+            rule_below: self.rule_below.or(other.rule_below),
+            is_cdn_zone: self.is_cdn_zone || other.is_cdn_zone,
+        }
+    }
 }
 
 /// The number of no rule; others are the fingerprints of their names.

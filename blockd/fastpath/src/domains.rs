@@ -65,20 +65,84 @@ pub struct DomainTable {
     pub sets: Vec<u16>,
 }
 
-impl DomainTable {
-    /// Builds from pairs of fingerprint and rule set; each fingerprint at most once.
-    pub fn build(entries: &[(u64, u16)]) -> Self {
-        let slots = entries.len() + entries.len() / 3 + 1;
-        let mut table = Self { prints: vec![0; slots], sets: vec![0; slots] };
-        for &(print, set) in entries {
-            let mut at = table.home(print);
-            while table.prints[at] != 0 {
-                at = table.next(at);
+/// A name's fingerprint and rule set, in ten octets: a compile holds one for each name.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    print: [u8; 8],
+    set: [u8; 2],
+}
+
+impl Entry {
+    /// From its parts.
+    pub fn new(print: u64, set: u16) -> Self {
+        Self { print: print.to_ne_bytes(), set: set.to_ne_bytes() }
+    }
+
+    /// The fingerprint.
+    pub fn print(&self) -> u64 {
+        u64::from_ne_bytes(self.print)
+    }
+
+    /// The rule set.
+    pub fn set(&self) -> u16 {
+        u16::from_ne_bytes(self.set)
+    }
+}
+
+/// The slots of a table, one after the other, of entries that are sorted by fingerprint, each there once.
+///
+/// So a table is written without being held.
+#[derive(Debug)]
+pub struct Slots<'a> {
+    entries: &'a [Entry],
+    count: usize,
+    /// How many of the last entries have their place before the first: the search goes round.
+    wrapped: usize,
+}
+
+impl<'a> Slots<'a> {
+    /// Lays the entries out.
+    pub fn of(entries: &'a [Entry]) -> Self {
+        let mut slots = Self { entries, count: entries.len() + entries.len() / 3 + 1, wrapped: 0 };
+        loop {
+            let mut next = slots.wrapped;
+            for entry in &entries[..entries.len() - slots.wrapped] {
+                next = next.max(home(entry.print(), slots.count)) + 1;
             }
-            table.prints[at] = print;
-            table.sets[at] = set;
+            if next <= slots.count {
+                return slots;
+            }
+            // Entries are one beside the other at the end: each that goes round frees one place.
+            slots.wrapped += next - slots.count;
         }
-        table
+    }
+
+    /// How many slots there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Fingerprint and set of each slot; 0 and 0 where it is empty.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u16)> + '_ {
+        let (first, last) = self.entries.split_at(self.entries.len() - self.wrapped);
+        let mut rest = first.iter().peekable();
+        last.iter().map(|entry| (entry.print(), entry.set())).chain((self.wrapped..self.count).map(move |at| {
+            rest.next_if(|entry| home(entry.print(), self.count) <= at)
+                .map_or((0, 0), |entry| (entry.print(), entry.set()))
+        }))
+    }
+}
+
+/// Where the search for a fingerprint begins.
+fn home(print: u64, slots: usize) -> usize {
+    ((u128::from(print) * slots as u128) >> 64) as usize
+}
+
+impl DomainTable {
+    /// Builds from entries that are sorted by fingerprint, each there once.
+    pub fn build(entries: &[Entry]) -> Self {
+        let (prints, sets) = Slots::of(entries).iter().unzip();
+        Self { prints, sets }
     }
 
     /// The rule set of a fingerprint.
@@ -86,7 +150,7 @@ impl DomainTable {
         if self.prints.is_empty() {
             return None;
         }
-        let mut at = self.home(print);
+        let mut at = home(print, self.prints.len());
         loop {
             match self.prints[at] {
                 0 => return None,
@@ -101,10 +165,6 @@ impl DomainTable {
         self.prints.len() == self.sets.len() && (self.prints.is_empty() || self.prints.contains(&0))
     }
 
-    fn home(&self, print: u64) -> usize {
-        ((u128::from(print) * self.prints.len() as u128) >> 64) as usize
-    }
-
     fn next(&self, at: usize) -> usize {
         if at + 1 == self.prints.len() { 0 } else { at + 1 }
     }
@@ -113,20 +173,46 @@ impl DomainTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_was_put_in_is_found_and_nothing_else() {
         let key = HashKey(1, 2);
-        let entries: Vec<(u64, u16)> = (0..10_000u16).map(|i| (key.chain(0, &i.to_be_bytes()), i)).collect();
+        let mut entries: Vec<_> = (0..10_000u16).map(|i| Entry::new(key.chain(0, &i.to_be_bytes()), i)).collect();
+        entries.sort_unstable_by_key(Entry::print);
         let table = DomainTable::build(&entries);
-        for &(print, set) in &entries {
-            assert_eq!(table.find(print), Some(set));
+        for entry in &entries {
+            assert_eq!(table.find(entry.print()), Some(entry.set()));
         }
         for i in 10_000..20_000u16 {
             assert_eq!(table.find(key.chain(0, &i.to_be_bytes())), None);
         }
         assert!(table.is_sound());
         assert_eq!(DomainTable::default().find(7), None);
+        assert_eq!(DomainTable::build(&[]).find(7), None);
+    }
+
+    proptest! {
+        /// Also where many share a home, at the end of the table most of all.
+        #[test]
+        fn crowded_entries_are_found(
+            low in prop::collection::btree_set(1u64..40, 0..30),
+            high in prop::collection::btree_set(u64::MAX - 40.., 0..30),
+            middle in prop::collection::btree_set(any::<u64>(), 0..30),
+        ) {
+            let prints: std::collections::BTreeSet<u64> = low.into_iter().chain(high).chain(middle).collect();
+            let prints: Vec<u64> = prints.into_iter().filter(|&print| print != 0).collect();
+            let entries: Vec<_> = prints.iter().enumerate().map(|(at, &p)| Entry::new(p, at as u16)).collect();
+            let table = DomainTable::build(&entries);
+            prop_assert!(table.is_sound());
+            prop_assert_eq!(table.prints.iter().filter(|&&print| print != 0).count(), entries.len());
+            for entry in &entries {
+                prop_assert_eq!(table.find(entry.print()), Some(entry.set()));
+            }
+            for other in [41u64, u64::MAX - 41, 1 << 63] {
+                prop_assert!(prints.contains(&other) || table.find(other).is_none());
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! a reason to lose the good ones.
 
 use crate::wire::{FoldedName, MAX_NAME_OCTETS};
+use std::io::{self, Read};
 use std::net::IpAddr;
 
 /// How a list is written.
@@ -46,43 +47,104 @@ const OWN_HOSTS: [&[u8]; 12] = [
     b"0.0.0.0",
 ];
 
+/// What is held of a list at a time; a line that is longer is skipped.
+const CHUNK_OCTETS: usize = 256 << 10;
+
 /// Reads every line; `each` gets the line number from 1, and the name or the reason it was skipped with its text.
 ///
-/// `to_ascii` turns an internationalised name into its A-label form, and is called for those alone.
+/// `to_ascii` turns an internationalised name into its A-label form, and is called for those alone. A list may be longer
+/// than the memory that there is: it passes through one chunk.
 pub fn read(
-    bytes: &[u8],
+    mut list: impl Read,
     format: Format,
     may_be_public: bool,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
     each: &mut dyn FnMut(u64, Line<'_>),
-) {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let mut last_address: &[u8] = &[];
-    // One name for all lines: copies of its 256 octets were a tenth of a compile.
-    let mut name = FoldedName::ROOT;
-    for (index, line) in bytes.split(|&octet| octet == b'\n').enumerate() {
-        let number = index as u64 + 1;
+) -> io::Result<()> {
+    let mut reader = LineReader { format, may_be_public, name: FoldedName::ROOT, address: Vec::new() };
+    let mut chunk = vec![0u8; CHUNK_OCTETS];
+    let (mut number, mut held, mut is_cut) = (1u64, 0, false);
+    loop {
+        let count = match list.read(&mut chunk[held..]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let filled = held + count;
+        let is_end = count == 0;
+        let mut rest = &chunk[..filled];
+        loop {
+            let line = match rest.iter().position(|&octet| octet == b'\n') {
+                Some(end) => {
+                    let line = &rest[..end];
+                    rest = &rest[end + 1..];
+                    line
+                }
+                None if is_end && !rest.is_empty() => std::mem::take(&mut rest),
+                None => break,
+            };
+            if std::mem::take(&mut is_cut) {
+                // The end of a line whose beginning was skipped.
+            } else {
+                let line = if number == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
+                reader.read(number, line, to_ascii, each);
+            }
+            number += 1;
+        }
+        if is_end {
+            return Ok(());
+        }
+        held = rest.len();
+        let start = filled - held;
+        if held == CHUNK_OCTETS {
+            if !is_cut {
+                each(number, Err(("a line that is too long", &chunk[..80])));
+            }
+            (is_cut, held) = (true, 0);
+        } else {
+            chunk.copy_within(start..filled, 0);
+        }
+    }
+}
+
+struct LineReader {
+    format: Format,
+    may_be_public: bool,
+    /// One name for all lines: copies of its 256 octets were a tenth of a compile.
+    name: FoldedName,
+    /// The last address: nearly every line has that of the line before.
+    address: Vec<u8>,
+}
+
+impl LineReader {
+    fn read(
+        &mut self,
+        number: u64,
+        line: &[u8],
+        to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+        each: &mut dyn FnMut(u64, Line<'_>),
+    ) {
         let line = line.split(|&octet| octet == b'#').next().unwrap_or(line);
         let mut words = line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        let Some(first) = words.next() else { continue };
-        match format {
+        let Some(first) = words.next() else { return };
+        match self.format {
             Format::Domains => {
                 if words.next().is_some() {
                     each(number, Err(("more than one word", line)));
                 } else {
-                    each(number, name_of(first, &mut name, may_be_public, to_ascii).map_err(|why| (why, first)));
+                    each(number, self.name_of(first, to_ascii).map_err(|why| (why, first)));
                 }
             }
             Format::Hosts => {
-                // Nearly every line has the address of the line before.
-                let is_address = first == last_address
+                let is_address = first == self.address
                     || std::str::from_utf8(first)
                         .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<IpAddr>().is_ok());
-                if is_address {
-                    last_address = first;
-                } else {
+                if !is_address {
                     each(number, Err(("not an address", line)));
-                    continue;
+                    return;
+                }
+                if first != self.address {
+                    self.address = first.to_vec();
                 }
                 let mut found = false;
                 for word in words {
@@ -90,7 +152,7 @@ pub fn read(
                     if OWN_HOSTS.contains(&word) {
                         each(number, Err(("the machine's own name", word)));
                     } else {
-                        each(number, name_of(word, &mut name, may_be_public, to_ascii).map_err(|why| (why, word)));
+                        each(number, self.name_of(word, to_ascii).map_err(|why| (why, word)));
                     }
                 }
                 if !found {
@@ -99,28 +161,28 @@ pub fn read(
             }
         }
     }
-}
 
-/// The name of a word, or why there is none.
-fn name_of<'a>(
-    word: &[u8],
-    name: &'a mut FoldedName,
-    may_be_public: bool,
-    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
-) -> Result<&'a FoldedName, SkipReason> {
-    let read = if word.is_ascii() {
-        name.read_rule_text(word)
-    } else {
-        let text = std::str::from_utf8(word).map_err(|_| "not UTF-8")?;
-        let ascii = to_ascii(text).ok_or("not an internationalised name")?;
-        name.read_rule_text(ascii.as_bytes())
-    };
-    read.map_err(|why| why.text())?;
-    // No public suffix has more labels than this, but where a whole level below one is public.
-    if !may_be_public && name.labels().nth(MAX_PUBLIC_LABELS).is_none() && is_public_suffix(name) {
-        return Err("a public suffix");
+    /// The name of a word, or why there is none.
+    fn name_of(
+        &mut self,
+        word: &[u8],
+        to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Result<&FoldedName, SkipReason> {
+        let name = &mut self.name;
+        let read = if word.is_ascii() {
+            name.read_rule_text(word)
+        } else {
+            let text = std::str::from_utf8(word).map_err(|_| "not UTF-8")?;
+            let ascii = to_ascii(text).ok_or("not an internationalised name")?;
+            name.read_rule_text(ascii.as_bytes())
+        };
+        read.map_err(|why| why.text())?;
+        // No public suffix has more labels than this, but where a whole level below one is public.
+        if !self.may_be_public && name.labels().nth(MAX_PUBLIC_LABELS).is_none() && is_public_suffix(name) {
+            return Err("a public suffix");
+        }
+        Ok(name)
     }
-    Ok(name)
 }
 
 /// Most labels of a public suffix in the ICANN section: four today.
@@ -144,18 +206,18 @@ pub fn is_public_suffix(name: &FoldedName) -> bool {
 
 /// The first line of a list that gives a name.
 pub fn line_of(
-    bytes: &[u8],
+    list: impl Read,
     format: Format,
     wanted: &FoldedName,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
-) -> Option<u64> {
+) -> io::Result<Option<u64>> {
     let mut found = None;
-    read(bytes, format, true, to_ascii, &mut |number, line| {
+    read(list, format, true, to_ascii, &mut |number, line| {
         if found.is_none() && line.is_ok_and(|name| name == wanted) {
             found = Some(number);
         }
-    });
-    found
+    })?;
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -167,7 +229,8 @@ mod tests {
         let mut all = Vec::new();
         read(text, format, false, &mut |_| None, &mut |number, line| {
             all.push((number, line.map(|name| name.to_string()).map_err(|(why, _)| why)));
-        });
+        })
+        .unwrap();
         all
     }
 
@@ -201,6 +264,25 @@ mod tests {
                 (5, Err("no name")),
             ]
         );
+    }
+
+    #[test]
+    fn lines_are_whole_across_chunks_and_a_long_one_is_skipped() {
+        // Lines of 16 octets and one of 15 put every place of a line at the edge of a chunk, sooner or later.
+        let mut text = b"0123456.example".to_vec();
+        text.push(b'\n');
+        for at in 0..60_000 {
+            text.extend_from_slice(format!("n{at:06}.example\n").as_bytes());
+        }
+        let long = vec![b'x'; 3 * CHUNK_OCTETS];
+        text.extend_from_slice(&[&long[..], b"\nlast.example"].concat());
+        let found = lines(&text, Format::Domains);
+        assert_eq!(found.len(), 60_003);
+        for (at, (number, line)) in found[1..60_001].iter().enumerate() {
+            assert_eq!((*number, line), (at as u64 + 2, &Ok(format!("n{at:06}.example"))));
+        }
+        assert_eq!(found[60_001], (60_002, Err("a line that is too long")));
+        assert_eq!(found[60_002], (60_003, Ok("last.example".into())));
     }
 
     #[test]

@@ -10,15 +10,17 @@ use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
 use crate::resolve::{Arrival, Command, Core, Outcome, Work, abort_on_unguarded_panic};
 use crate::serve::Listeners;
-use crate::snapshot::{self, AppInput, ListInput, RuleKind, RulesInput};
+use crate::snapshot::{self, AppInput, Compiled, ListInput, RuleKind, RulesInput};
 use crate::sockets::{Entropy, Outbound};
 use crate::wire::FoldedName;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -43,11 +45,12 @@ fn is_public_suffix(name: &str) -> PyResult<bool> {
     Ok(lists::is_public_suffix(&rule_name(name)?))
 }
 
-/// The first line of a list that gives a name, as the compiler reads it.
+/// The first line of a list that gives a name, as the compiler reads it. OSError when it cannot be read.
 #[pyfunction]
-fn line_of(list: &[u8], format: &str, name: &str, to_ascii: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+fn line_of(list: PathBuf, format: &str, name: &str, to_ascii: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
     let format = Format::from_word(format).ok_or_else(|| bad(format!("no list format is called {format}")))?;
-    Ok(lists::line_of(list, format, &rule_name(name)?, &mut ascii_by(to_ascii)))
+    let file = File::open(&list)?;
+    Ok(lists::line_of(file, format, &rule_name(name)?, &mut ascii_by(to_ascii))?)
 }
 
 fn ascii_by<'py>(call: &'py Bound<'_, PyAny>) -> impl FnMut(&str) -> Option<String> + 'py {
@@ -63,7 +66,7 @@ type ListReports<'py> = Vec<Vec<Bound<'py, PyDict>>>;
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct PyList {
-    octets: PyBackedBytes,
+    file: PathBuf,
     format: String,
     is_hole: bool,
     public_suffix: bool,
@@ -144,7 +147,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
             let format = Format::from_word(&list.format)
                 .ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
             let may_be_public = list.public_suffix;
-            input.lists.push(ListInput { bytes: Box::new(list.octets), format, is_hole: list.is_hole, may_be_public });
+            input.lists.push(ListInput { file: list.file, format, is_hole: list.is_hole, may_be_public });
         }
         input.networks = app.networks.into_iter().map(network).collect::<PyResult<_>>()?;
         apps.push(input);
@@ -201,13 +204,20 @@ fn views_of(views: PyViews) -> PyResult<Views> {
     Ok(Views { views: views.views, devices, unidentified: views.unidentified, clients, tuning: views.tuning })
 }
 
+/// Has this process killed when its parent ends; false when that has ended before.
+#[pyfunction]
+fn end_with_parent(parent: u32) -> bool {
+    crate::sockets::end_with_parent(parent)
+}
+
 /// The first of these patterns that cannot be read, or with which the automaton of all grows too large, and why.
 #[pyfunction]
 fn check_patterns(patterns: Vec<String>) -> Option<(usize, String)> {
     Patterns::build(patterns.into_iter().map(|source| (source, AppMask::EMPTY)).collect()).err()
 }
 
-/// Compiles rules and views into the bytes of a snapshot file; also says, app by app, what became of each list.
+/// Compiles rules and views into a snapshot file, which is on the disk when this returns; says, app by app, what became
+/// of each list. OSError when it cannot be written.
 #[pyfunction]
 fn compile_rules<'py>(
     py: Python<'py>,
@@ -215,13 +225,20 @@ fn compile_rules<'py>(
     views: PyViews,
     meta: &[u8],
     to_ascii: &Bound<'py, PyAny>,
-) -> PyResult<(Bound<'py, PyBytes>, ListReports<'py>)> {
+    output: PathBuf,
+) -> PyResult<ListReports<'py>> {
+    crate::sockets::keep_no_large_blocks();
     let mut entropy = Entropy::default();
     let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
-    let (rules, reports) = snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii)).map_err(bad)?;
-    let file = snapshot::encode(&rules, &views_of(views)?, meta);
-    // Whatever the daemon would refuse is refused here, before it is written.
-    snapshot::decode(&file).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;
+    let views = views_of(views)?;
+    let Compiled { rules, entries, reports } =
+        snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii)).map_err(bad)?;
+    let mut file = File::create(&output)?;
+    snapshot::encode(&rules, &entries, &views, meta, &mut file)?;
+    file.sync_all()?;
+    drop((rules, entries));
+    // Whatever the daemon would refuse is refused here.
+    read_snapshot(&output).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;
     let report = |list: &snapshot::ListReport| -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         dict.set_item("kept", list.kept)?;
@@ -230,11 +247,13 @@ fn compile_rules<'py>(
         dict.set_item("samples", samples)?;
         Ok(dict)
     };
-    let reports = reports
-        .iter()
-        .map(|lists| lists.iter().map(report).collect::<PyResult<Vec<_>>>())
-        .collect::<PyResult<Vec<_>>>()?;
-    Ok((PyBytes::new(py, &file), reports))
+    reports.iter().map(|lists| lists.iter().map(report).collect()).collect()
+}
+
+fn read_snapshot(path: &Path) -> io::Result<(crate::decide::Rules, Views, Vec<u8>)> {
+    let file = File::open(path)?;
+    let octets = file.metadata()?.len();
+    snapshot::decode(file, octets)
 }
 
 /// A snapshot file, read and checked.
@@ -258,8 +277,10 @@ impl Snapshot {
 #[pyfunction]
 fn load(py: Python<'_>, path: &str) -> PyResult<Snapshot> {
     crate::sockets::keep_no_large_blocks();
-    let bytes = py.detach(|| std::fs::read(path))?;
-    let (rules, views, meta) = py.detach(|| snapshot::decode(&bytes)).map_err(|why| bad(format!("{path}: {why}")))?;
+    let (rules, views, meta) = py.detach(|| read_snapshot(Path::new(path))).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => bad(format!("{path}: {error}")),
+        _ => io_error(path, &error),
+    })?;
     Ok(Snapshot { rules: Arc::new(rules), views, meta })
 }
 
@@ -272,7 +293,7 @@ struct Fastpath {
     lane: usize,
 }
 
-fn io_error(what: &str, error: &std::io::Error) -> PyErr {
+fn io_error(what: &str, error: &io::Error) -> PyErr {
     PyOSError::new_err((error.raw_os_error(), format!("{what}: {error}")))
 }
 
@@ -548,7 +569,10 @@ impl Fastpath {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{Fastpath, Snapshot, check_patterns, compile_rules, fold_rule_name, is_public_suffix, line_of, load};
+    use super::{
+        Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
+        load,
+    };
     use pyo3::prelude::*;
 
     #[pymodule_init]

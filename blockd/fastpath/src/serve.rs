@@ -6,7 +6,7 @@ use crate::identity::Identity;
 use crate::lock;
 use crate::pending::Origin;
 use crate::resolve::{Arrival, Asked, Core, Outcome};
-use crate::sockets::{BATCH, Inbound, Outbound, Poller, Replies, ReturnPath, adopt, listen};
+use crate::sockets::{BATCH, Inbound, Outbound, Poller, Replies, ReturnPath, adopt, dropped, listen};
 use crate::wire::FoldedName;
 use crate::{cache, wire};
 use std::io;
@@ -24,17 +24,23 @@ const LONGEST_SLEEP_MS: u64 = 250;
 /// How often those are let go whom nobody will answer, milliseconds.
 const SWEEP_MS: u64 = 500;
 
+struct Listener {
+    socket: OwnedFd,
+    /// What the kernel had dropped when this was last looked at; None at a copy, which another thread counts.
+    dropped: Option<u32>,
+}
+
 /// Listening sockets, one set a thread: `sockets[thread][address]`.
-pub struct Listeners(Vec<Vec<OwnedFd>>);
+pub struct Listeners(Vec<Vec<Listener>>);
 
 impl Listeners {
     /// Opens them all; the error names the address.
     pub fn open(addresses: &[SocketAddr], threads: usize) -> Result<Self, (SocketAddr, io::Error)> {
-        let mut sets: Vec<Vec<OwnedFd>> = (0..threads).map(|_| Vec::new()).collect();
+        let mut sets: Vec<Vec<Listener>> = (0..threads).map(|_| Vec::new()).collect();
         for &address in addresses {
             let sockets = listen(address, threads).map_err(|error| (address, error))?;
             for (set, socket) in sets.iter_mut().zip(sockets) {
-                set.push(socket);
+                set.push(Listener { socket, dropped: Some(0) });
             }
         }
         Ok(Self(sets))
@@ -45,7 +51,10 @@ impl Listeners {
     pub fn adopt(&mut self, sockets: &[RawFd]) -> io::Result<()> {
         let threads = self.0.len();
         for at in 0..sockets.len().max(if sockets.is_empty() { 0 } else { threads }) {
-            self.0[at % threads].push(adopt(sockets[at % sockets.len()])?);
+            let socket = adopt(sockets[at % sockets.len()])?;
+            // What was dropped before we ran is no loss of ours.
+            let dropped = (at < sockets.len()).then(|| dropped(socket.as_raw_fd()));
+            self.0[at % threads].push(Listener { socket, dropped });
         }
         Ok(())
     }
@@ -55,9 +64,9 @@ impl Listeners {
         self.0
             .into_iter()
             .enumerate()
-            .map(|(lane, sockets)| {
+            .map(|(lane, listeners)| {
                 let core = Arc::clone(core);
-                let server = Thread::new(lane, sockets, &core)?;
+                let server = Thread::new(lane, listeners, &core)?;
                 std::thread::Builder::new().name(format!("blockd-serve-{lane}")).spawn(move || server.run(&core))
             })
             .collect()
@@ -66,21 +75,21 @@ impl Listeners {
 
 struct Thread {
     lane: usize,
-    sockets: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
     poller: Poller,
 }
 
 impl Thread {
-    fn new(lane: usize, sockets: Vec<OwnedFd>, core: &Core) -> io::Result<Self> {
+    fn new(lane: usize, listeners: Vec<Listener>, core: &Core) -> io::Result<Self> {
         let poller = Poller::new()?;
-        for (at, socket) in sockets.iter().enumerate() {
-            poller.watch_shared(socket.as_raw_fd(), at as u64)?;
+        for (at, listener) in listeners.iter().enumerate() {
+            poller.watch_shared(listener.socket.as_raw_fd(), at as u64)?;
         }
         poller.watch(core.inboxes[lane].bell.fd(), INBOX)?;
-        Ok(Self { lane, sockets, poller })
+        Ok(Self { lane, listeners, poller })
     }
 
-    fn run(self, core: &Core) {
+    fn run(mut self, core: &Core) {
         let inbox = &core.inboxes[self.lane];
         let mut inbound = Inbound::default();
         let mut at_once = Replies::default();
@@ -94,7 +103,7 @@ impl Thread {
             inbox.beats.fetch_add(1, Relaxed);
             if is_listening && core.is_draining.load(Relaxed) {
                 is_listening = false;
-                self.sockets.iter().for_each(|socket| self.poller.forget(socket.as_raw_fd()));
+                self.listeners.iter().for_each(|listener| self.poller.forget(listener.socket.as_raw_fd()));
             }
             let sleep = exchanger.expire(core, &self.poller, &mut replies).min(LONGEST_SLEEP_MS);
             // Whoever was given up is told before the thread sleeps.
@@ -110,7 +119,7 @@ impl Thread {
                 } else if token & TOKEN_MARK != 0 {
                     exchanger.receive(core, &self.poller, token, &mut inbound, &mut replies);
                 } else {
-                    let socket = self.sockets[token as usize].as_raw_fd();
+                    let socket = self.listeners[token as usize].socket.as_raw_fd();
                     self.serve_batch(
                         core,
                         socket,
@@ -122,14 +131,26 @@ impl Thread {
                     );
                 }
             }
-            if self.lane == 0 {
-                let now_ms = core.now_us() / 1000;
-                if now_ms >= swept_ms + SWEEP_MS {
-                    swept_ms = now_ms;
+            let now_ms = core.now_us() / 1000;
+            if now_ms >= swept_ms + SWEEP_MS {
+                swept_ms = now_ms;
+                self.count_dropped(core);
+                if self.lane == 0 {
                     core.sweep(self.lane, &mut replies);
                 }
             }
             core.send_late(self.lane, &mut replies);
+        }
+    }
+
+    fn count_dropped(&mut self, core: &Core) {
+        for listener in &mut self.listeners {
+            if let Some(before) = &mut listener.dropped {
+                let now = dropped(listener.socket.as_raw_fd());
+                let count = u64::from(now.wrapping_sub(*before));
+                core.lanes[self.lane].count_many(Counter::QueriesNotRead, count);
+                *before = now;
+            }
         }
     }
 

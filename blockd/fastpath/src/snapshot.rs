@@ -1,7 +1,7 @@
 //! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
 
 use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
-use crate::domains::{DomainTable, HashKey, MAX_SETS};
+use crate::domains::{DomainTable, Entry, HashKey, MAX_SETS, Slots};
 use crate::identity::Address;
 use crate::lists::{self, Format};
 use crate::patterns::Patterns;
@@ -9,10 +9,13 @@ use crate::prefixes::{Prefix, PrefixTable, Ranges};
 use crate::wire::FoldedName;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::HashMap;
+use std::fs::File;
 use std::hash::Hasher;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x03";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x04";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +34,8 @@ pub enum RuleKind {
 
 /// A list that belongs to an app.
 pub struct ListInput {
-    /// The file's bytes, wherever they are.
-    pub bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
+    /// The file, which nobody changes while it is compiled: it may be read twice.
+    pub file: PathBuf,
     /// How it is written.
     pub format: Format,
     /// Whether its names are holes.
@@ -102,80 +105,156 @@ impl ListReport {
     }
 }
 
-/// What a line of a list takes at least, more often than not.
-const OCTETS_A_LINE: usize = 32;
+/// The rule set that says nothing, by number.
+const EMPTY: u16 = 0;
+/// Entries that one place of the index stands for, about.
+const ENTRIES_A_PLACE: usize = 16;
 
+/// Collects names. Those of lists are ten octets each, sorted when all are there: a hash table would be twice that.
 struct Builder {
     key: HashKey,
     sets: Vec<RuleSet>,
-    interned: HashMap<RuleSet, u32>,
-    names: hashbrown::HashMap<u64, u32>,
-    /// What the last name of a list got that no rule had named before: nearly every name of a list gets the same.
-    last: Option<(AppMask, RuleKind, u32)>,
+    interned: HashMap<RuleSet, u16>,
+    /// Apps' own rules, and marks: few. They are taken into the entries when those are settled.
+    own: hashbrown::HashMap<u64, RuleSet>,
+    entries: Vec<Entry>,
+    /// Of settled entries: where those begin whose fingerprints have the same first bits.
+    index: Vec<u32>,
 }
 
 impl Builder {
-    fn change(&mut self, print: u64, change: impl FnOnce(&mut RuleSet)) {
-        let mut set = self.names.get(&print).map_or_else(RuleSet::default, |&index| self.sets[index as usize]);
-        change(&mut set);
-        let next = self.sets.len() as u32;
-        let index = *self.interned.entry(set).or_insert(next);
-        if index == next {
-            self.sets.push(set);
-        }
-        self.names.insert(print, index);
+    fn new(key: HashKey) -> Self {
+        let empty = RuleSet::default();
+        let interned = HashMap::from([(empty, EMPTY)]);
+        Self { key, sets: vec![empty], interned, own: hashbrown::HashMap::new(), entries: vec![], index: vec![] }
     }
 
-    fn add(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
-        self.add_print(app, kind, &self.key.suffixes(name));
+    fn intern(&mut self, set: RuleSet) -> Result<u16, String> {
+        if let Some(&number) = self.interned.get(&set) {
+            return Ok(number);
+        }
+        let number = u16::try_from(self.sets.len()).map_err(|_| {
+            format!("the apps' rules overlap in more than the {MAX_SETS} ways that are allowed: let fewer lists live")
+        })?;
+        self.sets.push(set);
+        self.interned.insert(set, number);
+        Ok(number)
     }
 
-    fn add_print(&mut self, app: AppMask, kind: RuleKind, suffixes: &[u64]) {
-        let Some(&print) = suffixes.last() else { return };
-        if let Some((_, _, index)) = self.last.filter(|&(last_app, last_kind, _)| (last_app, last_kind) == (app, kind))
-        {
-            match self.names.entry(print) {
-                hashbrown::hash_map::Entry::Vacant(place) => {
-                    place.insert(index);
-                    return;
-                }
-                hashbrown::hash_map::Entry::Occupied(place) if *place.get() == index => return,
-                hashbrown::hash_map::Entry::Occupied(_) => {}
-            }
+    fn own(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
+        if let Some(&print) = self.key.suffixes(name).last() {
+            let set = self.own.entry(print).or_default();
+            *set = set.or(&set_of(app, kind));
         }
-        let is_first = !self.names.contains_key(&print);
-        self.change(print, |set| {
-            let mask = match kind {
-                RuleKind::Suffix => &mut set.suffix,
-                RuleKind::Host => &mut set.host,
-                RuleKind::Hole => &mut set.hole,
-                RuleKind::ListSuffix => &mut set.list_suffix,
-                RuleKind::ListHost => &mut set.list_host,
-            };
-            *mask = mask.or(app);
-        });
-        if is_first {
-            self.last = self.names.get(&print).map(|&index| (app, kind, index));
-        }
+    }
+
+    /// Of settled entries.
+    fn find(&self, print: u64) -> Option<usize> {
+        let places = self.index.len().checked_sub(1).filter(|&places| places > 0)?;
+        let place = ((u128::from(print) * places as u128) >> 64) as usize;
+        let (start, end) = (self.index[place] as usize, self.index[place + 1] as usize);
+        self.entries[start..end].binary_search_by_key(&print, Entry::print).ok().map(|at| start + at)
+    }
+
+    /// The apps that block a name and all below it.
+    fn covering(&self, print: u64) -> AppMask {
+        let by = |set: &RuleSet| set.suffix.or(set.list_suffix);
+        let listed = self.find(print).map(|at| by(&self.sets[usize::from(self.entries[at].set())]));
+        self.own.get(&print).map(by).unwrap_or_default().or(listed.unwrap_or_default())
     }
 
     /// Enters the names between a blocked name and a hole or another app's rule below it (RFC 8020).
     fn mark_above(&mut self, app: AppMask, kind: RuleKind, suffixes: &[u64]) {
         let mut covering = AppMask::EMPTY;
         for &print in &suffixes[..suffixes.len().saturating_sub(1)] {
-            if let Some(&index) = self.names.get(&print) {
-                let set = &self.sets[index as usize];
-                covering = covering.or(set.suffix).or(set.list_suffix);
-            }
+            covering = covering.or(self.covering(print));
             if kind == RuleKind::Hole {
                 if !covering.and(app).is_empty() {
-                    self.change(print, |set| set.hole_below = set.hole_below.or(app));
+                    let set = self.own.entry(print).or_default();
+                    set.hole_below = set.hole_below.or(app);
                 }
             } else if !covering.without(app).is_empty() {
-                self.change(print, |set| set.rule_below = set.rule_below.or(app));
+                let set = self.own.entry(print).or_default();
+                set.rule_below = set.rule_below.or(app);
             }
         }
     }
+
+    /// Sorts what was collected, and joins what several rules say of one name.
+    fn settle(&mut self) -> Result<(), String> {
+        if self.own.is_empty() && !self.index.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<_> = self.own.keys().copied().filter(|&print| self.find(print).is_none()).collect();
+        self.entries.extend(missing.into_iter().map(|print| Entry::new(print, EMPTY)));
+        self.entries.sort_unstable_by_key(Entry::print);
+        let mut kept = 0;
+        let mut at = 0;
+        while at < self.entries.len() {
+            let first = self.entries[at];
+            let same = self.entries[at..].iter().take_while(|entry| entry.print() == first.print());
+            let mut set = None;
+            let mut end = at;
+            for entry in same {
+                if entry.set() != first.set() {
+                    let all = set.unwrap_or(self.sets[usize::from(first.set())]);
+                    set = Some(all.or(&self.sets[usize::from(entry.set())]));
+                }
+                end += 1;
+            }
+            self.entries[kept] = match set {
+                None => first,
+                Some(set) => Entry::new(first.print(), self.intern(set)?),
+            };
+            kept += 1;
+            at = end;
+        }
+        self.entries.truncate(kept);
+        let places = kept / ENTRIES_A_PLACE + 1;
+        self.index.clear();
+        for (at, entry) in self.entries.iter().enumerate() {
+            let place = ((u128::from(entry.print()) * places as u128) >> 64) as usize;
+            while self.index.len() <= place {
+                self.index.push(at as u32);
+            }
+        }
+        self.index.resize(places + 1, kept as u32);
+        for (print, set) in std::mem::take(&mut self.own) {
+            let at = self.find(print).expect("it was put there above");
+            let all = set.or(&self.sets[usize::from(self.entries[at].set())]);
+            self.entries[at] = Entry::new(print, self.intern(all)?);
+        }
+        Ok(())
+    }
+
+    /// The entries and the sets that they use: those that only led to another are no name's.
+    fn end(mut self) -> (Vec<Entry>, Vec<RuleSet>) {
+        let mut numbers = vec![None; self.sets.len()];
+        let mut sets = Vec::new();
+        for entry in &mut self.entries {
+            let number = *numbers[usize::from(entry.set())].get_or_insert_with(|| {
+                sets.push(self.sets[usize::from(entry.set())]);
+                sets.len() as u16 - 1
+            });
+            *entry = Entry::new(entry.print(), number);
+        }
+        self.entries.shrink_to_fit();
+        (self.entries, sets)
+    }
+}
+
+/// What one rule says of its name.
+fn set_of(app: AppMask, kind: RuleKind) -> RuleSet {
+    let mut set = RuleSet::default();
+    let mask = match kind {
+        RuleKind::Suffix => &mut set.suffix,
+        RuleKind::Host => &mut set.host,
+        RuleKind::Hole => &mut set.hole,
+        RuleKind::ListSuffix => &mut set.list_suffix,
+        RuleKind::ListHost => &mut set.list_host,
+    };
+    *mask = app;
+    set
 }
 
 /// Every rule that is an app's own.
@@ -190,8 +269,8 @@ fn each_listed_rule(
     input: &RulesInput,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
     mut each: impl FnMut(AppMask, RuleKind, &FoldedName),
-    mut reports: Option<&mut Vec<Vec<ListReport>>>,
-) {
+) -> Result<Vec<Vec<ListReport>>, String> {
+    let mut reports = Vec::new();
     for (bit, app) in input.apps.iter().enumerate() {
         let mask = AppMask::of(bit);
         let mut app_reports = Vec::new();
@@ -202,29 +281,39 @@ fn each_listed_rule(
                 (false, Format::Hosts) => RuleKind::ListHost,
             };
             let mut report = ListReport::default();
-            lists::read((*list.bytes).as_ref(), list.format, list.may_be_public, to_ascii, &mut |number, line| {
-                match line {
-                    Ok(name) => {
-                        report.kept += 1;
-                        each(mask, kind, name);
-                    }
-                    Err((why, text)) => report.skip(number, why, text),
+            let unread = |error: io::Error| format!("{}: cannot be read: {error}", list.file.display());
+            let file = File::open(&list.file).map_err(unread)?;
+            lists::read(file, list.format, list.may_be_public, to_ascii, &mut |number, line| match line {
+                Ok(name) => {
+                    report.kept += 1;
+                    each(mask, kind, name);
                 }
-            });
+                Err((why, text)) => report.skip(number, why, text),
+            })
+            .map_err(unread)?;
             app_reports.push(report);
         }
-        if let Some(reports) = reports.as_deref_mut() {
-            reports.push(app_reports);
-        }
+        reports.push(app_reports);
     }
+    Ok(reports)
 }
 
-/// Makes rules from their inputs; the second value says what became of each app's lists. The error names a pattern.
+/// What a snapshot is written of.
+pub struct Compiled {
+    /// The rules, but for their domain table.
+    pub rules: Rules,
+    /// What goes into the table: sorted, each once.
+    pub entries: Vec<Entry>,
+    /// What became of each app's lists.
+    pub reports: Vec<Vec<ListReport>>,
+}
+
+/// Makes rules from their inputs. The error names a pattern, or a list that cannot be read.
 pub fn build_rules(
     input: RulesInput,
     key: HashKey,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
-) -> Result<(Rules, Vec<Vec<ListReport>>), String> {
+) -> Result<Compiled, String> {
     let with_masks = |(bit, app): (usize, &AppInput)| {
         app.patterns.iter().map(move |source| (source.clone(), AppMask::of(bit))).collect::<Vec<_>>()
     };
@@ -232,57 +321,48 @@ pub fn build_rules(
         .map_err(|(at, text)| format!("pattern {at}: {text}"))?;
     let embedded = input.apps.iter().enumerate().filter(|(_, app)| app.embedded);
     let embedded = embedded.fold(AppMask::EMPTY, |all, (bit, _)| all.or(AppMask::of(bit)));
-    let mut builder =
-        Builder { key, sets: Vec::new(), interned: HashMap::new(), names: hashbrown::HashMap::new(), last: None };
-    let mut reports = Vec::new();
-    // Own rules of all apps first. Where no list covers what is below its names, nothing that a list says later can
-    // cover a name read before, and one reading is enough.
-    each_own_rule(&input, |app, kind, name| builder.add(app, kind, name));
-    let lists = || input.apps.iter().flat_map(|app| &app.lists);
-    // Room for what is likely there, so that the table does not grow step by step.
-    builder.names.reserve(lists().map(|list| (*list.bytes).as_ref().len() / OCTETS_A_LINE).sum());
-    let is_once = lists().all(|list| list.format == Format::Hosts && !list.is_hole);
-    let add_listed = |app, kind, name: &FoldedName| {
+    let mut builder = Builder::new(key);
+    // A CDN's zone, and what is above it, is everybody's: a list that names one must not block strangers.
+    let shared: hashbrown::HashSet<u64> = input.cdn_zones.iter().flat_map(|zone| key.suffixes(zone).to_vec()).collect();
+    for zone in &input.cdn_zones {
+        if let Some(&print) = key.suffixes(zone).last() {
+            builder.own.entry(print).or_default().is_cdn_zone = true;
+        }
+    }
+    each_own_rule(&input, |app, kind, name| builder.own(app, kind, name));
+    // Where no list covers what is below its names, own rules alone do, which are known: one reading is enough.
+    let is_once =
+        input.apps.iter().flat_map(|app| &app.lists).all(|list| list.format == Format::Hosts && !list.is_hole);
+    let mut last = None;
+    let mut problem = None;
+    let reports = each_listed_rule(&input, to_ascii, |app, kind, name| {
         let suffixes = key.suffixes(name);
-        builder.add_print(app, kind, &suffixes);
+        let Some(&print) = suffixes.last() else { return };
+        if kind == RuleKind::Hole || !shared.contains(&print) {
+            let set = match last {
+                Some((of, set)) if of == (app, kind) => set,
+                _ => builder.intern(set_of(app, kind)).unwrap_or_else(|error| {
+                    problem = Some(error);
+                    EMPTY
+                }),
+            };
+            last = Some(((app, kind), set));
+            builder.entries.push(Entry::new(print, set));
+        }
         if is_once {
             builder.mark_above(app, kind, &suffixes);
         }
-    };
-    each_listed_rule(&input, to_ascii, add_listed, Some(&mut reports));
-    each_own_rule(&input, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)));
+    })?;
     if !is_once {
-        let mark = |app, kind, name: &FoldedName| builder.mark_above(app, kind, &key.suffixes(name));
-        each_listed_rule(&input, to_ascii, mark, None);
+        builder.settle()?;
+        each_listed_rule(&input, to_ascii, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)))?;
     }
-    for zone in &input.cdn_zones {
-        let suffixes = key.suffixes(zone);
-        // A CDN's zone, and what is above it, is everybody's: a list that names one must not block strangers.
-        for &print in suffixes.iter().filter(|&print| builder.names.contains_key(print)).collect::<Vec<_>>() {
-            builder.change(print, |set| (set.list_suffix, set.list_host) = (AppMask::EMPTY, AppMask::EMPTY));
-        }
-        if let Some(&print) = suffixes.last() {
-            builder.change(print, |set| set.is_cdn_zone = true);
-        }
+    each_own_rule(&input, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)));
+    builder.settle()?;
+    if let Some(problem) = problem {
+        return Err(problem);
     }
-    // Sets that were only passed through on the way to another are no name's.
-    let mut numbers = vec![None; builder.sets.len()];
-    let mut sets = Vec::new();
-    for index in builder.names.values_mut() {
-        let at = *index as usize;
-        *index = *numbers[at].get_or_insert_with(|| {
-            sets.push(builder.sets[at]);
-            sets.len() as u32 - 1
-        });
-    }
-    if sets.len() > MAX_SETS {
-        let sets = sets.len();
-        return Err(format!(
-            "the apps' rules overlap in {sets} ways, at most {MAX_SETS} are allowed: let fewer lists live"
-        ));
-    }
-    let mut entries: Vec<(u64, u16)> = builder.names.into_iter().map(|(print, set)| (print, set as u16)).collect();
-    entries.sort_unstable();
+    let (entries, sets) = builder.end();
 
     let mut network_masks: Vec<AppMask> = Vec::new();
     let mut networks: HashMap<(Address, u8), AppMask> = HashMap::new();
@@ -307,7 +387,7 @@ pub fn build_rules(
         names: entries.len() as u64,
         digest: input.digest,
         key,
-        table: DomainTable::build(&entries),
+        table: DomainTable::default(),
         sets,
         embedded,
         patterns,
@@ -320,7 +400,7 @@ pub fn build_rules(
         routes,
         any_template: input.any_template,
     };
-    Ok((rules, reports))
+    Ok(Compiled { rules, entries, reports })
 }
 
 /// The place of a mask among those there are; it is put there first if need be.
@@ -449,8 +529,6 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
     w.0.extend_from_slice(&rules.digest);
     w.u64(rules.key.0);
     w.u64(rules.key.1);
-    w.each(&rules.table.prints, |w, &v| w.u64(v));
-    w.each(&rules.table.sets, |w, &v| w.u16(v));
     w.each(&rules.sets, |w, set| {
         set.masks().iter().for_each(|mask| w.u64(mask.0));
         w.u8(u8::from(set.is_cdn_zone));
@@ -502,14 +580,14 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
     w.u16(rules.any_template);
 }
 
-fn read_rules(r: &mut Reader<'_>) -> Option<Rules> {
+fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
     let digest = r.take(16)?.try_into().ok()?;
     let key = HashKey(r.u64()?, r.u64()?);
     let mut rules = Rules {
         names: 0,
         digest,
         key,
-        table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u16)? },
+        table,
         sets: r.each(|r| {
             Some(RuleSet {
                 suffix: r.mask()?,
@@ -676,42 +754,131 @@ fn read_views(r: &mut Reader<'_>, rules: &Rules) -> Option<Views> {
     is_consistent.then_some(views)
 }
 
-fn digest(bytes: &[u8]) -> [u8; 16] {
-    let mut hasher = SipHasher13::new();
-    hasher.write(bytes);
-    hasher.finish128().as_bytes()
+/// What passes through is digested on its way.
+struct Digested<T> {
+    inner: T,
+    hasher: SipHasher13,
 }
 
-/// The whole file: magic, digest of the rest, rules, views, and what Python keeps with them.
-pub fn encode(rules: &Rules, views: &Views, meta: &[u8]) -> Vec<u8> {
+impl<T> Digested<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, hasher: SipHasher13::new() }
+    }
+
+    fn sum(&self) -> [u8; 16] {
+        self.hasher.finish128().as_bytes()
+    }
+}
+
+impl<T: Write> Digested<T> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.hasher.write(octets);
+        self.inner.write_all(octets)
+    }
+
+    /// Writes numbers as they come: a table is never held in two forms.
+    fn write_each<const N: usize>(&mut self, values: impl Iterator<Item = [u8; N]>) -> io::Result<()> {
+        let mut chunk = Vec::with_capacity(STEP_OCTETS + N);
+        for value in values {
+            chunk.extend_from_slice(&value);
+            if chunk.len() >= STEP_OCTETS {
+                self.write(&chunk)?;
+                chunk.clear();
+            }
+        }
+        self.write(&chunk)
+    }
+}
+
+impl<T: Read> Digested<T> {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<()> {
+        self.inner.read_exact(octets)?;
+        self.hasher.write(octets);
+        Ok(())
+    }
+
+    fn read_each<const N: usize, V>(&mut self, count: usize, value: impl Fn([u8; N]) -> V) -> io::Result<Vec<V>> {
+        let mut values = Vec::with_capacity(count);
+        let mut chunk = vec![0; STEP_OCTETS / N * N];
+        while values.len() < count {
+            let octets = (count - values.len()).saturating_mul(N).min(chunk.len());
+            self.read(&mut chunk[..octets])?;
+            values.extend(chunk[..octets].chunks_exact(N).map(|octets| value(octets.try_into().expect("N octets"))));
+        }
+        Ok(values)
+    }
+}
+
+/// What is held of a table while it is written or read.
+const STEP_OCTETS: usize = 64 << 10;
+/// Octets of a slot in the file.
+const SLOT_OCTETS: u64 = 10;
+/// Magic, digest, number of slots.
+const HEAD_OCTETS: u64 = 32;
+
+/// Writes the whole file: magic, digest of the rest, table, rules, views, and what Python keeps with them.
+pub fn encode(
+    rules: &Rules,
+    entries: &[Entry],
+    views: &Views,
+    meta: &[u8],
+    out: &mut (impl Write + Seek),
+) -> io::Result<()> {
+    out.write_all(MAGIC)?;
+    out.write_all(&[0; 16])?;
+    let mut file = Digested::new(&mut *out);
+    let slots = Slots::of(entries);
+    file.write(&(slots.count() as u64).to_le_bytes())?;
+    file.write_each(slots.iter().map(|(print, _)| print.to_le_bytes()))?;
+    file.write_each(slots.iter().map(|(_, set)| set.to_le_bytes()))?;
     let mut writer = Writer::default();
-    writer.0.extend_from_slice(MAGIC);
-    writer.0.extend_from_slice(&[0; 16]);
     write_rules(&mut writer, rules);
     write_views(&mut writer, views);
     writer.bytes(meta);
-    let sum = digest(&writer.0[24..]);
-    writer.0[8..24].copy_from_slice(&sum);
-    writer.0
+    file.write(&writer.0)?;
+    let sum = file.sum();
+    out.seek(SeekFrom::Start(MAGIC.len() as u64))?;
+    out.write_all(&sum)?;
+    out.flush()
 }
 
-/// Reads a file back; says what is wrong with one that is cut, changed or of another version.
-pub fn decode(bytes: &[u8]) -> Result<(Rules, Views, Vec<u8>), &'static str> {
-    if bytes.get(..8) != Some(MAGIC) {
-        return Err("it is no snapshot of this version of blockd");
-    }
-    let (Some(sum), Some(body)) = (bytes.get(8..24), bytes.get(24..)) else {
-        return Err("it is cut short");
+/// Reads a file of so many octets back; says what is wrong with one that is cut, changed or of another version.
+///
+/// Nothing of it is believed before the digest was compared.
+pub fn decode(mut file: impl Read, octets: u64) -> io::Result<(Rules, Views, Vec<u8>)> {
+    let bad = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
+    let cut = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => bad("it is cut short"),
+        _ => error,
     };
-    if digest(body) != *sum {
-        return Err("its digest does not fit its content: it was cut or changed");
+    let mut magic = [0; 8];
+    file.read_exact(&mut magic).map_err(|_| bad("it is no snapshot of this version of blockd"))?;
+    if magic != *MAGIC {
+        return Err(bad("it is no snapshot of this version of blockd"));
     }
-    let mut reader = Reader(body);
-    let rules = read_rules(&mut reader).ok_or("its rules cannot be read")?;
-    let views = read_views(&mut reader, &rules).ok_or("its views cannot be read")?;
-    let meta = reader.bytes().ok_or("its description cannot be read")?.to_vec();
+    let mut sum = [0; 16];
+    file.read_exact(&mut sum).map_err(cut)?;
+    let mut file = Digested::new(file);
+    let mut count = [0; 8];
+    file.read(&mut count).map_err(cut)?;
+    let count = u64::from_le_bytes(count);
+    // No more is reserved than the octets that are there could fill.
+    let rest = count.checked_mul(SLOT_OCTETS).and_then(|table| octets.checked_sub(HEAD_OCTETS)?.checked_sub(table));
+    let (Some(_), Ok(count)) = (rest, usize::try_from(count)) else { return Err(bad("it is cut short")) };
+    let prints = file.read_each(count, u64::from_le_bytes).map_err(cut)?;
+    let sets = file.read_each(count, u16::from_le_bytes).map_err(cut)?;
+    let mut rest = Vec::new();
+    file.inner.read_to_end(&mut rest)?;
+    file.hasher.write(&rest);
+    if file.sum() != sum {
+        return Err(bad("its digest does not fit its content: it was cut or changed"));
+    }
+    let mut reader = Reader(&rest);
+    let rules = read_rules(&mut reader, DomainTable { prints, sets }).ok_or_else(|| bad("its rules cannot be read"))?;
+    let views = read_views(&mut reader, &rules).ok_or_else(|| bad("its views cannot be read"))?;
+    let meta = reader.bytes().ok_or_else(|| bad("its description cannot be read"))?.to_vec();
     if !reader.0.is_empty() {
-        return Err("there are bytes behind its end");
+        return Err(bad("there are bytes behind its end"));
     }
     Ok((rules, views, meta))
 }
@@ -748,7 +915,29 @@ pub(crate) mod tests {
             routes: vec![vec!["127.0.0.1:53".parse().unwrap()]],
             ..RulesInput::default()
         };
-        build_rules(input, HashKey(1, 2), &mut |_| None).unwrap().0
+        let Compiled { mut rules, entries, .. } = build_rules(input, HashKey(1, 2), &mut |_| None).unwrap();
+        rules.table = DomainTable::build(&entries);
+        rules
+    }
+
+    fn list_file(what: &str, text: &str) -> PathBuf {
+        let file = std::env::temp_dir().join(format!("blockd-{what}-{}", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn file_of(rules: &Rules, views: &Views) -> Vec<u8> {
+        let table = &rules.table;
+        let slots = table.prints.iter().zip(&table.sets).filter(|&(&print, _)| print != 0);
+        let mut entries: Vec<_> = slots.map(|(&print, &set)| Entry::new(print, set)).collect();
+        entries.sort_unstable_by_key(Entry::print);
+        let mut file = io::Cursor::new(Vec::new());
+        encode(rules, &entries, views, b"meta", &mut file).unwrap();
+        file.into_inner()
+    }
+
+    fn read_back(file: &[u8]) -> io::Result<(Rules, Views, Vec<u8>)> {
+        decode(file, file.len() as u64)
     }
 
     fn app(rules: &[(RuleKind, &str)]) -> AppInput {
@@ -799,13 +988,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_list_does_not_block_a_cdn() {
-        let list = |text: &str| ListInput {
-            bytes: Box::new(text.as_bytes().to_vec()),
-            format: Format::Domains,
-            is_hole: false,
-            may_be_public: true,
-        };
-        let lists = vec![list("example\ncdn.example\nw.cdn.example\na.cdn.example\n")];
+        let file = list_file("cdn", "example\ncdn.example\nw.cdn.example\na.cdn.example\n");
+        let lists = vec![ListInput { file, format: Format::Domains, is_hole: false, may_be_public: true }];
         let rules = rules_of(vec![AppInput { lists, ..AppInput::default() }]);
         let apps = |text: &str| rules.find(&name(text)).apps.0;
         assert_eq!([apps("x.cdn.example"), apps("x.w.cdn.example"), apps("other.example")], [0, 0, 0]);
@@ -855,9 +1039,8 @@ pub(crate) mod tests {
         assert_eq!(place("www.a.test.x1.cdn.example"), Some(("embedded", "a.test".into())));
         assert_eq!(place("v17.cdn.test"), Some(("pattern", "^v[0-9]+[.]cdn[.]test$".into())));
         assert_eq!(place("free.a.test.cdn.example"), Some(("hole", "free.a.test.cdn.example".into())));
-        let file =
-            encode(&rules, &Views { views: vec![View { answers: vec![0, 0], ..View::default() }], ..views() }, b"");
-        let (back, ..) = decode(&file).unwrap();
+        let file = file_of(&rules, &views());
+        let (back, ..) = read_back(&file).unwrap();
         assert_eq!(back.find(&name("v17.cdn.test")).apps, AppMask(1));
         assert_eq!(back.find(&name("a.test.cdn.example")).apps, AppMask(1));
     }
@@ -869,15 +1052,16 @@ pub(crate) mod tests {
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
             cut in any::<prop::sample::Index>(),
         ) {
-            let mut file = encode(&rules_of(vec![app(&[(RuleKind::Suffix, "a.example")]), app(&[])]), &views(), b"meta");
+            let mut file = file_of(&rules_of(vec![app(&[(RuleKind::Suffix, "a.example")]), app(&[])]), &views());
             for (at, value) in changes {
                 let at = 24 + at.index(file.len() - 24);
                 file[at] = value;
             }
             file.truncate(24 + cut.index(file.len() - 23));
-            let sum = digest(&file[24..]);
-            file[8..24].copy_from_slice(&sum);
-            if let Ok((rules, views, _)) = decode(&file) {
+            let mut digested = Digested::new(io::sink());
+            digested.write(&file[24..]).unwrap();
+            file[8..24].copy_from_slice(&digested.sum());
+            if let Ok((rules, views, _)) = read_back(&file) {
                 let matched = rules.find(&name("www.a.example"));
                 let view = &views.views[usize::from(views.unidentified)];
                 let verdict = crate::decide::decide(view, matched.apps, matched.holes);
@@ -891,14 +1075,14 @@ pub(crate) mod tests {
     #[test]
     fn a_file_reads_back_and_a_changed_octet_does_not() {
         let rules = rules_of(vec![app(&[(RuleKind::Suffix, "a.example")]), app(&[])]);
-        let file = encode(&rules, &views(), b"meta");
-        let (back, _, meta) = decode(&file).unwrap();
+        let file = file_of(&rules, &views());
+        let (back, _, meta) = read_back(&file).unwrap();
         assert_eq!((back.table, back.sets, &meta[..]), (rules.table, rules.sets, &b"meta"[..]));
         for at in 0..file.len() {
             let mut bad = file.clone();
             bad[at] ^= 1;
-            assert!(decode(&bad).is_err(), "octet {at}");
-            assert!(decode(&file[..at]).is_err());
+            assert!(read_back(&bad).is_err(), "octet {at}");
+            assert!(read_back(&file[..at]).is_err());
         }
     }
 }

@@ -114,6 +114,20 @@ fn grow_receive_buffer(fd: RawFd) {
     }
 }
 
+/// Datagrams that the kernel dropped at a socket since it was opened, most of them because its buffer was full; it goes
+/// round at 2^32.
+pub fn dropped(fd: RawFd) -> u32 {
+    /// Of `sk_meminfo`, in the kernel's linux/sock_diag.h.
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut values = [0u32; SK_MEMINFO_DROPS + 1];
+    let mut octets = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: room for so many octets is behind the pointer; the kernel writes no more, and zeroes stay where it wrote less.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, values.as_mut_ptr().cast(), &raw mut octets)
+    };
+    if result == 0 { values[SK_MEMINFO_DROPS] } else { 0 }
+}
+
 /// Opens a socket for exchanges with upstreams, on the given port.
 pub fn open_source(is_ipv4: bool, port: u16) -> io::Result<OwnedFd> {
     let address: SocketAddr =
@@ -130,6 +144,13 @@ pub fn open_source(is_ipv4: bool, port: u16) -> io::Result<OwnedFd> {
 pub fn keep_no_large_blocks() {
     // SAFETY: no pointers; it changes where later allocations come from, and nothing else.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10) };
+}
+
+/// Has the kernel kill this process when its parent ends; false when that has ended before.
+pub fn end_with_parent(parent: u32) -> bool {
+    // SAFETY: no pointers; it changes what happens to this process when its parent ends, and nothing else.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    std::os::unix::process::parent_id() == parent
 }
 
 /// Gives back what the allocator holds and nobody uses: after a reload, the parts of the one before.
