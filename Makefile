@@ -40,7 +40,8 @@ fmt: build/dev.stamp lint-tools  ## put the code in order
 	cargo fmt --manifest-path $(CRATE)/Cargo.toml
 	cargo fmt --manifest-path benchmarks/load/Cargo.toml
 
-bench: build/dev.stamp bench-packages  ## peak and a tenth of it, blockd beside its rivals: about 8 minutes
+bench: build/dev.stamp bench-packages  ## each structure alone, then peak and a tenth of it beside the rivals: 10 minutes
+	cargo bench --quiet --locked --manifest-path benchmarks/load/Cargo.toml --bench structures -- --quick --quiet
 	$(PYTHON) -m benchmarks.full --short
 
 bench-full: build/dev.stamp bench-packages  ## every goal beside what is measured: about half an hour

@@ -53,6 +53,11 @@ def hits(count: int = CACHED_NAMES) -> list[str]:
     return [f"c{at}.example A 0" for at in range(count)]
 
 
+def mixed_sizes() -> list[str]:
+    """Ask for names that were asked before: every other answer has 300 octets more."""
+    return [f"c{at}.example {'TXT' if at % 2 else 'A'} 0" for at in range(CACHED_NAMES)]
+
+
 def zipf_hits(count: int, questions: int) -> list[str]:
     """Ask for some of many names, a few often and most seldom."""
     weights = list(itertools.accumulate(1 / (rank + 1) ** ZIPF for rank in range(count)))

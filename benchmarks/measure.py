@@ -39,7 +39,9 @@ from benchmarks.servers import (
 )
 from tests.support.servers import RealServer
 
-ZONES = {"example": "* A 192.0.2.1\n", "tiktok.com": "* A 192.0.2.2\n@ A 192.0.2.2\n"}
+#: A TXT record of some 300 octets, for answers of another size than one address.
+LONG_TEXT = f'* TXT "{"x" * 250}" "{"y" * 40}"\n'
+ZONES = {"example": f"* A 192.0.2.1\n{LONG_TEXT}", "tiktok.com": "* A 192.0.2.2\n@ A 192.0.2.2\n"}
 TRIES = 3
 
 Figures = dict[str, Any]
@@ -176,6 +178,8 @@ def shapes(nsd: RealServer, directory: Path) -> Figures:
         for way, words in ways.items():
             figures[way] = again(lambda w=words: run(server, load.hits(), 3, **w)).cpu_us  # type: ignore[misc]
             say(f"hits, {way}: {figures[way]:.2f} µs")
+        warm(server, load.mixed_sizes())
+        figures["mixed sizes"] = again(lambda: run(server, load.mixed_sizes(), 3, edns=True)).cpu_us
         for part in (0, 0.01, 0.1, 0.3):
             figures[f"{part:.0%} misses"] = again(lambda p=part: run(server, load.mixed(p), 3, is_unique=p > 0)).cpu_us  # type: ignore[misc]
             say(f"{part:.0%} misses: {figures[f'{part:.0%} misses']:.2f} µs")
@@ -345,7 +349,9 @@ def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 1_000
         for server in servers:
             server.start(patience=300)
             warm(server, load.hits())
-        few, many = _paired(servers[0], servers[1], lambda server: run(server, load.hits(), 3))
+        # From all devices' addresses and as many others: a lookup must not find its way still in the cache.
+        sources = 2 * counts[-1]
+        few, many = _paired(servers[0], servers[1], lambda server: run(server, load.hits(), 3, sources=sources))
         for count, value in zip(counts, (few, many), strict=True):
             figures[str(count)] = value
             say(f"{count:,} devices: hit {value:.2f} µs")

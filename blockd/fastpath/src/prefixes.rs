@@ -28,7 +28,13 @@ pub struct Ranges<K> {
     pub starts: Vec<K>,
     /// What each range maps to.
     pub values: Vec<u32>,
+    /// Every 16th start, of those every 16th, and so on: the fewest first. A million devices are two million starts, and a
+    /// binary search among them would wait for memory some twenty times, this one for each level once.
+    index: Vec<Vec<K>>,
 }
+
+/// Starts of one level that stand behind one of the level above: a cache line of IPv4's.
+const FAN: usize = 16;
 
 /// The two families' ranges.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -40,13 +46,35 @@ pub struct PrefixTable {
 }
 
 impl<K: Copy + Ord> Ranges<K> {
+    /// Of starts that ascend, and as many values.
+    pub fn new(starts: Vec<K>, values: Vec<u32>) -> Self {
+        let mut index: Vec<Vec<K>> = Vec::new();
+        while index.last().unwrap_or(&starts).len() > FAN {
+            let below = index.last().unwrap_or(&starts);
+            index.push(below.iter().step_by(FAN).copied().collect());
+        }
+        index.reverse();
+        Self { starts, values, index }
+    }
+
     fn find(&self, key: K) -> u32 {
-        let after = self.starts.partition_point(|&start| start <= key);
-        match after.checked_sub(1) {
+        let mut at = 0;
+        for level in &self.index {
+            at = last_up_to(level, at, key).unwrap_or(0);
+        }
+        match last_up_to(&self.starts, at, key) {
             Some(at) => self.values[at],
             None => PrefixTable::NONE,
         }
     }
+}
+
+/// Of the starts that stand behind place `above` of the level above: the last that is not behind the key.
+fn last_up_to<K: Copy + Ord>(level: &[K], above: usize, key: K) -> Option<usize> {
+    let first = above * FAN;
+    let window = &level[first..level.len().min(first + FAN)];
+    let count = window.iter().filter(|&&start| start <= key).count();
+    (first + count).checked_sub(1)
 }
 
 impl PrefixTable {
@@ -73,7 +101,8 @@ impl PrefixTable {
         // What starts behind the last IPv4 address is no range.
         let inside = flat.starts.iter().zip(flat.values).filter(|&(&start, _)| start <= u128::from(u32::MAX));
         let (starts, values) = inside.map(|(&start, value)| (start as u32, value)).unzip();
-        Self { v4: Ranges { starts, values }, v6: flatten(v6, &mut combine) }
+        let v6 = flatten(v6, &mut combine);
+        Self { v4: Ranges::new(starts, values), v6: Ranges::new(v6.starts, v6.values) }
     }
 
     /// What the longest prefix that holds the address maps to.
@@ -227,6 +256,18 @@ mod tests {
                 assert!(matches!(overlay.find(moving), Some(1 | 2)));
             }
         });
+    }
+
+    #[test]
+    fn an_index_of_any_height_finds_what_a_search_finds() {
+        for count in [0, 1, 15, 16, 17, 255, 256, 257, 4_095, 4_097, 70_000u32] {
+            let starts: Vec<u32> = (0..count).map(|at| at * 3 + 5).collect();
+            let ranges = Ranges::new(starts.clone(), (0..count).collect());
+            for key in (0..count * 3 + 20).step_by(count as usize / 500 + 1).chain([u32::MAX]) {
+                let wanted = starts.partition_point(|&start| start <= key).checked_sub(1);
+                assert_eq!(ranges.find(key), wanted.map_or(PrefixTable::NONE, |at| at as u32), "{count} {key}");
+            }
+        }
     }
 
     fn slow(prefixes: &[Prefix], address: Address) -> u32 {

@@ -500,11 +500,9 @@ impl<'a> Reader<'a> {
         Some(values)
     }
     fn table(&mut self) -> Option<PrefixTable> {
-        let v4 = Ranges { starts: self.each(Self::u32)?, values: self.each(Self::u32)? };
-        let v6 = Ranges {
-            starts: self.each(|r| Some(u128::from_le_bytes(r.take(16)?.try_into().ok()?)))?,
-            values: self.each(Self::u32)?,
-        };
+        let v4 = Ranges::new(self.each(Self::u32)?, self.each(Self::u32)?);
+        let starts = self.each(|r| Some(u128::from_le_bytes(r.take(16)?.try_into().ok()?)))?;
+        let v6 = Ranges::new(starts, self.each(Self::u32)?);
         (v4.starts.len() == v4.values.len() && v6.starts.len() == v6.values.len()).then_some(PrefixTable { v4, v6 })
     }
     fn zones(&mut self, key: HashKey) -> Option<Zones> {
