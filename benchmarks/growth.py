@@ -69,6 +69,7 @@ REASONS = {
     ),
     "two threads": "Two threads and the generator share two cores, so the caches are shared as well.",
     "overload, answered": "The generator shares the machine's memory with the server; what is lost is lost in the buffer.",
+    "overload with": "Misses are shed when half of the receive buffer is used, which is after some were asked.",
     "overload, lost": "Nothing is known to make this so.",
     "a flood": "Both generators share one core.",
 }

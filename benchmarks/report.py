@@ -111,6 +111,10 @@ def goals(all_figures: Figures) -> list[Goal]:
     if overload := all_figures.get("overload"):
         part = overload["part_of_peak"]
         wanted.append(Goal("overload, answered of peak when twice as much is offered", part, 0.9, "x", True))
+        part = overload["deaf_upstream"]
+        what = "overload with a tenth of misses and a silent upstream, answered of what else is asked"
+        wanted.append(Goal(what, part, 0.9, "x", True))
+        wanted.append(Goal("overload with a tenth of misses, answered of peak", overload["mixed_part"], 0.9, "x", True))
         wanted.append(Goal("overload, lost when it is over", overload["lost_after"], 0, ""))
     if flood := all_figures.get("flood"):
         ratio = flood["busy_us"] / flood["calm_us"]

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import random
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -108,6 +109,39 @@ def test_equal_questions_are_asked_once(serve: Serve, upstream: Upstream) -> Non
     assert len(got) == 500
     assert upstream.names() == ["one.example"]
     assert blockd.metric("blockd_pending_coalesced_total") == 499
+
+
+def test_overload_sheds_misses_and_still_blocks(serve: Serve, upstream: Upstream) -> None:
+    """With its buffer more than half full of names to be asked, it asks few of them and answers every blocked one."""
+    blockd = serve([upstream.address], server={"threads": 1})
+    assert blockd.process is not None
+    misses, blocked = 9_000, 300
+
+    def send(client: socket.socket, name: str, number: int) -> None:
+        client.sendto(dns.message.make_query(name, "A", id=number).to_wire(), ("127.0.0.1", blockd.port))
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as calm:
+        calm.bind((CORPORATE, 0))
+        calm.settimeout(5)
+        blockd.process.send_signal(signal.SIGSTOP)
+        try:
+            # From many addresses, so that neither a client's rate nor its bound is what sheds.
+            for first in range(0, misses, 100):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+                    flood.bind((f"127.30.0.{first // 100 + 1}", 0))
+                    for at in range(first, first + 100):
+                        send(flood, f"n{at}.example", at)
+                        if at % (misses // blocked) == 0:
+                            send(calm, f"n{at}.tiktok.com", at)
+        finally:
+            blockd.process.send_signal(signal.SIGCONT)
+        answered = {dns.message.from_wire(calm.recv(1500)).id for _ in range(blocked)}
+    assert len(answered) == blocked
+    assert 0 < blockd.metric("blockd_pending_shed_total", bound="overload") < misses
+    assert blockd.metric("blockd_queries_not_read_total") == 0
+    # The upstream, a slow one, has to get through what it was sent.
+    after = (rcode(ask(blockd, f"after{at}.example", client=CORPORATE)) for at in range(20))
+    assert "NXDOMAIN" in after
 
 
 @row("bailiwick")

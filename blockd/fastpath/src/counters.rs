@@ -73,6 +73,7 @@ counters! {
     PendingCoalesced = "pending.coalesced",
     PendingShedAll = "pending.shed.in_all",
     PendingShedClient = "pending.shed.client",
+    PendingShedOverload = "pending.shed.overload",
     PendingExpired = "pending.expired",
     UpstreamBlocked = "upstream.blocks.blocked",
     UpstreamCensored = "upstream.blocks.censored",

@@ -396,6 +396,7 @@ impl Fastpath {
                 identity: Identity::from(SocketAddr::from(peer)),
                 origin: &|| Origin::Stream(token),
                 is_stream: true,
+                is_overloaded: false,
             };
             let mut name = FoldedName::ROOT;
             let asked = self.core.read(packet, &mut name);

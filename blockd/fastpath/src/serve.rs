@@ -6,7 +6,7 @@ use crate::identity::Identity;
 use crate::lock;
 use crate::pending::Origin;
 use crate::resolve::{Arrival, Asked, Core, Outcome};
-use crate::sockets::{BATCH, Inbound, Outbound, Poller, Replies, ReturnPath, adopt, dropped, listen};
+use crate::sockets::{BATCH, Inbound, Outbound, Poller, Replies, ReturnPath, adopt, dropped, is_half_full, listen};
 use crate::wire::FoldedName;
 use crate::{cache, wire};
 use std::io;
@@ -21,6 +21,10 @@ use std::time::Duration;
 const INBOX: u64 = 1 << 62;
 /// Longest sleep: how stale a beat may be, and how late a stop.
 const LONGEST_SLEEP_MS: u64 = 250;
+/// A burst that is over by then is none of overload's business, microseconds: buffers are for that.
+const BURST_US: u64 = 20_000;
+/// How often a busy thread asks the kernel how full the buffer is.
+const LOOK_US: u64 = 1_000;
 /// How often those are let go whom nobody will answer, milliseconds.
 const SWEEP_MS: u64 = 500;
 
@@ -28,6 +32,29 @@ struct Listener {
     socket: OwnedFd,
     /// What the kernel had dropped when this was last looked at; None at a copy, which another thread counts.
     dropped: Option<u32>,
+    /// Since when every batch was full, microseconds.
+    busy_since_us: u64,
+    looked_us: u64,
+    is_overloaded: bool,
+}
+
+impl Listener {
+    fn new(socket: OwnedFd, dropped: Option<u32>) -> Self {
+        Self { socket, dropped, busy_since_us: u64::MAX, looked_us: 0, is_overloaded: false }
+    }
+
+    /// Looks at what a batch of so many says: queries came faster than they were read for a while, and half of what the
+    /// kernel holds of them is used. Then misses are shed, before the kernel drops what could be answered at once.
+    fn look(&mut self, count: usize, now_us: u64) {
+        if count < BATCH {
+            (self.busy_since_us, self.is_overloaded) = (u64::MAX, false);
+        } else if self.busy_since_us == u64::MAX {
+            self.busy_since_us = now_us;
+        } else if now_us >= self.busy_since_us + BURST_US && now_us >= self.looked_us + LOOK_US {
+            self.looked_us = now_us;
+            self.is_overloaded = is_half_full(self.socket.as_raw_fd());
+        }
+    }
 }
 
 /// Listening sockets, one set a thread: `sockets[thread][address]`.
@@ -40,7 +67,7 @@ impl Listeners {
         for &address in addresses {
             let sockets = listen(address, threads).map_err(|error| (address, error))?;
             for (set, socket) in sets.iter_mut().zip(sockets) {
-                set.push(Listener { socket, dropped: Some(0) });
+                set.push(Listener::new(socket, Some(0)));
             }
         }
         Ok(Self(sets))
@@ -54,7 +81,7 @@ impl Listeners {
             let socket = adopt(sockets[at % sockets.len()])?;
             // What was dropped before we ran is no loss of ours.
             let dropped = (at < sockets.len()).then(|| dropped(socket.as_raw_fd()));
-            self.0[at % threads].push(Listener { socket, dropped });
+            self.0[at % threads].push(Listener::new(socket, dropped));
         }
         Ok(())
     }
@@ -119,10 +146,9 @@ impl Thread {
                 } else if token & TOKEN_MARK != 0 {
                     exchanger.receive(core, &self.poller, token, &mut inbound, &mut replies);
                 } else {
-                    let socket = self.listeners[token as usize].socket.as_raw_fd();
                     self.serve_batch(
                         core,
-                        socket,
+                        token as usize,
                         &mut inbound,
                         &mut names,
                         &mut at_once,
@@ -155,9 +181,9 @@ impl Thread {
     }
 
     fn serve_batch(
-        &self,
+        &mut self,
         core: &Core,
-        socket: RawFd,
+        at: usize,
         inbound: &mut Inbound,
         names: &mut [FoldedName],
         at_once: &mut Replies,
@@ -165,11 +191,15 @@ impl Thread {
         replies: &mut Outbound,
     ) {
         let lane = &core.lanes[self.lane];
+        let listener = &mut self.listeners[at];
+        let socket = listener.socket.as_raw_fd();
         let count = inbound.receive(socket);
         if count == 0 {
             return;
         }
         let now_us = core.now_us();
+        listener.look(count, now_us);
+        let is_overloaded = listener.is_overloaded;
         // Loaded after the batch was received: whatever was published before is obeyed. Pinned once, for all lookups.
         let pair = core.pair.load();
         let pinned = cache::pin();
@@ -206,6 +236,7 @@ impl Thread {
                 identity: Identity::from(peer),
                 origin: &|| Origin::Datagram(ReturnPath { socket, peer, local: inbound.local(at) }),
                 is_stream: false,
+                is_overloaded,
             };
             match core.answer(&pair, &arrival, asked, now_us, at_once.buffer()) {
                 Outcome::Reply => {

@@ -114,18 +114,29 @@ fn grow_receive_buffer(fd: RawFd) {
     }
 }
 
-/// Datagrams that the kernel dropped at a socket since it was opened, most of them because its buffer was full; it goes
-/// round at 2^32.
-pub fn dropped(fd: RawFd) -> u32 {
-    /// Of `sk_meminfo`, in the kernel's linux/sock_diag.h.
-    const SK_MEMINFO_DROPS: usize = 8;
+/// What the kernel says of a socket's memory, by its linux/sock_diag.h; zeroes where it says nothing.
+fn memory_of(fd: RawFd) -> [u32; SK_MEMINFO_DROPS + 1] {
     let mut values = [0u32; SK_MEMINFO_DROPS + 1];
     let mut octets = size_of_val(&values) as libc::socklen_t;
     // SAFETY: room for so many octets is behind the pointer; the kernel writes no more, and zeroes stay where it wrote less.
-    let result = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, values.as_mut_ptr().cast(), &raw mut octets)
-    };
-    if result == 0 { values[SK_MEMINFO_DROPS] } else { 0 }
+    unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, values.as_mut_ptr().cast(), &raw mut octets) };
+    values
+}
+
+const SK_MEMINFO_RMEM_ALLOC: usize = 0;
+const SK_MEMINFO_RCVBUF: usize = 1;
+const SK_MEMINFO_DROPS: usize = 8;
+
+/// Datagrams that the kernel dropped at a socket since it was opened, most of them because its buffer was full; it goes
+/// round at 2^32.
+pub fn dropped(fd: RawFd) -> u32 {
+    memory_of(fd)[SK_MEMINFO_DROPS]
+}
+
+/// Whether a socket's receive buffer is more than half full.
+pub fn is_half_full(fd: RawFd) -> bool {
+    let memory = memory_of(fd);
+    memory[SK_MEMINFO_RMEM_ALLOC] > memory[SK_MEMINFO_RCVBUF] / 2
 }
 
 /// Opens a socket for exchanges with upstreams, on the given port.
