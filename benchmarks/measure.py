@@ -140,9 +140,14 @@ def spread(rows: list[dict[str, float]], key: str = "cpu_us") -> tuple[float, fl
     return min(row[key] for row in rows), max(row[key] for row in rows)
 
 
-def middle(server: Server, questions: Sequence[str]) -> float:
-    """Ask three times for three seconds: the median of CPU a query."""
-    return statistics.median(again(lambda: run(server, questions, 3)).cpu_us for _ in range(3))
+#: A way to ask a server.
+Ask = Callable[[], Report]
+
+
+def in_turn(asks: Sequence[Ask], rounds: int = 3) -> list[float]:
+    """Ask in turn, round by round, and give the medians of CPU a query: the machine's speed drifts by the minute."""
+    reports = [[again(ask).cpu_us for ask in asks] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*reports, strict=True)]
 
 
 def half_load(nsd: RealServer, directory: Path, rate: float) -> Figures:
@@ -151,15 +156,8 @@ def half_load(nsd: RealServer, directory: Path, rate: float) -> Figures:
     return compare(servers, ["hits"], 3, 3, rate)
 
 
-def _paired(first: Server, second: Server, ask: Callable[[Server], Report], rounds: int = 3) -> tuple[float, float]:
-    """Take two running servers in turn: the medians of their CPU a query."""
-    reports = [(again(lambda: ask(first)).cpu_us, again(lambda: ask(second)).cpu_us) for _ in range(rounds)]
-    return statistics.median(a for a, _ in reports), statistics.median(b for _, b in reports)
-
-
 def shapes(nsd: RealServer, directory: Path) -> Figures:
     """Ask one blockd in many ways: what a hit costs by each, in microseconds."""
-    figures: Figures = {}
 
     class Generous(Blockd):
         # One client is all that there is on the IPv6 loopback, and must not meet its limit.
@@ -175,14 +173,16 @@ def shapes(nsd: RealServer, directory: Path) -> Figures:
             "64 sockets": {"sockets": 64},
             "512 in flight": {"in_flight": 512},
         }
-        for way, words in ways.items():
-            figures[way] = again(lambda w=words: run(server, load.hits(), 3, **w)).cpu_us  # type: ignore[misc]
-            say(f"hits, {way}: {figures[way]:.2f} µs")
         warm(server, load.mixed_sizes())
-        figures["mixed sizes"] = again(lambda: run(server, load.mixed_sizes(), 3, edns=True)).cpu_us
+        asks: dict[str, Ask] = {
+            way: lambda w=words: run(server, load.hits(), 2, **w)  # type: ignore[misc]
+            for way, words in ways.items()
+        }
+        asks["mixed sizes"] = lambda: run(server, load.mixed_sizes(), 2, edns=True)
         for part in (0, 0.01, 0.1, 0.3):
-            figures[f"{part:.0%} misses"] = again(lambda p=part: run(server, load.mixed(p), 3, is_unique=p > 0)).cpu_us  # type: ignore[misc]
-            say(f"{part:.0%} misses: {figures[f'{part:.0%} misses']:.2f} µs")
+            asks[f"{part:.0%} misses"] = lambda p=part: run(server, load.mixed(p), 2, is_unique=p > 0)  # type: ignore[misc]
+        figures = dict(zip(asks, in_turn(list(asks.values())), strict=True))
+        say(f"shapes: {figures}")
     return figures
 
 
@@ -207,30 +207,35 @@ def million_cached(nsd: RealServer, directory: Path, count: int = 1_000_000) -> 
         warm(few, load.hits())
         warm(many, load.hits(count))
         small, large = load.hits(), load.zipf_hits(count, 1_000_000)
-        a, b = _paired(few, many, lambda server: run(server, small if server is few else large, 3))
+        a, b = in_turn([lambda: run(few, small, 3), lambda: run(many, large, 3)])
     say(f"hits over {CACHED_NAMES:,} names {a:.2f} µs, over {count:,} {b:.2f} µs")
     return {"few": a, "many": b}
 
 
 def rules(nsd: RealServer, directory: Path, counts: Sequence[int] = (100, 1_000_000, 10_000_000)) -> Figures:
-    """Grow the list: hits and blocked names by its length; load time, memory, reload."""
-    figures: Figures = {}
-    for count in counts:
-        listed = names(directory, count)
-        server = Blockd(directory, nsd.port, listed)
-        seconds = server.start(patience=300)
-        try:
+    """Grow the list: hits and blocked names by its length, and how long a start takes."""
+    servers, seconds, asks = [], [], []
+    try:
+        for count in counts:
+            listed = names(directory, count)
+            server = Blockd(directory, nsd.port, listed)
+            servers.append(server)
+            seconds.append(server.start(patience=300))
             check_answers(server)
             warm(server, load.hits())
-            hit = middle(server, load.hits())
             with listed.open() as lines:
                 asked = [f"{next(lines).rstrip()} A 3" for _ in range(min(count, 300_000))]
             random.Random(3).shuffle(asked)
-            block = middle(server, asked)
-            figures[str(count)] = {"hit": hit, "block": block, "start_seconds": seconds}
-            say(f"{count:,} names: hit {hit:.2f} µs, blocked {block:.2f} µs, started in {seconds:.2f} s")
-        finally:
+            asks += [lambda s=server: run(s, load.hits(), 2), lambda s=server, a=asked: run(s, a, 2)]  # type: ignore[misc]
+        values = in_turn(asks)
+    finally:
+        for server in servers:
             server.stop()
+    figures = {
+        str(count): {"hit": values[2 * at], "block": values[2 * at + 1], "start_seconds": seconds[at]}
+        for at, count in enumerate(counts)
+    }
+    say(f"rules: {figures}")
     return figures
 
 
@@ -351,7 +356,7 @@ def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 1_000
             warm(server, load.hits())
         # From all devices' addresses and as many others: a lookup must not find its way still in the cache.
         sources = 2 * counts[-1]
-        few, many = _paired(servers[0], servers[1], lambda server: run(server, load.hits(), 3, sources=sources))
+        few, many = in_turn([lambda s=s: run(s, load.hits(), 3, sources=sources) for s in servers])  # type: ignore[misc]
         for count, value in zip(counts, (few, many), strict=True):
             figures[str(count)] = value
             say(f"{count:,} devices: hit {value:.2f} µs")
@@ -366,16 +371,17 @@ def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 1_000
 
 def apps(nsd: RealServer, directory: Path, counts: Sequence[int] = (1, 61)) -> Figures:
     """Let more apps live: a hit and a blocked name by their number (three of ours live besides)."""
-    figures: Figures = {}
-    for count in counts:
-        server = Blockd(directory / f"apps{count}", nsd.port)
-        server.apps = {f"site{at}": {"suffixes": [f"site{at}.invalid"]} for at in range(count)}
-        with running(server):
+    asks = []
+    with contextlib.ExitStack() as stack:
+        for count in counts:
+            server = Blockd(directory / f"apps{count}", nsd.port)
+            server.apps = {f"site{at}": {"suffixes": [f"site{at}.invalid"]} for at in range(count)}
+            stack.enter_context(running(server))
             warm(server, load.hits())
-            hit = middle(server, load.hits())
-            block = middle(server, load.blocks())
-        figures[str(count + 3)] = {"hit": hit, "block": block}
-        say(f"{count + 3} apps: hit {hit:.2f} µs, blocked {block:.2f} µs")
+            asks += [lambda s=server: run(s, load.hits(), 2), lambda s=server: run(s, load.blocks(), 2)]
+        values = in_turn(asks)
+    figures = {str(c + 3): {"hit": values[2 * at], "block": values[2 * at + 1]} for at, c in enumerate(counts)}
+    say(f"apps: {figures}")
     return figures
 
 
@@ -386,7 +392,7 @@ def threads(nsd: RealServer, directory: Path) -> Figures:
     with running(one), running(two):
         for server in (one, two):
             warm(server, load.hits())
-        a, b = _paired(one, two, lambda server: run(server, load.hits(), 3))
+        a, b = in_turn([lambda: run(one, load.hits(), 3), lambda: run(two, load.hits(), 3)])
     say(f"one thread {a:.2f} µs, two {b:.2f} µs")
     return {"one": a, "two": b}
 
