@@ -40,12 +40,13 @@ fmt: build/dev.stamp lint-tools  ## put the code in order
 	cargo fmt --manifest-path $(CRATE)/Cargo.toml
 	cargo fmt --manifest-path benchmarks/load/Cargo.toml
 
-bench: build/dev.stamp bench-packages  ## each structure alone, then peak and a tenth of it beside the rivals: 10 minutes
+bench: build/dev.stamp bench-packages  ## structures alone, then peak and a tenth of it beside the rivals: 10 minutes
 	cargo bench --quiet --locked --manifest-path benchmarks/load/Cargo.toml --bench structures -- --quick --quiet
 	$(PYTHON) -m benchmarks.full --short
 
 bench-full: build/dev.stamp bench-packages  ## every goal beside what is measured: about half an hour
 	$(PYTHON) -m benchmarks.full
+	$(PYTHON) -m benchmarks.growth
 
 deb: build/dev.stamp  ## a Debian 12 package, in build/
 	systemd/debian/build

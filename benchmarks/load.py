@@ -37,6 +37,8 @@ class Report:
     sent: int
     answered: int
     lost: int
+    #: Not sent since every ID was in use, or the kernel took no more: the server was that far behind.
+    not_asked: int
     wrong: int
     #: SERVFAIL where an answer was expected.
     failed: int
@@ -162,7 +164,16 @@ def run(
     cpu = spent / last["answered"] * 1e6
     latency = last["latency_us"]
     return Report(
-        last["sent"], last["answered"], last["lost"], last["wrong"], last["failed"], last["rate"], latency, cpu, parts
+        last["sent"],
+        last["answered"],
+        last["lost"],
+        last["not_asked"] + last["not_sent"],
+        last["wrong"],
+        last["failed"],
+        last["rate"],
+        latency,
+        cpu,
+        parts,
     )
 
 

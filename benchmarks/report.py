@@ -100,7 +100,8 @@ def goals(all_figures: Figures) -> list[Goal]:
         ours = reload["blockd"]
         wanted.append(Goal("reload of 1,000,000 names under load, lost or wrong", ours["lost"] + ours["wrong"], 0, ""))
         ratio = ours["worst p99.9 during"] / ours["worst p99.9 before"]
-        wanted.append(Goal("reload of 1,000,000 names under load, p99.9 over before", ratio, 2))
+        what = "reload of 1,000,000 names under load, the worst half second's p99.9 over the worst before"
+        wanted.append(Goal(what, ratio, 2))
     if half := all_figures.get("half"):
         for key in ("p50", "p99"):
             rival, value = best(half["hits"], RIVALS, key)
@@ -115,6 +116,7 @@ def goals(all_figures: Figures) -> list[Goal]:
         what = "overload with a tenth of misses and a silent upstream, answered of what else is asked"
         wanted.append(Goal(what, part, 0.9, "x", True))
         wanted.append(Goal("overload with a tenth of misses, answered of peak", overload["mixed_part"], 0.9, "x", True))
+        wanted.append(Goal("overload, memory that it takes", overload["grown_mb"], 50, "MB"))
         wanted.append(Goal("overload, lost when it is over", overload["lost_after"], 0, ""))
     if flood := all_figures.get("flood"):
         ratio = flood["busy_us"] / flood["calm_us"]

@@ -76,6 +76,9 @@ class Generations:
     def reject(self, generation: Path) -> None:
         """Forget a generation that was not accepted."""
         shutil.rmtree(generation, ignore_errors=True)
+        # A compile that was killed cleans nothing up.
+        for unfinished in generation.parent.glob(f"{generation.name}.*.new"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _sync(directory: Path) -> None:

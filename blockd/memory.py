@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import re
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 from blockd.problems import Problem
 
 #: Octets that a compile takes for each line of a list: an entry of ten, or a slot and a third of ten.
 LIST_OCTETS_A_LINE = 16
-#: And for each octet of other files, inventories most of all: each device is an object.
-FILE_FACTOR = 32
-#: Octets that loading takes for each octet of a snapshot.
-LOAD_FACTOR = 1
+#: And for each octet of one, where a line has many names.
+LIST_FACTOR = 1
+#: And for each line of other files, inventories most of all: each device is an object.
+FILE_OCTETS_A_LINE = 1_500
+#: Octets that loading takes for each octet of a snapshot: its small parts are held twice.
+LOAD_FACTOR = 2
+
+
+def compile_octets(files: Iterable[bytes], list_octets: int, list_lines: int) -> int:
+    """Reckon what a compile of files, and of lists of so many octets and lines, takes; octets."""
+    lists = max(LIST_FACTOR * list_octets, LIST_OCTETS_A_LINE * list_lines)
+    return lists + sum(len(data) + FILE_OCTETS_A_LINE * data.count(b"\n") for data in files)
 
 
 def available_octets(root: Path = Path("/")) -> int:

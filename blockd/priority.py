@@ -1,4 +1,4 @@
-"""Who waits when the processor is short: whatever does not answer queries gives way to what does."""
+"""Who waits when the processor is short: Python, TCP among it, gives way to the serve threads, a compile to both."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ def give_way(task: int, niceness: int) -> None:
     """
     # A sandbox may forbid it, and a process may be gone: then latency suffers, and nothing else.
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, task, niceness)
+        os.setpriority(os.PRIO_PROCESS, task, max(niceness, os.getpriority(os.PRIO_PROCESS, task)))

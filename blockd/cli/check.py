@@ -14,7 +14,7 @@ from blockd.policy.compile import compile_snapshot
 from blockd.policy.inputs import read_inputs
 from blockd.policy.review import review
 from blockd.policy.views import group_views
-from blockd.problems import InputError
+from blockd.problems import InputError, Problem
 
 
 def register(app: typer.Typer) -> None:
@@ -29,9 +29,11 @@ def check(config: Config = None, as_json: Json = False) -> None:
         inputs = read_inputs(path)
         with tempfile.NamedTemporaryFile() as file:
             compiled = compile_snapshot(inputs, Path(file.name))
-    except InputError as error:
+    except (InputError, OSError) as problem:
+        text = f"a snapshot cannot be written to try it: {problem}"
+        error = problem if isinstance(problem, InputError) else InputError([Problem(str(path), 0, "", text)])
         if not as_json:
-            raise
+            raise error from None
         print(json.dumps({"ok": False, "problems": [problem.as_json() for problem in error.problems]}))
         raise typer.Exit(1) from None
     views = {

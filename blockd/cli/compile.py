@@ -13,7 +13,7 @@ import typer
 from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain
 from blockd.fastpath import end_with_parent
-from blockd.memory import FILE_FACTOR, LIST_OCTETS_A_LINE, too_large
+from blockd.memory import compile_octets, too_large
 from blockd.policy.compile import SNAPSHOT, compile_snapshot, write_inputs
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
@@ -34,30 +34,31 @@ def compile_inputs(
     """Write a snapshot, and the inputs that it was made of, into a new directory."""
     if parent is not None and not end_with_parent(parent):
         raise typer.Exit(1)
+    file = config_path(config)
     building = output.with_name(f"{output.name}.{os.getpid()}.new")
     source = Disk(spool=building / INPUTS)
     try:
-        try:
-            (building / INPUTS).mkdir(parents=True)
-            inputs = read_inputs(config_path(config), source)
-            needed = sum(FILE_FACTOR * len(data) for data in source.files.values())
-            needed += LIST_OCTETS_A_LINE * source.list_lines
-            if problems := too_large(str(inputs.config), f"the {len(source.paths)} files", needed):
-                raise InputError(problems)
-            compiled = compile_snapshot(inputs, building / SNAPSHOT)
-            octets = (building / SNAPSHOT).stat().st_size
-            write_inputs(inputs, compiled, building)
-            building.rename(output)
-        except OSError as error:
-            raise InputError([Problem(str(output), 0, "", f"cannot be written: {error.strerror}")]) from None
-    except InputError as error:
-        # Nothing is left behind.
-        shutil.rmtree(building, ignore_errors=True)
+        (building / INPUTS).mkdir(parents=True)
+        inputs = read_inputs(file, source)
+        needed = compile_octets(source.files.values(), source.list_octets, source.list_lines)
+        if problems := too_large(str(inputs.config), f"the {len(source.paths)} files", needed):
+            raise InputError(problems)
+        compiled = compile_snapshot(inputs, building / SNAPSHOT)
+        octets = (building / SNAPSHOT).stat().st_size
+        write_inputs(inputs, compiled, building)
+        building.rename(output)
+    except (InputError, OSError) as error:
+        problems = [Problem(str(output), 0, "", f"cannot be written: {error}")]
+        if isinstance(error, InputError):
+            problems = error.problems
         if as_json:
             files = sorted(map(str, source.tried))
-            print(json.dumps({"problems": [problem.as_json() for problem in error.problems], "files": files}))
+            print(json.dumps({"problems": [problem.as_json() for problem in problems], "files": files}))
             raise typer.Exit(1) from None
-        raise
+        raise InputError(problems) from None
+    finally:
+        # Nothing is left behind, whatever happened; what was renamed is not there any more.
+        shutil.rmtree(building, ignore_errors=True)
     if as_json:
         print(json.dumps({"lists": compiled.lists}))
     else:

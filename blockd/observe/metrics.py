@@ -25,7 +25,11 @@ from blockd.transport.tcp import TcpListener
 #: A counter `a.b.c` under the prefix `a` gives the label values `b` and `c`.
 COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_queries": ("Queries received, by transport.", ("proto",), "queries"),
-    "blockd_queries_not_read": ("Datagrams that the kernel dropped, the receive buffer being full.", (), "not_read"),
+    "blockd_queries_not_read": (
+        "Datagrams that the kernel dropped, most of them because the receive buffer was full.",
+        (),
+        "not_read",
+    ),
     "blockd_questions": ("Well-formed questions, by type; rare types are other.", ("qtype",), "types"),
     "blockd_replies": ("Replies, by transport and response code.", ("proto", "rcode"), "replies"),
     "blockd_replies_truncated": ("Replies that did not fit and were sent with TC.", (), "replies.truncated"),
@@ -42,7 +46,11 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_cache_inserted": ("Answers stored.", (), "cache.inserted"),
     "blockd_cache_rejudged": ("Entries judged anew because the rules moved on.", (), "cache.rejudged"),
     "blockd_pending_coalesced": ("Questions that joined one under way.", (), "pending.coalesced"),
-    "blockd_pending_shed": ("Questions not asked because too many wait.", ("bound",), "pending.shed"),
+    "blockd_pending_shed": (
+        "Questions not asked: too many wait, or more comes than can be answered.",
+        ("bound",),
+        "pending.shed",
+    ),
     "blockd_pending_expired": ("Questions that nobody answered in any way.", (), "pending.expired"),
     "blockd_cache_stale": ("Questions answered with what has ended, since no upstream answered.", (), "cache.stale"),
     "blockd_upstream_blocks": ("Answers by which an upstream itself blocks a name.", ("reason",), "upstream.blocks"),

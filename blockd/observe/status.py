@@ -30,7 +30,11 @@ def status(
 ) -> dict[str, Any]:
     """Gather it. ``uptime`` and ages are seconds."""
     counters, sizes = fastpath.counters(), fastpath.sizes()
-    lost = {name: value for name, value in counters.items() if name.startswith(("dropped.", "pending.shed.")) and value}
+    lost = {
+        name: value
+        for name, value in counters.items()
+        if name.startswith(("dropped.", "pending.shed.", "not_read")) and value
+    }
     return {
         **ready,
         "version": version,

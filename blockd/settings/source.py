@@ -80,8 +80,8 @@ class Disk(Source):
         """With `spool`, a directory, lists are copied there first: what is compiled is what is kept, whoever writes."""
         super().__init__()
         self._spool = spool
-        #: Lines of all lists, for a reckoning of what their compile takes.
-        self.list_lines = 0
+        #: Lines and octets of all lists, for a reckoning of what their compile takes.
+        self.list_lines = self.list_octets = 0
 
     def _read(self, path: Path) -> bytes:
         try:
@@ -113,6 +113,7 @@ class Disk(Source):
             with path.open("rb", buffering=0) as file:
                 while chunk := file.read(CHUNK_OCTETS):
                     self.list_lines += chunk.count(b"\n")
+                    self.list_octets += len(chunk)
                     yield chunk
         except OSError as error:
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None

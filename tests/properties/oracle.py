@@ -20,6 +20,8 @@ class App:
     holes: set[str] = field(default_factory=set)
     domains: set[str] = field(default_factory=set)
     hosts_list: set[str] = field(default_factory=set)
+    #: Those of its holes that a list has.
+    listed_holes: set[str] = field(default_factory=set)
     networks: set[IPv4Network] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
     patterns: set[str] = field(default_factory=set)

@@ -100,11 +100,23 @@ def random_apps(rng: random.Random) -> dict[str, App]:
         # Only to those before: a circle of needs is refused.
         needs = {other for other in names if other < name and rng.random() < 0.3}
         apps[name] = App(
-            draw["s"] | {random_name(rng)}, draw["h"], draw["o"] | ties, draw["d"], draw["l"], networks, needs
+            suffixes=draw["s"] | {random_name(rng)},
+            hosts=draw["h"],
+            holes=draw["o"] | ties,
+            domains=draw["d"],
+            hosts_list=draw["l"],
+            networks=networks,
+            needs=needs,
         )
         if rng.random() < 0.4:
             apps[name].patterns = {"^" + random_name(rng).replace(".", "[.]").replace("a", "[ab]") + "$"}
         apps[name].embedded = rng.random() < 0.5
+        # Some of its holes stand in a list: they are holes like the others.
+        apps[name].listed_holes = {hole for hole in apps[name].holes if rng.random() < 0.3}
+    if rng.random() < 0.4:
+        # Lists of single names alone are read once: another way through the compile.
+        for app in apps.values():
+            app.domains, app.listed_holes = set(), set()
     return apps
 
 
@@ -129,14 +141,19 @@ def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpa
             "needs": sorted(app.needs),
             "suffixes": sorted(app.suffixes),
             "hosts": sorted(app.hosts),
-            "holes": sorted(app.holes),
+            "holes": sorted(app.holes - app.listed_holes),
             "networks": sorted(map(str, app.networks)),
             "patterns": sorted(app.patterns),
             "embedded": app.embedded,
-            "lists": [{"file": f"{name}.d", "format": "domains"}, {"file": f"{name}.h", "format": "hosts"}],
+            "lists": [
+                *([{"file": f"{name}.d", "format": "domains"}] if app.domains else []),
+                *([{"file": f"{name}.o", "format": "domains", "kind": "hole"}] if app.listed_holes else []),
+                {"file": f"{name}.h", "format": "hosts"},
+            ],
         }
         contents[directory / f"{name}.yaml"] = json.dumps(values)
         contents[directory / f"{name}.d"] = "\n".join(sorted(app.domains))
+        contents[directory / f"{name}.o"] = "\n".join(sorted(app.listed_holes))
         contents[directory / f"{name}.h"] = "\n".join(f"0.0.0.0 {n}" for n in sorted(app.hosts_list))
     contents[directory / "cdn_zones.yaml"] = json.dumps({"zones": sorted(CDN_ZONES)})
     with tempfile.TemporaryDirectory() as spool:

@@ -132,6 +132,7 @@ def test_pages_are_what_the_figures_say() -> None:
     """The page is made of the figures beside it; README and docs quote it."""
     figures = json.loads((report.RESULTS / "full.json").read_text())
     assert (report.RESULTS / "full.md").read_text() == report.page(figures)
+    assert "-dirty" not in figures["about"]["commit"], "measured on what no commit has"
     assert growth.PAGE.read_text() == growth.page(figures), "python -m benchmarks.growth writes it"
     readme = growth.README.read_text()
     assert readme == growth.readme(figures, readme), "python -m benchmarks.growth writes its table"

@@ -233,9 +233,10 @@ fn compile_rules<'py>(
     let views = views_of(views)?;
     let Compiled { rules, entries, reports } =
         snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii)).map_err(bad)?;
-    let mut file = File::create(&output)?;
-    snapshot::encode(&rules, &entries, &views, meta, &mut file)?;
-    file.sync_all()?;
+    let unwritten = |error: io::Error| io_error(&output.display().to_string(), &error);
+    let mut file = File::create(&output).map_err(unwritten)?;
+    snapshot::encode(&rules, &entries, &views, meta, &mut file).map_err(unwritten)?;
+    file.sync_all().map_err(unwritten)?;
     drop((rules, entries));
     // Whatever the daemon would refuse is refused here.
     read_snapshot(&output).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;

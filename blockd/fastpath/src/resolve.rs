@@ -279,7 +279,7 @@ pub struct Arrival<'a> {
     pub origin: &'a dyn Fn() -> Origin,
     /// Whether it came by TCP.
     pub is_stream: bool,
-    /// Whether more comes than can be answered: then nobody is asked upstream.
+    /// Whether more comes than can be answered: then the question is not asked upstream.
     pub is_overloaded: bool,
 }
 
@@ -606,13 +606,13 @@ impl Core {
             lane.count(Counter::RefusedRecursion);
             return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
         }
+        lane.count(Counter::CacheMisses);
         if arrival.is_overloaded {
             lane.count(Counter::PendingShedOverload);
             count();
             let error = ExtendedError { code: 0, text: b"this resolver is asked more than it can answer" };
             return self.plain_reply(arrival, question, rcode::SERVFAIL, Some(error), out);
         }
-        lane.count(Counter::CacheMisses);
         let route = if let Some((Zone::Route(route), _)) = zone { usize::from(route) } else { 0 };
         let key = Arc::new(Key {
             hash: hashed.hash,

@@ -23,6 +23,10 @@ const INBOX: u64 = 1 << 62;
 const LONGEST_SLEEP_MS: u64 = 250;
 /// A burst that is over by then is none of overload's business, microseconds: buffers are for that.
 const BURST_US: u64 = 20_000;
+/// A busy thread comes back to its socket sooner.
+const PAUSE_US: u64 = 5_000;
+/// Names of a batch that are asked upstream whatever comes: without any, a flood that lasts would let the cache run out.
+const ASKED_IN_OVERLOAD: usize = 2;
 /// How often a busy thread asks the kernel how full the buffer is.
 const LOOK_US: u64 = 1_000;
 /// How often those are let go whom nobody will answer, milliseconds.
@@ -32,25 +36,31 @@ struct Listener {
     socket: OwnedFd,
     /// What the kernel had dropped when this was last looked at; None at a copy, which another thread counts.
     dropped: Option<u32>,
-    /// Since when every batch was full, microseconds.
+    /// Since when every batch was full, and when the last one was, microseconds.
     busy_since_us: u64,
+    busy_us: u64,
     looked_us: u64,
     is_overloaded: bool,
 }
 
 impl Listener {
     fn new(socket: OwnedFd, dropped: Option<u32>) -> Self {
-        Self { socket, dropped, busy_since_us: u64::MAX, looked_us: 0, is_overloaded: false }
+        Self { socket, dropped, busy_since_us: 0, busy_us: 0, looked_us: 0, is_overloaded: false }
     }
 
     /// Looks at what a batch of so many says: queries came faster than they were read for a while, and half of what the
     /// kernel holds of them is used. Then misses are shed, before the kernel drops what could be answered at once.
     fn look(&mut self, count: usize, now_us: u64) {
         if count < BATCH {
-            (self.busy_since_us, self.is_overloaded) = (u64::MAX, false);
-        } else if self.busy_since_us == u64::MAX {
-            self.busy_since_us = now_us;
-        } else if now_us >= self.busy_since_us + BURST_US && now_us >= self.looked_us + LOOK_US {
+            (self.busy_us, self.is_overloaded) = (0, false);
+            return;
+        }
+        // A batch that was full long ago begins no burst: there was nothing to read in between.
+        if now_us > self.busy_us + PAUSE_US {
+            (self.busy_since_us, self.is_overloaded) = (now_us, false);
+        }
+        self.busy_us = now_us;
+        if now_us >= self.busy_since_us + BURST_US && now_us >= self.looked_us + LOOK_US {
             self.looked_us = now_us;
             self.is_overloaded = is_half_full(self.socket.as_raw_fd());
         }
@@ -236,7 +246,7 @@ impl Thread {
                 identity: Identity::from(peer),
                 origin: &|| Origin::Datagram(ReturnPath { socket, peer, local: inbound.local(at) }),
                 is_stream: false,
-                is_overloaded,
+                is_overloaded: is_overloaded && asks.len() >= ASKED_IN_OVERLOAD,
             };
             match core.answer(&pair, &arrival, asked, now_us, at_once.buffer()) {
                 Outcome::Reply => {

@@ -115,9 +115,13 @@ struct Builder {
     key: HashKey,
     sets: Vec<RuleSet>,
     interned: HashMap<RuleSet, u16>,
-    /// Apps' own rules, and marks: few. They are taken into the entries when those are settled.
+    /// Apps' own rules: few. They are taken into the entries when those are settled.
     own: hashbrown::HashMap<u64, RuleSet>,
+    /// Names of lists, and marks: the settled ones first.
     entries: Vec<Entry>,
+    settled: usize,
+    /// The first thing that went wrong where nothing can be returned.
+    problem: Option<String>,
     /// Of settled entries: where those begin whose fingerprints have the same first bits.
     index: Vec<u32>,
 }
@@ -126,7 +130,16 @@ impl Builder {
     fn new(key: HashKey) -> Self {
         let empty = RuleSet::default();
         let interned = HashMap::from([(empty, EMPTY)]);
-        Self { key, sets: vec![empty], interned, own: hashbrown::HashMap::new(), entries: vec![], index: vec![] }
+        Self {
+            key,
+            sets: vec![empty],
+            interned,
+            own: hashbrown::HashMap::new(),
+            entries: vec![],
+            settled: 0,
+            problem: None,
+            index: vec![],
+        }
     }
 
     fn intern(&mut self, set: RuleSet) -> Result<u16, String> {
@@ -139,6 +152,18 @@ impl Builder {
         self.sets.push(set);
         self.interned.insert(set, number);
         Ok(number)
+    }
+
+    /// Notes what a set says of a name.
+    fn push(&mut self, print: u64, set: RuleSet) {
+        match self.intern(set) {
+            // A list names what is below one name line after line.
+            Ok(number) => match self.entries.last() {
+                Some(last) if (last.print(), last.set()) == (print, number) => {}
+                _ => self.entries.push(Entry::new(print, number)),
+            },
+            Err(problem) => self.problem = self.problem.take().or(Some(problem)),
+        }
     }
 
     fn own(&mut self, app: AppMask, kind: RuleKind, name: &FoldedName) {
@@ -170,19 +195,20 @@ impl Builder {
             covering = covering.or(self.covering(print));
             if kind == RuleKind::Hole {
                 if !covering.and(app).is_empty() {
-                    let set = self.own.entry(print).or_default();
-                    set.hole_below = set.hole_below.or(app);
+                    self.push(print, RuleSet { hole_below: app, ..RuleSet::default() });
                 }
             } else if !covering.without(app).is_empty() {
-                let set = self.own.entry(print).or_default();
-                set.rule_below = set.rule_below.or(app);
+                self.push(print, RuleSet { rule_below: app, ..RuleSet::default() });
             }
         }
     }
 
     /// Sorts what was collected, and joins what several rules say of one name.
     fn settle(&mut self) -> Result<(), String> {
-        if self.own.is_empty() && !self.index.is_empty() {
+        if let Some(problem) = self.problem.take() {
+            return Err(problem);
+        }
+        if self.own.is_empty() && self.settled == self.entries.len() && !self.index.is_empty() {
             return Ok(());
         }
         let missing: Vec<_> = self.own.keys().copied().filter(|&print| self.find(print).is_none()).collect();
@@ -224,13 +250,16 @@ impl Builder {
             let all = set.or(&self.sets[usize::from(self.entries[at].set())]);
             self.entries[at] = Entry::new(print, self.intern(all)?);
         }
+        self.settled = self.entries.len();
+        self.forget_sets();
         Ok(())
     }
 
-    /// The entries and the sets that they use: those that only led to another are no name's.
-    fn end(mut self) -> (Vec<Entry>, Vec<RuleSet>) {
+    /// Forgets the sets that only led to another: they are no name's, and there is room for so many.
+    fn forget_sets(&mut self) {
         let mut numbers = vec![None; self.sets.len()];
-        let mut sets = Vec::new();
+        numbers[usize::from(EMPTY)] = Some(EMPTY);
+        let mut sets = vec![RuleSet::default()];
         for entry in &mut self.entries {
             let number = *numbers[usize::from(entry.set())].get_or_insert_with(|| {
                 sets.push(self.sets[usize::from(entry.set())]);
@@ -238,8 +267,8 @@ impl Builder {
             });
             *entry = Entry::new(entry.print(), number);
         }
-        self.entries.shrink_to_fit();
-        (self.entries, sets)
+        self.interned = sets.iter().enumerate().map(|(number, &set)| (set, number as u16)).collect();
+        self.sets = sets;
     }
 }
 
@@ -333,21 +362,11 @@ pub fn build_rules(
     // Where no list covers what is below its names, own rules alone do, which are known: one reading is enough.
     let is_once =
         input.apps.iter().flat_map(|app| &app.lists).all(|list| list.format == Format::Hosts && !list.is_hole);
-    let mut last = None;
-    let mut problem = None;
     let reports = each_listed_rule(&input, to_ascii, |app, kind, name| {
         let suffixes = key.suffixes(name);
         let Some(&print) = suffixes.last() else { return };
         if kind == RuleKind::Hole || !shared.contains(&print) {
-            let set = match last {
-                Some((of, set)) if of == (app, kind) => set,
-                _ => builder.intern(set_of(app, kind)).unwrap_or_else(|error| {
-                    problem = Some(error);
-                    EMPTY
-                }),
-            };
-            last = Some(((app, kind), set));
-            builder.entries.push(Entry::new(print, set));
+            builder.push(print, set_of(app, kind));
         }
         if is_once {
             builder.mark_above(app, kind, &suffixes);
@@ -359,10 +378,8 @@ pub fn build_rules(
     }
     each_own_rule(&input, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)));
     builder.settle()?;
-    if let Some(problem) = problem {
-        return Err(problem);
-    }
-    let (entries, sets) = builder.end();
+    let Builder { mut entries, sets, .. } = builder;
+    entries.shrink_to_fit();
 
     let mut network_masks: Vec<AppMask> = Vec::new();
     let mut networks: HashMap<(Address, u8), AppMask> = HashMap::new();

@@ -108,8 +108,13 @@ pub fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
 }
 
 fn grow_receive_buffer(fd: RawFd) {
-    // Without the right to go over the system's bound, as far as the bound.
-    if set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_OCTETS).is_err() {
+    // The kernel doubles what it is asked for, and says the double.
+    let wanted = 2 * RECEIVE_BUFFER_OCTETS as u32;
+    // Without the right to go over the system's bound, as far as the bound: of a supervisor's larger buffer that would
+    // leave a twentieth.
+    if memory_of(fd)[SK_MEMINFO_RCVBUF] < wanted
+        && set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_OCTETS).is_err()
+    {
         let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER_OCTETS);
     }
 }
