@@ -23,10 +23,10 @@ const INBOX: u64 = 1 << 62;
 const LONGEST_SLEEP_MS: u64 = 250;
 /// A burst that is over by then is none of overload's business, microseconds: buffers are for that.
 const BURST_US: u64 = 20_000;
-/// A busy thread comes back to its socket sooner.
-const PAUSE_US: u64 = 5_000;
+/// A busy thread comes back to its socket sooner, also one that gets a share of a core only.
+const PAUSE_US: u64 = 50_000;
 /// Names of a batch that are asked upstream whatever comes: without any, a flood that lasts would let the cache run out.
-const ASKED_IN_OVERLOAD: usize = 2;
+const ASKED_IN_OVERLOAD: usize = 1;
 /// How often a busy thread asks the kernel how full the buffer is.
 const LOOK_US: u64 = 1_000;
 /// How often those are let go whom nobody will answer, milliseconds.
