@@ -25,13 +25,15 @@ class Compiler:
         #: The files of a refused compile, those that could not be read among them.
         self.files: list[Path] = []
 
-    def run(self, config: Path, output: Path) -> list[Problem]:
-        """Write a generation; give what is wrong, if anything is."""
+    def run(self, config: Path, output: Path, against: Path | None = None) -> list[Problem]:
+        """Write a generation; give what is wrong, if anything is. With `against`, also what changes."""
         # -P: a file in the working directory must not pass for a module of ours.
         command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
         command += ["--config", str(config), "--output", str(output)]
         # A daemon that is killed leaves no compile behind, which would write where the next daemon's does.
         command += ["--parent", str(os.getpid())]
+        if against is not None:
+            command += ["--against", str(against)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
             process = self._process
             give_way(process.pid, COMPILE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -25,16 +26,16 @@ from blockd.compiler import Compiler
 from blockd.control import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.generations import CURRENT, Generations
+from blockd.lists.gate import limits, refusals
 from blockd.memory import LOAD_FACTOR, too_large
 from blockd.observe import log_format
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.status import status
-from blockd.policy.compile import SNAPSHOT
+from blockd.policy.compile import CHANGES, SNAPSHOT
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import Inputs, read_inputs
-from blockd.policy.shrink import shrunk
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
@@ -105,19 +106,25 @@ class Daemon:
             return self._last_good(error, _possible_states(self.config))
         generations = _open_state(self.config, inputs.settings)
         current = generations.current(self.config)
+        if current is not None and generations.is_held and _is_whole(current):
+            self.not_loaded = [_held(self.config, current)]
+            log.warning("%s", self.not_loaded[0])
+            return read_inputs(self.config, Kept(current)), generations, current
         if current is not None and _digest(current) == inputs.digest() and _is_whole(current):
             return inputs, generations, current
         generation = generations.new()
         problems = self._compiler.run(self.config, generation)
-        if not problems and current is not None and _is_whole(current):
+        if not problems and not generations.is_accepted(_digest(generation)):
             # A restart must not be the way by which an emptied list gets in.
-            largest = inputs.settings.reload.largest_shrink
-            if not generations.is_accepted(_digest(generation)):
-                problems = list(shrunk(_manifest(current), _manifest(generation), largest, str(self.config)))
+            before = _manifest(current) if current is not None and _is_whole(current) else None
+            problems = refusals(before, _manifest(generation), limits(inputs.settings), str(self.config))
+            if problems:
+                generations.stage(generation, problems)
         if problems:
             generations.reject(generation)
             return self._last_good(InputError(problems), [generations])
         generations.accept(generation)
+        generations.unstage()
         return read_inputs(self.config, Kept(generation)), generations, generation
 
     def _last_good(self, error: InputError, states: Iterable[Generations]) -> tuple[Inputs, Generations, Path]:
@@ -245,6 +252,8 @@ class Daemon:
             "explain": self._command_explain,
             "ready": lambda _: self._ready(),
             "status": lambda _: self._status(),
+            "lists": self._command_lists,
+            "rollback": self._command_rollback,
         }
 
     def _tell_ready(self) -> None:
@@ -305,6 +314,8 @@ class Daemon:
     def _look_at_files(self) -> None:
         if not self._live.settings.reload.watch or self._is_watching or self._reload_running is not None:
             return
+        if self._generations.is_held:
+            return
         from twisted.internet.threads import deferToThreadPool
 
         def looked(state: Signature) -> None:
@@ -354,7 +365,7 @@ class Daemon:
     def reload(self, accepts_loss: bool = False) -> Deferred[list[Problem]]:
         """Take the config in as it stands; fires with what is wrong, and then nothing has changed.
 
-        ``accepts_loss``: apps and lists may lose as many rules as they like.
+        ``accepts_loss``: what the gate has against it is logged, and it is taken in.
         """
         done: Deferred[list[Problem]] = Deferred()
         self._accepts_loss = self._accepts_loss or accepts_loss
@@ -368,11 +379,27 @@ class Daemon:
         return done
 
     def _start_reload(self, done: Deferred[list[Problem]]) -> None:
+        accepts_loss, self._accepts_loss = self._accepts_loss, False
+        self._supervisor.reloading()
+        # Whatever went wrong, it is a refusal with a reason, and the next reload runs.
+        self._run(
+            done,
+            self._prepare,
+            lambda parts: self._take_in(accepts_loss, *parts),
+            lambda problem: self._refuse(None, [problem]),
+        )
+
+    def _run(
+        self,
+        done: Deferred[Any],
+        prepare: Callable[[], Any],
+        then: Callable[[Any], list[Problem]],
+        failed: Callable[[Problem], list[Problem]] = lambda problem: [problem],
+    ) -> None:
+        """Prepare in a thread, then act on the reactor's; whatever reload is wanted meanwhile comes after."""
         from twisted.internet.threads import deferToThreadPool
 
         self._reload_running = done
-        accepts_loss, self._accepts_loss = self._accepts_loss, False
-        self._supervisor.reloading()
 
         def finished(problems: list[Problem]) -> None:
             self._reload_running = None
@@ -385,11 +412,69 @@ class Daemon:
             if wanted is not None and not self._is_ending:
                 self._start_reload(wanted)
 
-        prepared: Deferred[Any] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._prepare)
-        prepared.addCallback(lambda parts: self._take_in(accepts_loss, *parts))
-        # Whatever went wrong, it is a refusal with a reason, and the next reload runs.
-        prepared.addErrback(lambda failure: self._refuse(None, [_unexpected(self.config, failure)]))
+        prepared: Deferred[Any] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), prepare)
+        prepared.addCallback(then)
+        prepared.addErrback(lambda failure: failed(_unexpected(self.config, failure)))
         prepared.addCallback(finished)
+
+    def _rehearse(self) -> tuple[list[Problem], list[dict[str, Any]]]:
+        """Compile what a reload would, and forget it: what speaks against it, and what it would change."""
+        generation = self._generations.new()
+        try:
+            problems = self._compiler.run(self.config, generation, against=self._live.generation)
+            if problems:
+                return problems, []
+            settings = read_inputs(self.config, Kept(generation)).settings
+            problems = refusals(
+                _manifest(self._live.generation), _manifest(generation), limits(settings), str(self.config)
+            )
+            changes: list[dict[str, Any]] = json.loads((generation / CHANGES).read_text())
+            return problems, changes
+        finally:
+            self._generations.reject(generation)
+
+    def rollback(self) -> Deferred[list[Problem]]:
+        """Go back to the generation before the one in force, and stay there until somebody reloads."""
+        done: Deferred[list[Problem]] = Deferred()
+        previous = self._generations.previous(self._live.generation)
+        if previous is None:
+            done.callback([Problem(str(self._live.generation), 0, "", "there is no generation before this one")])
+        elif self._reload_running is not None:
+            done.callback([Problem(str(self.config), 0, "", "a reload is under way: try again when it has ended")])
+        else:
+            self._run(done, lambda: self._read_back(previous), lambda parts: self._go_back(previous, *parts))
+        return done
+
+    def _read_back(self, generation: Path) -> tuple[list[Problem], Inputs | None, Snapshot | None]:
+        try:
+            inputs = read_inputs(self.config, Kept(generation))
+            return [], inputs, load(str(generation / SNAPSHOT))
+        except (InputError, OSError, ValueError) as error:
+            return [Problem(str(generation), 0, "", f"cannot be read back: {error}")], None, None
+
+    def _go_back(
+        self, generation: Path, problems: list[Problem], inputs: Inputs | None, snapshot: Snapshot | None
+    ) -> list[Problem]:
+        if inputs is None or snapshot is None:
+            return problems
+        for key in changed_restart_keys(self._live.settings, inputs.settings):
+            problems.append(Problem(str(generation), 0, key, "was another then, and only a restart changes it"))
+        if problems:
+            return problems
+        try:
+            lists = _lists(generation)
+            abandoned = self._live.generation
+            self._generations.hold(True)
+            self._generations.accept(generation)
+        except OSError as error:
+            return [Problem(str(generation), 0, "", f"cannot be put in force: {error.strerror}")]
+        self._put_in_force(inputs, generation, snapshot, lists)
+        # The next rollback goes further back, and not to what was left.
+        self._generations.stage(abandoned, [Problem(str(self.config), 0, "", f"{abandoned.name} was rolled back")])
+        self.not_loaded = [_held(self.config, generation)]
+        self._note_candidates()
+        log.warning("%s", self.not_loaded[0])
+        return []
 
     def _prepare(self) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
         generation = self._generations.new()
@@ -430,25 +515,38 @@ class Daemon:
         if problems and accepts_loss:
             # The restart must not be refused for what was accepted here.
             self._generations.remember_accepted(_digest(generation))
-        if not accepts_loss:
-            largest = inputs.settings.reload.largest_shrink
-            problems += shrunk(_manifest(self._live.generation), _manifest(generation), largest, str(self.config))
+        against = refusals(
+            _manifest(self._live.generation), _manifest(generation), limits(inputs.settings), str(self.config)
+        )
         if problems:
-            return self._refuse(generation, problems)
+            return self._refuse(generation, problems if accepts_loss else [*problems, *against])
+        if against and not accepts_loss:
+            self._generations.stage(generation, against)
+            return self._refuse(generation, against)
+        for problem in against:
+            log.warning("accepted by an operator: %s", problem)
         try:
             lists = _lists(generation)
             self._generations.accept(generation)
+            self._generations.hold(False)
+            self._generations.unstage()
         except OSError as error:
             return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
+        rules, views = self._put_in_force(inputs, generation, snapshot, lists)
+        self._reloads.success(wall_clock())
+        log.info("reloaded: rules generation %d, views generation %d", rules, views)
+        return []
+
+    def _put_in_force(
+        self, inputs: Inputs, generation: Path, snapshot: Snapshot, lists: list[dict[str, Any]]
+    ) -> tuple[int, int]:
         self._live = _Live(inputs, generation, snapshot)
         log_format.set_up(self._live.settings.log.format == "json")
         rules, views = self._fastpath.publish(snapshot)
         self._routes.publish()
         self.not_loaded = []
         self._published(rules, views, lists)
-        self._reloads.success(wall_clock())
-        log.info("reloaded: rules generation %d, views generation %d", rules, views)
-        return []
+        return rules, views
 
     def _refuse(self, generation: Path | None, problems: list[Problem]) -> list[Problem]:
         if generation is not None:
@@ -456,13 +554,18 @@ class Daemon:
         if self._is_ending:
             return problems
         self.not_loaded = problems
+        self._note_candidates()
         self._reloads.failure()
         for problem in problems:
             log.error("%s", problem)
         log.error("the reload changed nothing: the policy before it is in force")
         return problems
 
+    def _note_candidates(self) -> None:
+        self._metrics.is_held, self._metrics.is_staged = self._generations.is_held, bool(self._generations.staged())
+
     def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
+        self._note_candidates()
         meta = self._live.meta
         self._decisions.published(views, meta)
         self._decisions_log.published(views, meta)
@@ -485,7 +588,47 @@ class Daemon:
             listed = [problem.as_json() for problem in problems]
             return {"ok": not problems, "problems": listed, "rules_generation": rules, "views_generation": views}
 
+        if request.get("dry_run") is True:
+            return self._command_rehearse()
         return self.reload(request.get("accept") is True).addCallback(answer)
+
+    def _command_rehearse(self) -> Deferred[dict[str, Any]]:
+        if self._reload_running is not None:
+            return succeed({"ok": False, "error": "a reload is under way: try again when it has ended"})
+        rehearsed: list[Any] = [[], []]
+
+        def keep(parts: tuple[list[Problem], list[dict[str, Any]]]) -> list[Problem]:
+            rehearsed[:] = parts
+            return parts[0]
+
+        def answer(problems: list[Problem]) -> dict[str, Any]:
+            listed = [problem.as_json() for problem in problems]
+            return {"ok": not problems, "problems": listed, "changes": rehearsed[1]}
+
+        done: Deferred[list[Problem]] = Deferred()
+        done.addCallback(answer)
+        self._run(done, self._rehearse, keep)
+        return cast("Deferred[dict[str, Any]]", done)
+
+    def _command_rollback(self, _: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        def answer(problems: list[Problem]) -> dict[str, Any]:
+            listed = [problem.as_json() for problem in problems]
+            return {"ok": not problems, "problems": listed, "generation": self._live.generation.name}
+
+        return self.rollback().addCallback(answer)
+
+    def _command_lists(self, _: dict[str, Any]) -> dict[str, Any]:
+        staged = [problem.as_json() for problem in self._generations.staged()]
+        keys = ("app", "file", "kind", "format", "kept", "sha256")
+        lists = [
+            {**{key: report.get(key) for key in keys}, "skipped": sum(report["skipped"].values())}
+            for report in self._metrics.lists
+        ]
+        for row in lists:
+            with contextlib.suppress(OSError):
+                row["age"] = max(0.0, wall_clock() - Path(row["file"]).stat().st_mtime)
+        ready = self._ready()
+        return {"ok": True, "lists": lists, "staged": staged, **{k: ready[k] for k in ("generation", "is_held")}}
 
     def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
         try:
@@ -534,6 +677,8 @@ class Daemon:
             "rules_generation": rules,
             "views_generation": views,
             "generation": self._live.generation.name,
+            "is_held": self._generations.is_held,
+            "staged": len(self._generations.staged()),
             "dead_upstreams": [show_endpoint(server) for server in sorted(self._routes.dead)],
         }
 
@@ -544,6 +689,11 @@ def _also(first: Deferred[list[Problem]], then: Deferred[list[Problem]]) -> None
         return problems
 
     first.addCallback(tell)
+
+
+def _held(config: Path, generation: Path) -> Problem:
+    text = f"generation {generation.name} is held since a rollback: blockd reload takes the files in as they stand"
+    return Problem(str(config), 0, "", text)
 
 
 def _unexpected(config: Path, failure: Any) -> Problem:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
 
 from blockd.policy.compile import SNAPSHOT
+from blockd.problems import Problem
 from blockd.settings.source import Kept
 
 #: Generations that stay on disk, the one in force among them.
@@ -15,6 +17,11 @@ KEPT = 3
 CURRENT = "current"
 #: Digest of inputs whose losses somebody accepted, while only a restart could take them in.
 ACCEPTED = "accepted"
+#: The last candidate that the gate refused: what it was made of, and why.
+STAGED = "staged"
+REFUSED = "refused.json"
+#: There when somebody went back to an older generation, which then holds until somebody reloads.
+HELD = "held"
 
 
 class Generations:
@@ -72,6 +79,45 @@ class Generations:
             return (self._current.parent / ACCEPTED).read_text() == digest
         except OSError:
             return False
+
+    def previous(self, generation: Path) -> Path | None:
+        """Give the whole generation before this one, if it is still there."""
+        before = sorted(path for path in self._root.iterdir() if path.name.isdigit() and path.name < generation.name)
+        return before[-1] if before else None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody went back, and nobody reloaded since."""
+        return (self._current.parent / HELD).exists()
+
+    def hold(self, is_held: bool) -> None:
+        """Note that the accepted generation stays until somebody reloads, or that it need not."""
+        if is_held:
+            (self._current.parent / HELD).touch()
+        else:
+            (self._current.parent / HELD).unlink(missing_ok=True)
+
+    def stage(self, generation: Path, problems: list[Problem]) -> None:
+        """Keep a candidate that the gate refused, and why, for people to look at; the one before it is forgotten."""
+        staged = self._current.parent / STAGED
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            (generation / REFUSED).write_text(json.dumps([problem.as_json() for problem in problems]))
+            generation.rename(staged)
+        except OSError:
+            # A full disk must not keep the refusal from being one.
+            self.reject(generation)
+
+    def unstage(self) -> None:
+        """Forget the candidate that was refused: another was taken in."""
+        shutil.rmtree(self._current.parent / STAGED, ignore_errors=True)
+
+    def staged(self) -> list[Problem]:
+        """Say why the last candidate was refused, when one is staged."""
+        try:
+            return [Problem(**item) for item in json.loads((self._current.parent / STAGED / REFUSED).read_text())]
+        except (OSError, ValueError, TypeError):
+            return []
 
     def reject(self, generation: Path) -> None:
         """Forget a generation that was not accepted."""

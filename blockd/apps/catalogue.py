@@ -15,7 +15,7 @@ from blockd.settings.document import Document
 from blockd.settings.load import NAME
 from blockd.settings.schema import Answer, Section
 from blockd.settings.source import Source
-from blockd.settings.values import DomainName, NetworkValue, Printable
+from blockd.settings.values import DomainName, Growth, NetworkValue, Percent, Printable
 
 BUILTIN = Path(__file__).parent / "builtin"
 #: Zones of content delivery networks: beside the apps, and a site's own beside its apps.
@@ -43,8 +43,14 @@ class AppList(Section):
     """Somebody else's list, read as part of an app."""
 
     file: str = Field(description="Path, relative to the app's file.")
-    format: Literal["domains", "hosts"] = Field(description="domains: a name and all below; hosts: that name alone.")
+    format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq"] = Field(
+        "auto",
+        description="How it is written: `domains` block a name and all below, `hosts` that name alone, `adblock` and "
+        "`dnsmasq` as they say; `auto` tells by the first lines.",
+    )
     kind: Literal["block", "hole"] = Field("block", description="What its names are.")
+    largest_shrink: Percent | None = Field(None, description="In place of `reload.largest_shrink`, for this list.")
+    largest_growth: Growth | None = Field(None, description="In place of `reload.largest_growth`, for this list.")
 
 
 class RuleLists(Section):

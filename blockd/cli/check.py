@@ -10,7 +10,8 @@ import typer
 
 from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain, say
-from blockd.policy.compile import compile_snapshot
+from blockd.lists.gate import limits, refusals
+from blockd.policy.compile import compile_snapshot, unmet
 from blockd.policy.inputs import read_inputs
 from blockd.policy.review import review
 from blockd.policy.views import group_views
@@ -29,6 +30,10 @@ def check(config: Config = None, as_json: Json = False) -> None:
         inputs = read_inputs(path)
         with tempfile.NamedTemporaryFile() as file:
             compiled = compile_snapshot(inputs, Path(file.name))
+            must = [problem.as_json() for problem in unmet(inputs, Path(file.name))]
+        against = refusals(None, {"lists": compiled.lists, "must": must}, limits(inputs.settings), str(path))
+        if against:
+            raise InputError(against)
     except (InputError, OSError) as problem:
         text = f"a snapshot cannot be written to try it: {problem}"
         error = problem if isinstance(problem, InputError) else InputError([Problem(str(path), 0, "", text)])

@@ -14,10 +14,11 @@ from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain
 from blockd.fastpath import end_with_parent
 from blockd.memory import compile_octets, too_large
-from blockd.policy.compile import SNAPSHOT, compile_snapshot, write_inputs
+from blockd.policy.changes import changes
+from blockd.policy.compile import CHANGES, SNAPSHOT, compile_snapshot, write_inputs
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
-from blockd.settings.source import INPUTS, Disk
+from blockd.settings.source import INPUTS, Disk, Kept
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +30,9 @@ def compile_inputs(
     output: Annotated[Path, typer.Option("--output", help="The directory to make.")],
     config: Config = None,
     as_json: Json = False,
+    against: Annotated[
+        Path | None, typer.Option(help="A generation: write beside the snapshot what changes against it.")
+    ] = None,
     parent: Annotated[int | None, typer.Option(hidden=True, help="The process that this one ends with.")] = None,
 ) -> None:
     """Write a snapshot, and the inputs that it was made of, into a new directory."""
@@ -46,6 +50,9 @@ def compile_inputs(
         compiled = compile_snapshot(inputs, building / SNAPSHOT)
         octets = (building / SNAPSHOT).stat().st_size
         write_inputs(inputs, compiled, building)
+        if against is not None:
+            before = read_inputs(inputs.config, Kept(against))
+            (building / CHANGES).write_text(json.dumps(changes(before, inputs)))
         building.rename(output)
     except (InputError, OSError) as error:
         problems = [Problem(str(output), 0, "", f"cannot be written: {error}")]

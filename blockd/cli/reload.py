@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,17 +22,23 @@ def reload(
     config: Config = None,
     socket: Socket = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Take it though an app or list loses more than reload.largest_shrink.")
+        bool, typer.Option("--accept", help="Take it though the gate refuses it: a list shrinks, grows or is junk.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Change nothing: say what would be gained and lost."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Make the daemon take in its config, apps and lists; all of it or nothing. Exit code 1: nothing was changed."""
     try:
-        answer = ask(socket_path(config, socket), "reload", accept=accept)
+        answer = ask(socket_path(config, socket), "reload", accept=accept, dry_run=dry_run)
     except ControlError as error:
         refuse("reload", str(error), as_json)
     if as_json:
         print(json.dumps(answer))
+    elif "changes" in answer:
+        _show(answer)
     elif answer["ok"]:
         say(f"reloaded: rules generation {answer['rules_generation']}, views generation {answer['views_generation']}")
     else:
@@ -43,3 +49,21 @@ def reload(
         complain("nothing was changed")
     if not answer["ok"]:
         raise typer.Exit(1)
+
+
+def _show(answer: dict[str, Any]) -> None:
+    for row in answer["changes"]:
+        kind = " (holes)" if row["kind"] == "hole" else ""
+        say(f"{row['app']}{kind}: {row['gained']} gained, {row['lost']} lost")
+        for sign, key in (("+", "gained"), ("-", "lost")):
+            for name in row[f"{key}_samples"]:
+                say(f"  {sign} {name}")
+            more = row[key] - len(row[f"{key}_samples"])
+            if more > 0:
+                say(f"  {sign} and {more} more")
+    for problem in answer["problems"]:
+        complain(Problem(**problem))
+    if answer["problems"]:
+        complain("a reload would be refused")
+    else:
+        say("a reload would take it" if answer["changes"] else "a reload would change no name")

@@ -10,6 +10,7 @@ from blockd.fastpath._native import (
     fold_rule_name,
     is_public_suffix,
     line_of,
+    list_changes,
     load,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "fold_rule_name",
     "is_public_suffix",
     "line_of",
+    "list_changes",
     "load",
 ]

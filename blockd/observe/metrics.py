@@ -165,6 +165,8 @@ class Metrics(Collector):
         self._reloads = reloads
         self._decisions = decisions
         self.lists: list[dict[str, Any]] = []
+        #: Whether a refused candidate lies there, and whether an older generation is held.
+        self.is_staged = self.is_held = False
 
     def describe(self) -> Iterable[Metric]:
         """Declare nothing beforehand: names are checked by a test."""
@@ -285,6 +287,14 @@ class Metrics(Collector):
             "blockd_config_last_reload_success_timestamp_seconds",
             "When the policy in force was taken in.",
             value=self._reloads.last_success,
+        )
+        yield GaugeMetricFamily(
+            "blockd_generation_staged",
+            "Whether a candidate lies there, refused or rolled back.",
+            value=self.is_staged,
+        )
+        yield GaugeMetricFamily(
+            "blockd_generation_held", "Whether an older generation is held since a rollback.", value=self.is_held
         )
         info = GaugeMetricFamily("blockd_build_info", "Version, as a label.", labels=["version"])
         info.add_metric([__version__], 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blockd.apps.catalogue import App, Entry, Origin
-from blockd.fastpath import _native, check_patterns, compile_rules
+from blockd.fastpath import Fastpath, _native, check_patterns, compile_rules, load
 from blockd.policy import answers
 from blockd.policy.inputs import Inputs
 from blockd.policy.local_records import local_names
@@ -21,6 +21,8 @@ from blockd.settings.source import INPUTS, MANIFEST, Source
 from blockd.settings.values import to_ascii
 
 SNAPSHOT = "snapshot"
+#: Beside a candidate that is compared: what it would change.
+CHANGES = "changes.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def compile_snapshot(inputs: Inputs, output: Path) -> Compiled:
         "routed_zones": [(zone, at + 1) for at, zone in enumerate(inputs.settings.upstream.zones)],
         "routes": [list(route) for route in routes],
         "cdn_zones": inputs.catalogue.cdn_zones,
+        "guarded": sorted({*inputs.settings.reload.never_block, *inputs.settings.upstream.zones, *records}),
         "local_names": [(name, templates.add(template)) for name, template in records.items()],
     }
     rules["digest"] = _digest(live, rules, inputs.source)
@@ -208,15 +211,54 @@ def _list_reports(inputs: Inputs, live: list[str], reports: list[list[_native.Li
     for app, lists in zip(live, reports, strict=True):
         entry = inputs.catalogue.entries[app]
         for at, report in enumerate(lists):
-            samples = [{"line": n, "reason": why, "text": repr(text)[2:-1]} for n, why, text in report["samples"]]
+            path, item = entry.list_path(at), entry.app.lists[at]
             yield {
                 "app": app,
-                "file": str(entry.list_path(at)),
-                "kind": entry.app.lists[at].kind,
+                "file": str(path),
+                "kind": item.kind,
+                "format": report["format"],
                 "kept": report["kept"],
                 "skipped": report["skipped"],
-                "samples": samples,
+                "samples": _samples(report["samples"]),
+                "refused": report["refused"],
+                "refused_samples": _samples(report["refused_samples"]),
+                "largest_shrink": item.largest_shrink,
+                "largest_growth": item.largest_growth,
+                "sha256": inputs.source.sha256(path),
             }
+
+
+def _samples(lines: list[tuple[int, str, bytes]]) -> list[dict[str, Any]]:
+    return [{"line": number, "reason": why, "text": repr(text)[2:-1]} for number, why, text in lines]
+
+
+def unmet(inputs: Inputs, snapshot: Path) -> list[Problem]:
+    """Ask a snapshot for the names that the config wants blocked, or not; give those with which it is otherwise."""
+    wanted = [(key, at, name) for key in ("must_block", "must_allow") for at, name in enumerate(_names(inputs, key))]
+    if not wanted:
+        return []
+    loaded = load(str(snapshot))
+    fastpath, meta = Fastpath(loaded, [], 0, 0), json.loads(loaded.meta)
+    problems = []
+    for key, at, name in wanted:
+        decisions = [fastpath.decide("0.0.0.0", name, 1, view=view) for view in range(len(meta["groups"]))]  # noqa: S104
+        blocked = {
+            group: decision["app"]
+            for group, decision in zip(meta["groups"], decisions, strict=True)
+            if decision["action"] == "block"
+        }
+        place = ("reload", key, at)
+        if key == "must_block" and not blocked:
+            problems.append(inputs.document.problem(place, f"{name} would be blocked for no group"))
+        for group, app in blocked.items() if key == "must_allow" else ():
+            text = f"{name} would be blocked for {group}, as {meta['apps'][app or 0]}"
+            problems.append(inputs.document.problem(place, text))
+    return problems
+
+
+def _names(inputs: Inputs, key: str) -> list[str]:
+    names: list[str] = getattr(inputs.settings.reload, key)
+    return names
 
 
 def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
@@ -241,6 +283,7 @@ def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
         "digest": inputs.digest(),
         "inputs": items,
         "lists": compiled.lists,
+        "must": [problem.as_json() for problem in unmet(inputs, directory / SNAPSHOT)],
         "rules": compiled.rules,
         "devices": {group: len(devices) for group, devices in inputs.devices.items()},
     }

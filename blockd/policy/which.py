@@ -86,6 +86,7 @@ def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source)
         "routed_zones": [],
         "routes": [[("127.0.0.1", 53)]],
         "cdn_zones": list(cdn_zones),
+        "guarded": [],
         "local_names": [],
     }
     count = len(entries)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from blockd.settings.values import DomainName, Endpoint, NetworkValue, Percent, Printable, Upstream
+from blockd.settings.values import DomainName, Endpoint, Growth, NetworkValue, Percent, Printable, Upstream
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
 AppName = str
@@ -126,6 +126,26 @@ class Reload(Section):
         0.5,
         description="Share of its rules that an app or list may lose in a reload without `--accept`.",
         json_schema_extra={"default": "50%"},
+    )
+    largest_growth: Growth = Field(
+        2.0,
+        description="Share by which a list may grow in a reload without `--accept`, where it is more than 1,000 names.",
+        json_schema_extra={"default": "200%"},
+    )
+    largest_unparsed: Percent = Field(
+        0.2,
+        description="Share of a list's lines that may give no name.",
+        json_schema_extra={"default": "20%"},
+    )
+    must_block: list[DomainName] = Field(
+        default_factory=list, description="Names that some group must be refused, or nothing is reloaded."
+    )
+    must_allow: list[DomainName] = Field(
+        default_factory=list, description="Names that no group may be refused, or nothing is reloaded."
+    )
+    never_block: list[DomainName] = Field(
+        default_factory=list,
+        description="Names that no list may block, nor anything below, nor all above; own zones and records always.",
     )
 
 

@@ -117,6 +117,31 @@ Percent = Annotated[
         }
     ),
 ]
+
+
+def _read_growth(text: Any) -> float:
+    if isinstance(text, int | float) and not isinstance(text, bool) and text >= 0:
+        return float(text)
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]+)?)\s*%", text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError("expected a percentage, such as 200% for three times as many, or a share, such as 2")
+    return float(found[1]) / 100
+
+
+#: A share that may be more than all.
+Growth = Annotated[
+    float,
+    BeforeValidator(_read_growth),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]+)?\s*%$"},
+                {"type": "number", "minimum": 0},
+            ],
+            "examples": ["200%"],
+        }
+    ),
+]
 Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream), _written("10.0.0.53")]
 
 

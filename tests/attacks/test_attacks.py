@@ -664,7 +664,7 @@ def test_metrics_stay_clean_and_bounded(serve: Serve, upstream: Upstream) -> Non
 
 @row("list-poisoning")
 def test_a_poisoned_list_does_not_get_in(serve: Serve, upstream: Upstream) -> None:
-    """HTML, public suffixes and junk are skipped and counted; a list that is gone changes nothing."""
+    """HTML, public suffixes and junk are refused, and blocked by nobody's word; a list that is gone changes nothing."""
     upstream.script = any_address
     lists = [{"file": "x.txt", "format": "domains"}]
     blockd = serve([upstream.address], policies={"corporate": {"block": ["tiktok"]}})
@@ -675,7 +675,12 @@ def test_a_poisoned_list_does_not_get_in(serve: Serve, upstream: Upstream) -> No
     assert rcode(ask(blockd, "bad.example", client=CORPORATE)) == "NXDOMAIN"
     page = "<!DOCTYPE html>\n<html><body>\n<h1>502</h1>\ncom\nco.uk\n\x00\xff\nbad.example\n"
     (blockd.directory / "apps" / "x.txt").write_bytes(page.encode("latin-1"))
-    assert blockd.reload().returncode == 0
+    refused = blockd.reload()
+    assert refused.returncode == 1
+    assert "x.txt:4: com: a public suffix; 2 such in this list" in refused.stderr
+    assert "x.txt:1: 4 of 5 lines (80%) give no name, more than reload.largest_unparsed (20%)" in refused.stderr
+    assert rcode(ask(blockd, "bad.example", client=CORPORATE)) == "NXDOMAIN"
+    assert blockd.run("reload", "--accept").returncode == 0
     assert rcode(ask(blockd, "bad.example", client=CORPORATE)) == "NXDOMAIN"
     assert rcode(ask(blockd, "other.com", client=CORPORATE)) == "NOERROR"
     assert blockd.metric("blockd_list_lines_skipped", app="listed") == 6

@@ -16,8 +16,8 @@ from tests.support.builds import one_build
 from tests.support.machine import Machine
 
 ROOT = Path(__file__).parents[2]
-#: Highest exposure that `systemd-analyze security` may give.
-WORST_EXPOSURE = 1.6
+#: Highest exposure that `systemd-analyze security` may give; a tenth of it is setpriority, by which threads give way.
+WORST_EXPOSURE = 1.7
 
 CONFIG = """\
 server: {listen: ["127.0.0.1:53", "[::1]:53"], threads: 2}
@@ -93,7 +93,7 @@ def test_it_is_installed_and_answers(machine: Machine) -> None:
 
 
 def test_the_units_are_sound(machine: Machine) -> None:
-    """`systemd-analyze verify` has nothing to say, `security` at most 1.6."""
+    """`systemd-analyze verify` has nothing to say, `security` at most 1.7."""
     for unit in ("blockd.service", "blockd.socket"):
         verified = machine.run(f"systemd-analyze verify /lib/systemd/system/{unit}", check=False)
         assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")

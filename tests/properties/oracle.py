@@ -22,6 +22,7 @@ class App:
     hosts_list: set[str] = field(default_factory=set)
     #: Those of its holes that a list has.
     listed_holes: set[str] = field(default_factory=set)
+    exceptions: set[str] = field(default_factory=set)
     networks: set[IPv4Network] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
     patterns: set[str] = field(default_factory=set)
@@ -83,6 +84,9 @@ class Oracle:
                 self.met["host" if above not in app.suffixes else "suffix"] += 1
                 return "in"
         if with_lists and (app.domains & set(path(name)) or name in app.hosts_list):
+            if app.exceptions & set(path(name)) and self.mutation != "no exceptions":
+                self.met["exception"] += 1
+                return ""
             self.met["list"] += 1
             return "in"
         return ""
@@ -113,11 +117,11 @@ class Oracle:
     def exists(self, name: str) -> bool:
         """Say whether something open lies below a blocked name (RFC 8020)."""
         for key, app in self.apps.items():
-            for rule in app.suffixes | app.hosts | app.holes | app.domains | app.hosts_list:
+            for rule in app.suffixes | app.hosts | app.holes | app.domains | app.hosts_list | app.exceptions:
                 if name not in path(rule)[1:]:
                     continue
                 covering = {k for k, a in self.apps.items() if (a.suffixes | a.domains) & set(path(name))}
-                if rule in app.holes and key in self.block and key in covering:
+                if rule in app.holes | app.exceptions and key in self.block and key in covering:
                     return True
                 blocks = app.suffixes | app.hosts | app.domains | app.hosts_list
                 if rule in blocks and key in self.allow and covering - {key}:

@@ -41,12 +41,14 @@ BRANCHES = {
     "nodata",
     "pattern",
     "embedded",
+    "exception",
 }
 MUTATIONS = (
     "no patterns",
     "no label between",
     "tie to the block",
     "list beats hole",
+    "no exceptions",
     "host blocks below",
     "hole clears no needs",
     "target opens",
@@ -113,10 +115,11 @@ def random_apps(rng: random.Random) -> dict[str, App]:
         apps[name].embedded = rng.random() < 0.5
         # Some of its holes stand in a list: they are holes like the others.
         apps[name].listed_holes = {hole for hole in apps[name].holes if rng.random() < 0.3}
+        apps[name].exceptions = {random_name(rng) for _ in range(rng.choice([0, 0, 1, 2]))}
     if rng.random() < 0.4:
         # Lists of single names alone are read once: another way through the compile.
         for app in apps.values():
-            app.domains, app.listed_holes = set(), set()
+            app.domains, app.listed_holes, app.exceptions = set(), set(), set()
     return apps
 
 
@@ -149,12 +152,14 @@ def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpa
                 *([{"file": f"{name}.d", "format": "domains"}] if app.domains else []),
                 *([{"file": f"{name}.o", "format": "domains", "kind": "hole"}] if app.listed_holes else []),
                 {"file": f"{name}.h", "format": "hosts"},
+                *([{"file": f"{name}.e", "format": "adblock"}] if app.exceptions else []),
             ],
         }
         contents[directory / f"{name}.yaml"] = json.dumps(values)
         contents[directory / f"{name}.d"] = "\n".join(sorted(app.domains))
         contents[directory / f"{name}.o"] = "\n".join(sorted(app.listed_holes))
         contents[directory / f"{name}.h"] = "\n".join(f"0.0.0.0 {n}" for n in sorted(app.hosts_list))
+        contents[directory / f"{name}.e"] = "\n".join(f"@@||{n}^" for n in sorted(app.exceptions))
     contents[directory / "cdn_zones.yaml"] = json.dumps({"zones": sorted(CDN_ZONES)})
     with tempfile.TemporaryDirectory() as spool:
         file = Path(spool) / "snapshot"

@@ -191,7 +191,8 @@ def test_who_does_not_answer_gives_way(serve: Serve, upstream: Upstream) -> None
     blockd.process.kill()
     blockd.process.wait()
     blockd.process = None
-    for _ in range(100):
+    # One that was only about to begin looks whether its parent is there.
+    for _ in range(1_000):
         if not compiles[0].exists() or " Z " in (compiles[0] / "stat").read_text():
             break
         time.sleep(0.01)

@@ -62,6 +62,8 @@ pub struct RuleSet {
     pub list_suffix: AppMask,
     /// A list blocks the name alone.
     pub list_host: AppMask,
+    /// Out of the app's lists, with all below: an exception that a list has, which opens nothing of the app's own.
+    pub list_hole: AppMask,
     /// Apps with a hole somewhere below: the name exists, whatever is blocked (RFC 8020).
     pub hole_below: AppMask,
     /// Apps with a blocking rule somewhere below.
@@ -72,9 +74,9 @@ pub struct RuleSet {
 
 impl RuleSet {
     /// All of them, in the order of the fields.
-    pub fn masks(&self) -> [AppMask; 7] {
-        let Self { suffix, host, hole, list_suffix, list_host, hole_below, rule_below, .. } = *self;
-        [suffix, host, hole, list_suffix, list_host, hole_below, rule_below]
+    pub fn masks(&self) -> [AppMask; 8] {
+        let Self { suffix, host, hole, list_suffix, list_host, list_hole, hole_below, rule_below, .. } = *self;
+        [suffix, host, hole, list_suffix, list_host, list_hole, hole_below, rule_below]
     }
 
     /// What either says.
@@ -85,6 +87,7 @@ impl RuleSet {
             hole: self.hole.or(other.hole),
             list_suffix: self.list_suffix.or(other.list_suffix),
             list_host: self.list_host.or(other.list_host),
+            list_hole: self.list_hole.or(other.list_hole),
             hole_below: self.hole_below.or(other.hole_below),
             rule_below: self.rule_below.or(other.rule_below),
             is_cdn_zone: self.is_cdn_zone || other.is_cdn_zone,
@@ -276,6 +279,7 @@ impl Rules {
 
     fn walk(&self, suffixes: &Suffixes) -> Path {
         let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
+        let mut list_holes = AppMask::EMPTY;
         let (mut rule, mut exact, mut cdn_labels) = (NO_RULE, None, 0);
         for (depth, &print) in suffixes.iter().enumerate() {
             let Some(index) = self.table.find(print) else {
@@ -295,11 +299,12 @@ impl Rules {
             own = own.without(set.hole).or(strong);
             holes = holes.or(set.hole).without(strong);
             listed = listed.or(weak);
-            if !strong.is_empty() || !weak.without(holes).is_empty() {
+            list_holes = list_holes.or(set.list_hole);
+            if !strong.is_empty() || !weak.without(holes).without(list_holes).is_empty() {
                 rule = print;
             }
         }
-        Path { own, holes, listed, rule, exact, cdn_labels }
+        Path { own, holes, listed: listed.without(list_holes), rule, exact, cdn_labels }
     }
 
     /// What a name holds in front of a CDN's zone: all of it, and all but the label next to the zone.
@@ -329,7 +334,7 @@ impl Rules {
 
     fn deciding_rule_of_path(&self, name: &FoldedName, bit: AppMask) -> Option<RulePlace> {
         let suffixes = self.key.suffixes(name);
-        let (mut strong, mut weak) = (None, None);
+        let (mut strong, mut weak, mut is_excepted) = (None, None, false);
         for (depth, &print) in suffixes.iter().enumerate() {
             let Some(index) = self.table.find(print) else {
                 continue;
@@ -344,13 +349,14 @@ impl Rules {
             } else if is_whole && has(set.host) {
                 strong = Some((depth, "host"));
             }
+            is_excepted |= has(set.list_hole);
             if has(set.list_suffix) {
                 weak = Some((depth, "list suffix"));
             } else if is_whole && has(set.list_host) {
                 weak = Some((depth, "list host"));
             }
         }
-        let (depth, kind) = strong.or(weak)?;
+        let (depth, kind) = strong.or(weak.filter(|_| !is_excepted))?;
         Some(RulePlace { kind, rule: ancestor(name, depth + 1) })
     }
 

@@ -1,68 +1,169 @@
-//! Other people's lists, read line by line: plain domains and hosts files. A bad line is skipped and counted, never
-//! a reason to lose the good ones.
+//! Other people's lists, read line by line, each format by a file of its own. A bad line is skipped and counted, never a
+//! reason to lose the good ones; whether what is left is a list is the gate's to say.
 
+mod adblock;
+mod dnsmasq;
+mod domains;
+mod hosts;
+
+use crate::domains::HashKey;
 use crate::wire::{FoldedName, MAX_NAME_OCTETS};
-use std::io::{self, Read};
-use std::net::IpAddr;
+use std::io::{self, Read, Seek};
+use std::path::PathBuf;
 
 /// How a list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// Whichever of the others its first lines look like.
+    Auto,
     /// One name a line: it and all below it.
     Domains,
     /// An address and names: those names alone.
     Hosts,
+    /// The part of Adblock's syntax that is about names.
+    Adblock,
+    /// dnsmasq's options `address`, `local` and `server`.
+    Dnsmasq,
 }
 
 impl Format {
+    const WORDS: [(&'static str, Self); 5] = [
+        ("auto", Self::Auto),
+        ("domains", Self::Domains),
+        ("hosts", Self::Hosts),
+        ("adblock", Self::Adblock),
+        ("dnsmasq", Self::Dnsmasq),
+    ];
+
     /// From the word in the config.
     pub fn from_word(word: &str) -> Option<Self> {
-        match word {
-            "domains" => Some(Self::Domains),
-            "hosts" => Some(Self::Hosts),
-            _ => None,
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|&(_, format)| format)
+    }
+
+    /// The word that it has in the config.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, format)| *format == self).map_or("auto", |&(word, _)| word)
+    }
+
+    /// What the first lines of a list look like; domains where nothing speaks for another.
+    fn detect(first_octets: &[u8]) -> Self {
+        let lines = first_octets.split(|&octet| octet == b'\n').map(<[u8]>::trim_ascii);
+        lines.take(DETECTED_LINES).find_map(Self::of_line).unwrap_or(Self::Domains)
+    }
+
+    /// The format that a line is of beyond doubt.
+    fn of_line(line: &[u8]) -> Option<Self> {
+        if adblock::is_one(line) {
+            Some(Self::Adblock)
+        } else if dnsmasq::is_one(line) {
+            Some(Self::Dnsmasq)
+        } else {
+            hosts::is_one(line).then_some(Self::Hosts)
         }
     }
+}
+
+/// How many lines are looked at before a list is taken to be of plain names.
+const DETECTED_LINES: usize = 1_000;
+
+/// What a line says of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Means {
+    /// It and all below.
+    Below,
+    /// It alone.
+    Alone,
+    /// Neither it nor what is below, whatever other lines say.
+    Exception,
+    /// It and all below, whatever exceptions say.
+    ImportantBelow,
+    /// It alone, whatever exceptions say.
+    ImportantAlone,
 }
 
 /// Why a line, or a name on it, was skipped; the words are metric and report values.
 pub type SkipReason = &'static str;
 
-/// A name, or why and what was skipped.
-pub type Line<'a> = Result<&'a FoldedName, (SkipReason, &'a [u8])>;
+/// Everybody's name: a list that has one is refused, and without it, if that is accepted, taken.
+pub const PUBLIC_SUFFIX: SkipReason = "a public suffix";
 
-/// Names that every hosts file carries for the machine itself.
-const OWN_HOSTS: [&[u8]; 12] = [
-    b"localhost",
-    b"localhost.localdomain",
-    b"local",
-    b"broadcasthost",
-    b"ip6-localhost",
-    b"ip6-loopback",
-    b"ip6-localnet",
-    b"ip6-mcastprefix",
-    b"ip6-allnodes",
-    b"ip6-allrouters",
-    b"ip6-allhosts",
-    b"0.0.0.0",
-];
+/// A name and what is said of it, or why and what was skipped.
+pub type Line<'a> = Result<(Means, &'a FoldedName), (SkipReason, &'a [u8])>;
 
 /// What is held of a list at a time; a line that is longer is skipped.
 const CHUNK_OCTETS: usize = 256 << 10;
 
-/// Reads every line; `each` gets the line number from 1, and the name or the reason it was skipped with its text.
+/// Reads every line; `each` gets the line number from 1, and the name or the reason it was skipped with its text. Gives the
+/// format, which is found out where it is not given.
 ///
 /// `to_ascii` turns an internationalised name into its A-label form, and is called for those alone. A list may be longer
 /// than the memory that there is: it passes through one chunk.
 pub fn read(
-    mut list: impl Read,
+    mut list: impl Read + Seek,
     format: Format,
     may_be_public: bool,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
     each: &mut dyn FnMut(u64, Line<'_>),
-) -> io::Result<()> {
-    let mut reader = LineReader { format, may_be_public, name: FoldedName::ROOT, address: Vec::new() };
+) -> io::Result<Format> {
     let mut chunk = vec![0u8; CHUNK_OCTETS];
+    let format = match format {
+        Format::Auto => {
+            let count = fill(&mut list, &mut chunk)?;
+            list.rewind()?;
+            Format::detect(&chunk[..count])
+        }
+        known => known,
+    };
+    let mut names = Names { may_be_public, name: FoldedName::ROOT, to_ascii };
+    let mut reader = match format {
+        Format::Adblock => {
+            let off = adblock::switched_off(&mut list, &mut chunk)?;
+            list.rewind()?;
+            LineReader::Adblock(off)
+        }
+        Format::Dnsmasq => LineReader::Dnsmasq,
+        Format::Hosts => LineReader::Hosts(hosts::LastAddress::default()),
+        Format::Domains | Format::Auto => LineReader::Domains,
+    };
+    each_line(&mut list, &mut chunk, &mut |number, line| match line {
+        Ok(line) => match &mut reader {
+            LineReader::Domains => domains::read(line, &mut names, &mut |found| each(number, found)),
+            LineReader::Hosts(last) => hosts::read(line, last, &mut names, &mut |found| each(number, found)),
+            LineReader::Adblock(off) => adblock::read(line, off, &mut names, &mut |found| each(number, found)),
+            LineReader::Dnsmasq => dnsmasq::read(line, &mut names, &mut |found| each(number, found)),
+        },
+        Err(beginning) => each(number, Err(("a line that is too long", beginning))),
+    })?;
+    Ok(format)
+}
+
+/// What a format keeps from line to line.
+enum LineReader {
+    Domains,
+    Hosts(hosts::LastAddress),
+    Adblock(adblock::SwitchedOff),
+    Dnsmasq,
+}
+
+/// Reads until the chunk is full or the list at its end.
+fn fill(list: &mut impl Read, chunk: &mut [u8]) -> io::Result<usize> {
+    let mut held = 0;
+    while held < chunk.len() {
+        match list.read(&mut chunk[held..]) {
+            Ok(0) => break,
+            Ok(count) => held += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(held)
+}
+
+/// A line, or the beginning of one that is too long.
+type Whole<'a> = Result<&'a [u8], &'a [u8]>;
+
+/// Gives every line with its number, without the byte order mark of the first; of one that is too long the beginning.
+fn each_line(list: &mut impl Read, chunk: &mut [u8], each: &mut dyn FnMut(u64, Whole<'_>)) -> io::Result<()> {
     let (mut number, mut held, mut is_cut) = (1u64, 0, false);
     loop {
         let count = match list.read(&mut chunk[held..]) {
@@ -87,7 +188,7 @@ pub fn read(
                 // The end of a line whose beginning was skipped.
             } else {
                 let line = if number == 1 { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) } else { line };
-                reader.read(number, line, to_ascii, each);
+                each(number, Ok(line));
             }
             number += 1;
         }
@@ -96,9 +197,9 @@ pub fn read(
         }
         held = rest.len();
         let start = filled - held;
-        if held == CHUNK_OCTETS {
+        if held == chunk.len() {
             if !is_cut {
-                each(number, Err(("a line that is too long", &chunk[..80])));
+                each(number, Err(&chunk[..80]));
             }
             (is_cut, held) = (true, 0);
         } else {
@@ -107,82 +208,48 @@ pub fn read(
     }
 }
 
-struct LineReader {
-    format: Format,
+/// Makes names of words. One for all lines: copies of its 256 octets were a tenth of a compile.
+pub(super) struct Names<'a> {
     may_be_public: bool,
-    /// One name for all lines: copies of its 256 octets were a tenth of a compile.
     name: FoldedName,
-    /// The last address: nearly every line has that of the line before.
-    address: Vec<u8>,
+    to_ascii: &'a mut dyn FnMut(&str) -> Option<String>,
 }
 
-impl LineReader {
-    fn read(
-        &mut self,
-        number: u64,
-        line: &[u8],
-        to_ascii: &mut dyn FnMut(&str) -> Option<String>,
-        each: &mut dyn FnMut(u64, Line<'_>),
-    ) {
-        let line = line.split(|&octet| octet == b'#').next().unwrap_or(line);
-        let mut words = line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty());
-        let Some(first) = words.next() else { return };
-        match self.format {
-            Format::Domains => {
-                if words.next().is_some() {
-                    each(number, Err(("more than one word", line)));
-                } else {
-                    each(number, self.name_of(first, to_ascii).map_err(|why| (why, first)));
-                }
-            }
-            Format::Hosts => {
-                let is_address = first == self.address
-                    || std::str::from_utf8(first)
-                        .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<IpAddr>().is_ok());
-                if !is_address {
-                    each(number, Err(("not an address", line)));
-                    return;
-                }
-                if first != self.address {
-                    self.address = first.to_vec();
-                }
-                let mut found = false;
-                for word in words {
-                    found = true;
-                    if OWN_HOSTS.contains(&word) {
-                        each(number, Err(("the machine's own name", word)));
-                    } else {
-                        each(number, self.name_of(word, to_ascii).map_err(|why| (why, word)));
-                    }
-                }
-                if !found {
-                    each(number, Err(("no name", line)));
-                }
-            }
-        }
-    }
-
+impl Names<'_> {
     /// The name of a word, or why there is none.
-    fn name_of(
-        &mut self,
-        word: &[u8],
-        to_ascii: &mut dyn FnMut(&str) -> Option<String>,
-    ) -> Result<&FoldedName, SkipReason> {
+    fn of(&mut self, word: &[u8]) -> Result<&FoldedName, SkipReason> {
         let name = &mut self.name;
         let read = if word.is_ascii() {
             name.read_rule_text(word)
         } else {
             let text = std::str::from_utf8(word).map_err(|_| "not UTF-8")?;
-            let ascii = to_ascii(text).ok_or("not an internationalised name")?;
+            let ascii = (self.to_ascii)(text).ok_or("not an internationalised name")?;
             name.read_rule_text(ascii.as_bytes())
         };
         read.map_err(|why| why.text())?;
         // No public suffix has more labels than this, but where a whole level below one is public.
         if !self.may_be_public && name.labels().nth(MAX_PUBLIC_LABELS).is_none() && is_public_suffix(name) {
-            return Err("a public suffix");
+            return Err(PUBLIC_SUFFIX);
         }
         Ok(name)
     }
+
+    /// The same as a line.
+    fn line<'a>(&'a mut self, means: Means, word: &'a [u8]) -> Line<'a> {
+        self.of(word).map(|name| (means, name)).map_err(|why| (why, word))
+    }
+}
+
+/// The words of a line, without what stands behind a `#`.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let line = line.split(|&octet| octet == b'#').next().unwrap_or(line);
+    line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty())
+}
+
+/// Whether a word is an address, with a zone or not.
+fn is_address(word: &[u8]) -> bool {
+    std::str::from_utf8(word)
+        .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<std::net::IpAddr>().is_ok())
 }
 
 /// Most labels of a public suffix in the ICANN section: four today.
@@ -206,15 +273,74 @@ pub fn is_public_suffix(name: &FoldedName) -> bool {
 
 /// The first line of a list that gives a name.
 pub fn line_of(
-    list: impl Read,
+    list: impl Read + Seek,
     format: Format,
     wanted: &FoldedName,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
 ) -> io::Result<Option<u64>> {
     let mut found = None;
     read(list, format, true, to_ascii, &mut |number, line| {
-        if found.is_none() && line.is_ok_and(|name| name == wanted) {
+        if found.is_none() && line.is_ok_and(|(_, name)| name == wanted) {
             found = Some(number);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Names that come and go between two sets of lists.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// How many are new.
+    pub gained: u64,
+    /// The first of them.
+    pub gained_samples: Vec<String>,
+    /// How many are gone.
+    pub lost: u64,
+    /// The first of them.
+    pub lost_samples: Vec<String>,
+}
+
+/// How many names a sample shows.
+const CHANGES_SHOWN: usize = 10;
+
+/// Compares lists with those before, by keyed fingerprints: a name is one in a hosts file and another in a domains list.
+pub fn changes(
+    before: &[(PathBuf, Format)],
+    after: &[(PathBuf, Format)],
+    key: HashKey,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+) -> io::Result<Changes> {
+    let mut each = |lists: &[(PathBuf, Format)], see: &mut dyn FnMut(u64, &FoldedName)| {
+        lists.iter().try_for_each(|(file, format)| {
+            read(std::fs::File::open(file)?, *format, true, to_ascii, &mut |_, line| {
+                if let Ok((means, name)) = line {
+                    let print = key.suffixes(name).last().copied().unwrap_or(0);
+                    see(print ^ means as u64, name);
+                }
+            })
+            .map(drop)
+        })
+    };
+    let (mut old, mut new) = (hashbrown::HashSet::new(), hashbrown::HashSet::new());
+    let mut found = Changes::default();
+    let sample = |samples: &mut Vec<String>, name: &FoldedName| {
+        if samples.len() < CHANGES_SHOWN {
+            samples.push(name.to_string());
+        }
+    };
+    each(before, &mut |print, _| {
+        old.insert(print);
+    })?;
+    each(after, &mut |print, name| {
+        if new.insert(print) && !old.contains(&print) {
+            found.gained += 1;
+            sample(&mut found.gained_samples, name);
+        }
+    })?;
+    each(before, &mut |print, name| {
+        if old.remove(&print) && !new.contains(&print) {
+            found.lost += 1;
+            sample(&mut found.lost_samples, name);
         }
     })?;
     Ok(found)
@@ -227,8 +353,8 @@ mod tests {
 
     fn lines(text: &[u8], format: Format) -> Vec<(u64, Result<String, SkipReason>)> {
         let mut all = Vec::new();
-        read(text, format, false, &mut |_| None, &mut |number, line| {
-            all.push((number, line.map(|name| name.to_string()).map_err(|(why, _)| why)));
+        read(io::Cursor::new(text), format, false, &mut |_| None, &mut |number, line| {
+            all.push((number, line.map(|(_, name)| name.to_string()).map_err(|(why, _)| why)));
         })
         .unwrap();
         all
@@ -295,8 +421,16 @@ mod tests {
     proptest! {
         /// Any bytes give lines or skips, and nothing else.
         #[test]
-        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..400), hosts: bool) {
-            lines(&bytes, if hosts { Format::Hosts } else { Format::Domains });
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..400), format in 0..Format::WORDS.len()) {
+            lines(&bytes, Format::WORDS[format].1);
+        }
+
+        /// So do lines of a list's own characters.
+        #[test]
+        fn any_rules_are_read(text in "([|@$^/*#=~!. \n]|a|b[.]example|important|badfilter|denyallow|0[.]0|address|server){0,60}") {
+            for (_, format) in Format::WORDS {
+                lines(text.as_bytes(), format);
+            }
         }
     }
 }

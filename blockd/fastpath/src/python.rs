@@ -107,6 +107,7 @@ struct PyRules {
     routes: Vec<Vec<(IpAddr, u16)>>,
     any_template: u16,
     cdn_zones: Vec<String>,
+    guarded: Vec<String>,
     local_names: Vec<(String, u16)>,
 }
 
@@ -177,6 +178,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
         // A zone that the config points somewhere comes after, and so replaces, the one answered here.
         zones: local.chain(routed).collect::<PyResult<_>>()?,
         hosts: hosts.collect::<PyResult<_>>()?,
+        guarded: rules.guarded.iter().map(|name| rule_name(name)).collect::<PyResult<_>>()?,
         cdn_zones: rules.cdn_zones.iter().map(|zone| rule_name(zone)).collect::<PyResult<_>>()?,
         routes: rules.routes.into_iter().map(|r| r.into_iter().map(SocketAddr::from).collect()).collect(),
         any_template: rules.any_template,
@@ -202,6 +204,27 @@ fn views_of(views: PyViews) -> PyResult<Views> {
         .collect::<PyResult<_>>()?;
     let (devices, clients) = (table(devices), table(clients));
     Ok(Views { views: views.views, devices, unidentified: views.unidentified, clients, tuning: views.tuning })
+}
+
+/// What lists gain and lose against those before, each a path and a format: `(gained, samples, lost, samples)`.
+/// OSError when one cannot be read.
+#[pyfunction]
+fn list_changes(
+    before: Vec<(PathBuf, String)>,
+    after: Vec<(PathBuf, String)>,
+    to_ascii: &Bound<'_, PyAny>,
+) -> PyResult<(u64, Vec<String>, u64, Vec<String>)> {
+    let with_format = |lists: Vec<(PathBuf, String)>| {
+        let each = |(file, format): (PathBuf, String)| {
+            let read = Format::from_word(&format).ok_or_else(|| bad(format!("no list format is called {format}")));
+            Ok((file, read?))
+        };
+        lists.into_iter().map(each).collect::<PyResult<Vec<_>>>()
+    };
+    let mut entropy = Entropy::default();
+    let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
+    let found = lists::changes(&with_format(before)?, &with_format(after)?, key, &mut ascii_by(to_ascii))?;
+    Ok((found.gained, found.gained_samples, found.lost, found.lost_samples))
 }
 
 /// Has this process killed when its parent ends; false when that has ended before.
@@ -242,10 +265,15 @@ fn compile_rules<'py>(
     read_snapshot(&output).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;
     let report = |list: &snapshot::ListReport| -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
+        dict.set_item("format", list.format)?;
         dict.set_item("kept", list.kept)?;
         dict.set_item("skipped", list.skipped.clone())?;
-        let samples: Vec<_> = list.samples.iter().map(|(n, why, text)| (n, why, PyBytes::new(py, text))).collect();
-        dict.set_item("samples", samples)?;
+        let samples = |of: &[snapshot::Sample]| -> Vec<_> {
+            of.iter().map(|(n, why, text)| (*n, *why, PyBytes::new(py, text))).collect()
+        };
+        dict.set_item("samples", samples(&list.samples))?;
+        dict.set_item("refused", list.refused)?;
+        dict.set_item("refused_samples", samples(&list.refused_samples))?;
         Ok(dict)
     };
     reports.iter().map(|lists| lists.iter().map(report).collect()).collect()
@@ -475,7 +503,8 @@ impl Fastpath {
     /// What would be done with a question, and why; counts nothing and asks nobody.
     ///
     /// With `answer`, as if the upstream had said that; ValueError when it is no answer to the question.
-    #[pyo3(signature = (client, name, qtype, answer=None))]
+    /// With `view`, as for a device of that view, whatever the address is.
+    #[pyo3(signature = (client, name, qtype, answer=None, view=None))]
     fn decide<'py>(
         &self,
         py: Python<'py>,
@@ -483,9 +512,11 @@ impl Fastpath {
         name: &str,
         qtype: u16,
         answer: Option<&[u8]>,
+        view: Option<u16>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let name = if name == "." { FoldedName::ROOT } else { rule_name(name)? };
-        let judged = self.core.explain(client, &name, qtype, answer).map_err(|problem| bad(format!("{problem:?}")))?;
+        let judged =
+            self.core.explain(client, view, &name, qtype, answer).map_err(|problem| bad(format!("{problem:?}")))?;
         let dict = PyDict::new(py);
         let rule = |app: Option<u8>, of: &FoldedName| {
             let place = app.and_then(|app| judged.pair.rules.deciding_rule(of, app));
@@ -573,7 +604,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
-        load,
+        list_changes, load,
     };
     use pyo3::prelude::*;
 

@@ -1168,6 +1168,7 @@ impl Core {
     pub fn explain(
         &self,
         client: IpAddr,
+        view: Option<u16>,
         name: &FoldedName,
         qtype: u16,
         answer: Option<&[u8]>,
@@ -1175,7 +1176,8 @@ impl Core {
         let pair = self.pair.load_full();
         let views = &pair.views.views;
         let address = Address::from(client);
-        let view_id = pair.views.view_of(address);
+        let view_id = view.filter(|&id| usize::from(id) < views.views.len());
+        let view_id = view_id.unwrap_or_else(|| pair.views.view_of(address));
         let view = &views.views[usize::from(view_id)];
         let zone = pair.rules.zone_of(&pair.rules.key.suffixes(name), name);
         let now_ms = self.now_us() / 1000;

@@ -3,7 +3,7 @@
 use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
 use crate::domains::{DomainTable, Entry, HashKey, MAX_SETS, Slots};
 use crate::identity::Address;
-use crate::lists::{self, Format};
+use crate::lists::{self, Format, Means};
 use crate::patterns::Patterns;
 use crate::prefixes::{Prefix, PrefixTable, Ranges};
 use crate::wire::FoldedName;
@@ -15,7 +15,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x04";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x05";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,28 @@ pub enum RuleKind {
     ListSuffix,
     /// From a list: the name alone.
     ListHost,
+    /// From a list: out of lists, with all below.
+    ListHole,
+}
+
+impl RuleKind {
+    /// What a line of a list makes of its name; why it makes nothing.
+    fn of_line(is_hole: bool, means: Means) -> Result<Self, &'static str> {
+        Ok(match (is_hole, means) {
+            (true, Means::Exception) => return Err("an exception in a list of holes"),
+            (true, _) => Self::Hole,
+            (false, Means::Below) => Self::ListSuffix,
+            (false, Means::Alone) => Self::ListHost,
+            (false, Means::Exception) => Self::ListHole,
+            // Nothing in a list opens what an app has of its own: as one of these it beats the list's exceptions.
+            (false, Means::ImportantBelow) => Self::Suffix,
+            (false, Means::ImportantAlone) => Self::Host,
+        })
+    }
+
+    fn is_opening(self) -> bool {
+        matches!(self, Self::Hole | Self::ListHole)
+    }
 }
 
 /// A list that belongs to an app.
@@ -68,6 +90,8 @@ pub struct RulesInput {
     pub digest: [u8; 16],
     /// Live apps, in the order of their names.
     pub apps: Vec<AppInput>,
+    /// Names that no list may block, nor anything below them.
+    pub guarded: Vec<FoldedName>,
     /// Zones of CDNs, in which names of others are embedded.
     pub cdn_zones: Vec<FoldedName>,
     /// Prepared answers.
@@ -85,13 +109,22 @@ pub struct RulesInput {
 /// What became of one list.
 #[derive(Debug, Default, Clone)]
 pub struct ListReport {
+    /// The format that it was read as.
+    pub format: &'static str,
     /// Names kept.
     pub kept: u64,
     /// Names skipped, by reason.
     pub skipped: HashMap<&'static str, u64>,
     /// The first skipped lines: number, reason, text.
-    pub samples: Vec<(u64, &'static str, Vec<u8>)>,
+    pub samples: Vec<Sample>,
+    /// Names that no list may have: everybody's, and guarded ones.
+    pub refused: u64,
+    /// The first of them.
+    pub refused_samples: Vec<Sample>,
 }
+
+/// A line's number, what is wrong with it, and its text.
+pub type Sample = (u64, &'static str, Vec<u8>);
 
 /// How many skipped lines a report shows.
 const SAMPLES: usize = 5;
@@ -101,6 +134,16 @@ impl ListReport {
         *self.skipped.entry(why).or_default() += 1;
         if self.samples.len() < SAMPLES {
             self.samples.push((line, why, text[..text.len().min(80)].to_vec()));
+        }
+        if why == lists::PUBLIC_SUFFIX {
+            self.refuse(line, why, text);
+        }
+    }
+
+    fn refuse(&mut self, line: u64, why: &'static str, text: &[u8]) {
+        self.refused += 1;
+        if self.refused_samples.len() < SAMPLES {
+            self.refused_samples.push((line, why, text[..text.len().min(80)].to_vec()));
         }
     }
 }
@@ -193,7 +236,7 @@ impl Builder {
         let mut covering = AppMask::EMPTY;
         for &print in &suffixes[..suffixes.len().saturating_sub(1)] {
             covering = covering.or(self.covering(print));
-            if kind == RuleKind::Hole {
+            if kind.is_opening() {
                 if !covering.and(app).is_empty() {
                     self.push(print, RuleSet { hole_below: app, ..RuleSet::default() });
                 }
@@ -281,6 +324,7 @@ fn set_of(app: AppMask, kind: RuleKind) -> RuleSet {
         RuleKind::Hole => &mut set.hole,
         RuleKind::ListSuffix => &mut set.list_suffix,
         RuleKind::ListHost => &mut set.list_host,
+        RuleKind::ListHole => &mut set.list_hole,
     };
     *mask = app;
     set
@@ -293,9 +337,44 @@ fn each_own_rule(input: &RulesInput, mut each: impl FnMut(AppMask, RuleKind, &Fo
     }
 }
 
+/// Names that no list may block: a list that has one of them, or what is above or below, is not what it was.
+struct Guard {
+    key: HashKey,
+    names: hashbrown::HashSet<u64>,
+    above: hashbrown::HashSet<u64>,
+}
+
+impl Guard {
+    fn new(key: HashKey, names: &[FoldedName]) -> Self {
+        let mut guard = Self { key, names: hashbrown::HashSet::new(), above: hashbrown::HashSet::new() };
+        for name in names {
+            let suffixes = key.suffixes(name);
+            if let Some((&print, above)) = suffixes.split_last() {
+                guard.names.insert(print);
+                guard.above.extend(above);
+            }
+        }
+        guard
+    }
+
+    fn forbids(&self, kind: RuleKind, name: &FoldedName) -> Option<&'static str> {
+        if self.names.is_empty() || kind.is_opening() {
+            return None;
+        }
+        let suffixes = self.key.suffixes(name);
+        if suffixes.iter().any(|print| self.names.contains(print)) {
+            return Some("a name that no list may block");
+        }
+        let covers = matches!(kind, RuleKind::ListSuffix | RuleKind::Suffix)
+            && suffixes.last().is_some_and(|print| self.above.contains(print));
+        covers.then_some("a name above one that no list may block")
+    }
+}
+
 /// Every rule of the apps' lists, which are read anew at each call, so that no name is kept in memory.
 fn each_listed_rule(
     input: &RulesInput,
+    guard: &Guard,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
     mut each: impl FnMut(AppMask, RuleKind, &FoldedName),
 ) -> Result<Vec<Vec<ListReport>>, String> {
@@ -304,22 +383,25 @@ fn each_listed_rule(
         let mask = AppMask::of(bit);
         let mut app_reports = Vec::new();
         for list in &app.lists {
-            let kind = match (list.is_hole, list.format) {
-                (true, _) => RuleKind::Hole,
-                (false, Format::Domains) => RuleKind::ListSuffix,
-                (false, Format::Hosts) => RuleKind::ListHost,
-            };
             let mut report = ListReport::default();
             let unread = |error: io::Error| format!("{}: cannot be read: {error}", list.file.display());
             let file = File::open(&list.file).map_err(unread)?;
-            lists::read(file, list.format, list.may_be_public, to_ascii, &mut |number, line| match line {
-                Ok(name) => {
+            let format = lists::read(file, list.format, list.may_be_public, to_ascii, &mut |number, line| match line {
+                Ok((means, name)) => {
+                    let kind = match RuleKind::of_line(list.is_hole, means) {
+                        Ok(kind) => kind,
+                        Err(why) => return report.skip(number, why, name.to_string().as_bytes()),
+                    };
                     report.kept += 1;
+                    if let Some(why) = guard.forbids(kind, name) {
+                        report.refuse(number, why, name.to_string().as_bytes());
+                    }
                     each(mask, kind, name);
                 }
                 Err((why, text)) => report.skip(number, why, text),
             })
             .map_err(unread)?;
+            report.format = format.word();
             app_reports.push(report);
         }
         reports.push(app_reports);
@@ -362,10 +444,11 @@ pub fn build_rules(
     // Where no list covers what is below its names, own rules alone do, which are known: one reading is enough.
     let is_once =
         input.apps.iter().flat_map(|app| &app.lists).all(|list| list.format == Format::Hosts && !list.is_hole);
-    let reports = each_listed_rule(&input, to_ascii, |app, kind, name| {
+    let guard = Guard::new(key, &input.guarded);
+    let reports = each_listed_rule(&input, &guard, to_ascii, |app, kind, name| {
         let suffixes = key.suffixes(name);
         let Some(&print) = suffixes.last() else { return };
-        if kind == RuleKind::Hole || !shared.contains(&print) {
+        if kind.is_opening() || !shared.contains(&print) {
             builder.push(print, set_of(app, kind));
         }
         if is_once {
@@ -374,7 +457,9 @@ pub fn build_rules(
     })?;
     if !is_once {
         builder.settle()?;
-        each_listed_rule(&input, to_ascii, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)))?;
+        each_listed_rule(&input, &guard, to_ascii, |app, kind, name| {
+            builder.mark_above(app, kind, &key.suffixes(name))
+        })?;
     }
     each_own_rule(&input, |app, kind, name| builder.mark_above(app, kind, &key.suffixes(name)));
     builder.settle()?;
@@ -610,6 +695,7 @@ fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
                 hole: r.mask()?,
                 list_suffix: r.mask()?,
                 list_host: r.mask()?,
+                list_hole: r.mask()?,
                 hole_below: r.mask()?,
                 rule_below: r.mask()?,
                 is_cdn_zone: r.u8()? != 0,

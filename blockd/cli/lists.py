@@ -1,0 +1,77 @@
+"""``blockd lists``: what is in force of other people's lists, what was refused, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from blockd.cli.options import Config, Json, Socket, socket_path
+from blockd.cli.output import complain, duration, print_json, print_table, refuse, say
+from blockd.control import ControlError, ask
+from blockd.problems import Problem
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    lists = typer.Typer(help="Show other people's lists, what the gate refused of them, and go back.")
+    lists.callback(invoke_without_command=True)(show)
+    lists.command()(rollback)
+    app.add_typer(lists, name="lists")
+
+
+def show(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Show each list in force, and the candidate that was refused, if there is one."""
+    context.obj = (config, socket, as_json)
+    if context.invoked_subcommand is not None:
+        return
+    answer = _ask(config, socket, "lists", as_json)
+    if as_json:
+        print_json(answer)
+        return
+    held = ", held since a rollback" if answer["is_held"] else ""
+    say(f"generation {answer['generation']}{held}")
+    if answer["lists"]:
+        say()
+        heads = ["APP", "LIST", "FORMAT", "KIND", "NAMES", "SKIPPED", "SHA-256", "CHANGED"]
+        print_table(heads, [_row(row) for row in answer["lists"]], right=["NAMES", "SKIPPED"])
+    if answer["staged"]:
+        say()
+        say("staged, and not in force:")
+        for problem in answer["staged"]:
+            say(f"  {Problem(**problem)}")
+
+
+def rollback(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Go back to the generation before this one, at once; it holds until `blockd reload`. Exit code 1: it cannot."""
+    # What stands before the command's name counts as well.
+    before = context.obj
+    as_json = as_json or before[2]
+    answer = _ask(config or before[0], socket or before[1], "rollback", as_json)
+    if as_json:
+        print_json(answer)
+    elif answer["ok"]:
+        say(f"generation {answer['generation']} is in force, and holds until blockd reload")
+    else:
+        for problem in answer["problems"]:
+            complain(Problem(**problem))
+    if not answer["ok"]:
+        raise typer.Exit(1)
+
+
+def _ask(config: Config, socket: Socket, command: str, as_json: bool) -> dict[str, Any]:
+    try:
+        return ask(socket_path(config, socket), command)
+    except ControlError as error:
+        refuse("lists", str(error), as_json)
+
+
+def _row(row: dict[str, Any]) -> list[object]:
+    age = f"{duration(row['age'])} ago" if "age" in row else "gone"
+    digest = (row["sha256"] or "-")[:12]
+    file = Path(row["file"])
+    with contextlib.suppress(ValueError):
+        file = file.relative_to(Path.cwd())
+    return [row["app"], file, row["format"] or "-", row["kind"], row["kept"], row["skipped"], digest, age]

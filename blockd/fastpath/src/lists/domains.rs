@@ -1,0 +1,13 @@
+//! Plain names, one a line.
+
+use super::{Line, Means, Names, words};
+
+pub(super) fn read(line: &[u8], names: &mut Names<'_>, each: &mut dyn FnMut(Line<'_>)) {
+    let mut words = words(line);
+    let Some(first) = words.next() else { return };
+    if words.next().is_some() {
+        each(Err(("more than one word", line)));
+    } else {
+        each(names.line(Means::Below, first));
+    }
+}

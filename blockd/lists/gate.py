@@ -1,0 +1,142 @@
+"""May a candidate take the place of what is in force? A list that was emptied, swapped or poisoned must not.
+
+A candidate is judged by its manifest, beside the one of the generation in force; nothing is read again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from blockd.problems import Problem
+from blockd.settings import Settings
+
+#: Names that a list may gain whatever its share of them is: short lists grow by leaps.
+FEW = 1_000
+#: Reasons for skipped lines that are not counted among those that give no name: what every hosts file has, and what is
+#: refused for itself.
+USUAL = ("the machine's own name", "a public suffix")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may change without somebody's word for it; shares of what there was, or of lines."""
+
+    largest_shrink: float
+    largest_growth: float
+    largest_unparsed: float
+
+
+def limits(settings: Settings) -> Limits:
+    """Give the limits that a config sets."""
+    return Limits(settings.reload.largest_shrink, settings.reload.largest_growth, settings.reload.largest_unparsed)
+
+
+def refusals(before: dict[str, Any] | None, after: dict[str, Any], limits: Limits, config: str) -> list[Problem]:
+    """Give what speaks against a candidate; `before` is None where nothing is in force yet."""
+    problems = [Problem(**{**problem, "text": problem["text"] + _ACCEPT}) for problem in after.get("must", [])]
+    problems += _forbidden(after)
+    problems += _unparsed(after, limits)
+    if before is not None:
+        problems += _grown(before, after, limits)
+        problems += _shrunk(before, after, limits, config)
+    return problems
+
+
+def _forbidden(after: dict[str, Any]) -> Iterable[Problem]:
+    for report in after.get("lists", []):
+        for sample in report.get("refused_samples", []):
+            text = f"{sample['text']}: {sample['reason']}; {report['refused']} such in this list{_ACCEPT}"
+            yield Problem(report["file"], sample["line"], "", text)
+
+
+def _unparsed(after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
+    for report in after.get("lists", []):
+        bad = sum(count for reason, count in report["skipped"].items() if reason not in USUAL)
+        lines = bad + report["kept"]
+        largest = limits.largest_unparsed
+        if lines and bad > largest * lines:
+            first = next(sample for sample in report["samples"] if sample["reason"] not in USUAL)
+            text = (
+                f"{bad} of {lines} lines ({100 * bad / lines:.0f}%) give no name, more than reload.largest_unparsed "
+                f"({100 * largest:g}%); the first: {first['reason']}: {first['text']}{_ACCEPT}"
+            )
+            yield Problem(report["file"], first["line"], "", text)
+
+
+def _grown(before: dict[str, Any], after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
+    old_lists, new_lists = _lists(before), _lists(after)
+    for (app, file), had in old_lists.items():
+        has, largest = new_lists.get((app, file), 0), _own(after, app, file, "largest_growth", limits.largest_growth)
+        if has - had > max(FEW, largest * had):
+            text = (
+                f"the list of {app} would grow from {had} names to {has}, by more than its largest growth "
+                f"({100 * largest:g}%){_ACCEPT}"
+            )
+            yield Problem(file, 0, "", text)
+
+
+def _shrunk(before: dict[str, Any], after: dict[str, Any], limits: Limits, config: str) -> Iterable[Problem]:
+    """Give the apps, lists and inventories that lose too much.
+
+    An app that no policy names any more lost nothing: its policy changed, and that was meant.
+    """
+    old_lists, new_lists = _lists(before), _lists(after)
+    largest = limits.largest_shrink
+    told: set[str] = set()
+    for (app, file), had in old_lists.items():
+        own = _own(after, app, file, "largest_shrink", largest)
+        if (app, file) in new_lists and _is_too_much(had, new_lists[app, file], own):
+            told.add(app)
+            yield Problem(file, 0, "", _text(f"the list of {app}", had, new_lists[app, file], own))
+    old_devices: dict[str, int] = before.get("devices", {})
+    new_devices: dict[str, int] = after.get("devices", {})
+    for group, had in old_devices.items():
+        if group in new_devices and _is_too_much(had, new_devices[group], largest):
+            what = f"the inventory of {group}"
+            yield Problem(config, 0, "", _text(what, had, new_devices[group], largest, "devices"))
+    old_rules: dict[str, int] = before.get("rules", {})
+    new_rules: dict[str, int] = after.get("rules", {})
+    for app, had in old_rules.items():
+        # A list that may lose more by its own limit is no loss of its app.
+        has = new_rules.get(app, 0) + sum(
+            lost for (of, file), lost in (old_lists - new_lists).items() if of == app and _has_own(after, app, file)
+        )
+        if app in new_rules and app not in told and _is_too_much(had, has, largest):
+            yield Problem(config, 0, "", _text(f"the app {app}", had, has, largest))
+
+
+def _lists(manifest: dict[str, Any]) -> Counter[tuple[str, str]]:
+    lists: Counter[tuple[str, str]] = Counter()
+    for report in manifest.get("lists", []):
+        lists[report["app"], report["file"]] += report["kept"]
+    return lists
+
+
+def _own(manifest: dict[str, Any], app: str, file: str, key: str, otherwise: float) -> float:
+    """Give the limit that the list has of its own, or the one for all."""
+    for report in manifest.get("lists", []):
+        if (report["app"], report["file"]) == (app, file) and report.get(key) is not None:
+            return float(report[key])
+    return otherwise
+
+
+def _has_own(manifest: dict[str, Any], app: str, file: str) -> bool:
+    return _own(manifest, app, file, "largest_shrink", -1) >= 0
+
+
+def _is_too_much(had: int, has: int, largest: float) -> bool:
+    return has < had and had - has > largest * had
+
+
+def _text(what: str, had: int, has: int, largest: float, of: str = "rules") -> str:
+    share = 100 * (had - has) / had
+    return (
+        f"{what} would lose {had - has} of its {had} {of} ({share:.0f}%), more than reload.largest_shrink "
+        f"({100 * largest:g}%){_ACCEPT}"
+    )
+
+
+_ACCEPT = "; if that is meant: blockd reload --accept"

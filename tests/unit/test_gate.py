@@ -1,0 +1,218 @@
+"""The gate: what may not take the place of the policy in force, how that is seen, and the way back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockd.lists.gate import Limits, refusals
+from blockd.problems import Problem
+from tests.conftest import Serve
+from tests.support.daemon import Blockd
+from tests.support.questions import CORPORATE, ask, rcode
+from tests.support.upstream import Upstream
+
+LIMITS = Limits(0.5, 2.0, 0.2)
+
+
+def manifest(kept: int, **more: Any) -> dict[str, Any]:
+    """Make the manifest of one app with one list."""
+    report = {"app": "a", "file": "/l", "kept": kept, "skipped": {}, "samples": [], "refused_samples": [], **more}
+    return {"lists": [report], "rules": {"a": kept}}
+
+
+def texts(problems: list[Problem]) -> list[str]:
+    """Give them as people read them."""
+    return [str(problem) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("had", "has", "own", "said"),
+    [
+        (10, 5, {}, None),
+        (10, 4, {}, "/l: the list of a would lose 6 of its 10 rules (60%), more than reload.largest_shrink (50%)"),
+        (10, 4, {"largest_shrink": 0.9}, None),
+        (10, 8, {"largest_shrink": 0.1}, "would lose 2 of its 10 rules (20%)"),
+        (10, 1_010, {}, None),
+        (10, 1_011, {}, "/l: the list of a would grow from 10 names to 1011, by more than its largest growth (200%)"),
+        (1_000, 3_000, {}, None),
+        (1_000, 3_001, {}, "would grow from 1000 names to 3001"),
+        (1_000, 3_001, {"largest_growth": 9.0}, None),
+    ],
+)
+def test_a_list_may_change_so_much(had: int, has: int, own: dict[str, float], said: str | None) -> None:
+    """By the limits for all or its own; short lists may leap."""
+    found = texts(refusals(manifest(had), manifest(has, **own), LIMITS, "/c"))
+    assert len(found) == (said is not None), found
+    if said is not None:
+        assert said in found[0]
+        assert "if that is meant: blockd reload --accept" in found[0]
+
+
+def test_lines_that_give_no_name_are_few() -> None:
+    """A share of the lines, without what every hosts file has; the first is shown."""
+    sample = {"line": 7, "reason": "more than one word", "text": "<html> x"}
+    own = {"line": 1, "reason": "the machine's own name", "text": "localhost"}
+    usual = manifest(8, skipped={"the machine's own name": 90, "more than one word": 2}, samples=[own, sample])
+    assert not refusals(None, usual, LIMITS, "/c")
+    bad = manifest(7, skipped={"the machine's own name": 90, "more than one word": 2}, samples=[own, sample])
+    assert texts(refusals(None, bad, LIMITS, "/c")) == [
+        "/l:7: 2 of 9 lines (22%) give no name, more than reload.largest_unparsed (20%); the first: more than one "
+        "word: <html> x; if that is meant: blockd reload --accept"
+    ]
+
+
+def with_list(serve: Serve, upstream: Upstream, text: str, **reload: Any) -> tuple[Blockd, Path]:
+    """Start a daemon with an app that has one list."""
+    blockd = serve([upstream.address], reload={"largest_shrink": "50%", **reload})
+    listed = blockd.directory / "apps" / "l.txt"
+    listed.write_text(text)
+    blockd.write_app("listed", suffixes=[], lists=[{"file": "l.txt", "format": "domains"}])
+    blockd.values["policies"]["corporate"]["block"].append("listed")
+    assert blockd.reload().returncode == 0
+    return blockd, listed
+
+
+GOOD = "".join(f"n{at}.example\n" for at in range(10))
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("com\n", ":11: com: a public suffix; 1 such in this list"),
+        ("co.uk\ncom\n", ":11: co.uk: a public suffix; 2 such in this list"),
+        ("vpn.dept.example\n", ":11: vpn.dept.example: a name that no list may block"),
+        ("corp.test\n", ":11: corp.test: a name that no list may block"),
+        ("test\n", ":11: test: a name above one that no list may block"),
+        ("printer.local.test\n", ":11: printer.local.test: a name that no list may block"),
+    ],
+)
+def test_a_poisoned_list_is_refused(serve: Serve, upstream: Upstream, added: str, said: str) -> None:
+    """Everybody's names, ours by `never_block`, zones and records; with file and line, staged, and nothing changed."""
+    blockd, listed = with_list(serve, upstream, GOOD, never_block=["dept.example"])
+    blockd.values["upstream"]["zones"] = {"corp.test": [upstream.address]}
+    blockd.values["records"] = {"printer.local.test": ["A 10.0.0.9"]}
+    assert blockd.reload().returncode == 0
+    listed.write_text(GOOD + added)
+    refused = blockd.run("reload")
+    assert refused.returncode == 1
+    assert f"{listed}{said}" in refused.stderr
+    assert rcode(ask(blockd, "n9.example", client=CORPORATE)) == "NXDOMAIN"
+    assert blockd.metric("blockd_generation_staged") == 1
+    assert f"{listed}{said}" in blockd.run("lists").stdout
+    listed.write_text(GOOD)
+    assert blockd.run("reload").returncode == 0
+    assert blockd.metric("blockd_generation_staged") == 0
+    assert "staged" not in blockd.run("lists").stdout
+
+
+def test_names_that_must_be_blocked_or_not(serve: Serve, upstream: Upstream) -> None:
+    """A change of policy or list that breaks either is refused, at the line of the config; accepted, it is logged."""
+    blockd, listed = with_list(serve, upstream, GOOD, must_block=["www.tiktok.com"], must_allow=["www.gov.example"])
+    listed.write_text(GOOD + "gov.example\n")
+    refused = blockd.run("reload")
+    assert "reload.must_allow.0: www.gov.example would be blocked for corporate, as listed" in refused.stderr
+    assert rcode(ask(blockd, "gov.example", client=CORPORATE)) == "NXDOMAIN", "the upstream's own"
+    listed.write_text(GOOD)
+    blockd.values["policies"]["corporate"]["block"] = ["listed"]
+    refused = blockd.reload()
+    assert "reload.must_block.0: www.tiktok.com would be blocked for no group" in refused.stderr
+    assert blockd.metric("blockd_generation_staged") == 1
+    # A restart is no way round.
+    blockd.stop()
+    blockd.start()
+    assert "www.tiktok.com would be blocked for no group" in blockd.log.read_text()
+    assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
+    assert blockd.metric("blockd_decisions_total", app="tiktok", action="block") == 1
+    assert blockd.run("reload", "--accept").returncode == 0
+    assert "accepted by an operator: " in blockd.log.read_text()
+    assert blockd.metric("blockd_generation_staged") == 0
+
+
+def test_a_dry_run_says_what_would_change(serve: Serve, upstream: Upstream) -> None:
+    """Gains and losses by app with samples, and what speaks against; nothing is changed, staged or left on disk."""
+    blockd, listed = with_list(serve, upstream, GOOD)
+    generations = blockd.directory / "state" / "generations"
+    before = sorted(path.name for path in generations.iterdir())
+    same = blockd.run("reload", "--dry-run")
+    assert (same.returncode, same.stdout) == (0, "a reload would change no name\n")
+    listed.write_text("n0.example\nnew.example\n")
+    blockd.write_app("tiktok-more", suffixes=["more.example"], holes=["ok.more.example"])
+    blockd.values["policies"]["corporate"]["block"].append("tiktok-more")
+    blockd.write()
+    done = blockd.run("reload", "--dry-run")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["listed: 1 gained, 9 lost", "  + new.example", "  - n1.example", "  - n2.example"]
+    assert lines[-4:] == [
+        "tiktok-more: 1 gained, 0 lost",
+        "  + more.example",
+        "tiktok-more (holes): 1 gained, 0 lost",
+        "  + ok.more.example",
+    ]
+    assert "the list of listed would lose 8 of its 10 rules (80%)" in done.stderr
+    assert "a reload would be refused" in done.stderr
+    changes = json.loads(blockd.run("reload", "--dry-run", "--json").stdout)["changes"]
+    assert (changes[0]["app"], changes[0]["gained"], changes[0]["lost"]) == ("listed", 1, 9)
+    assert blockd.ready()["config_in_force"]
+    assert blockd.ready()["staged"] == 0
+    assert sorted(path.name for path in generations.iterdir()) == before
+    broken = blockd.directory / "apps" / "broken.yaml"
+    broken.write_text("app: [")
+    assert blockd.run("reload", "--dry-run").returncode == 1
+    assert blockd.ready()["config_in_force"], "a dry run is no reload, whatever it finds"
+
+
+def test_a_rollback_goes_back_at_once_and_holds(serve: Serve, upstream: Upstream) -> None:
+    """The generation before, over changed files and a restart, until somebody reloads; then the one before that."""
+    upstream.records["n20.example"] = ["n20.example. 60 IN A 192.0.2.1"]
+    blockd, listed = with_list(serve, upstream, GOOD, watch=True)
+    first = blockd.ready()["generation"]
+    listed.write_text(GOOD + "n20.example\n")
+    assert blockd.run("reload").returncode == 0
+    second = blockd.ready()["generation"]
+    assert rcode(ask(blockd, "n20.example", client=CORPORATE)) == "NXDOMAIN"
+    done = blockd.run("lists", "rollback")
+    assert (done.returncode, done.stdout) == (0, f"generation {first} is in force, and holds until blockd reload\n")
+    assert rcode(ask(blockd, "n20.example", client=CORPORATE)) == "NOERROR"
+    assert blockd.metric("blockd_generation_held") == 1
+    assert f"{second} was rolled back" in blockd.run("lists").stdout
+    assert "held since a rollback" in blockd.run("status").stdout
+    listed.write_text(GOOD + "n21.example\n")
+    blockd.stop()
+    blockd.start()
+    assert blockd.ready()["is_held"]
+    assert blockd.ready()["generation"] == first
+    assert rcode(ask(blockd, "n20.example", client=CORPORATE)) == "NOERROR"
+    # What was rolled back is not what the next one goes to.
+    done = blockd.run("lists", "rollback")
+    assert done.returncode == 0, done.stderr
+    assert "listed" not in blockd.run("lists").stdout.split("staged")[0]
+    assert blockd.run("lists", "rollback").returncode == 1
+    assert "there is no generation before this one" in blockd.run("lists", "rollback").stderr
+    assert blockd.run("reload").returncode == 0
+    assert not blockd.ready()["is_held"]
+    assert blockd.ready()["config_in_force"]
+    assert rcode(ask(blockd, "n21.example", client=CORPORATE)) == "NXDOMAIN"
+
+
+def test_a_generation_that_is_damaged_is_not_gone_back_to(serve: Serve, upstream: Upstream) -> None:
+    """It says so, and what is in force stays."""
+    blockd, listed = with_list(serve, upstream, GOOD)
+    first = blockd.ready()["generation"]
+    listed.write_text(GOOD + "n20.example\n")
+    assert blockd.run("reload").returncode == 0
+    snapshot = blockd.directory / "state" / "generations" / first / "snapshot"
+    snapshot.write_bytes(snapshot.read_bytes()[:-1])
+    done = blockd.run("lists", "rollback")
+    assert done.returncode == 1
+    assert "cannot be read back" in done.stderr
+    assert rcode(ask(blockd, "n20.example", client=CORPORATE)) == "NXDOMAIN"
+    assert not blockd.ready()["is_held"]
+    assert blockd.ready()["config_in_force"]
+    shutil.rmtree(snapshot.parent)
+    assert blockd.run("lists", "--json").returncode == 0

@@ -1,0 +1,77 @@
+"""Lists as others write them, on the running daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.conftest import Serve
+from tests.support.questions import CORPORATE, addresses, ask
+from tests.support.upstream import Asked, Reply, Upstream, answer
+
+ADBLOCK = """! Title: somebody's
+||ads.example^
+@@||ok.ads.example^
+||worse.ok.ads.example^$important
+|one.example^
+||opened.example^
+||opened.example^$badfilter
+||deny.example^$denyallow=sub.deny.example
+||site.example^$third-party
+@@||tiktok.com^
+@@||own.example^
+"""
+DNSMASQ = """address=/null.example/0.0.0.0
+local=/gone.example/
+server=/kept.gone.example/#
+server=/elsewhere.example/192.0.2.53
+"""
+
+
+def any_address(query: Any, asked: Asked) -> Reply:
+    """Answer every A question."""
+    return answer(query, f"{asked.name}. 300 IN A 192.0.2.1")
+
+
+def test_formats_are_found_out_and_obeyed(serve: Serve, upstream: Upstream) -> None:
+    """What a list says, and nothing wider; its exceptions open nothing that an app has of its own."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_unparsed": "50%"})
+    (blockd.directory / "apps" / "a.txt").write_text(ADBLOCK)
+    (blockd.directory / "apps" / "d.conf").write_text(DNSMASQ)
+    (blockd.directory / "apps" / "h.txt").write_text("127.0.0.1 localhost\n0.0.0.0 host.example\n")
+    lists = [{"file": "a.txt"}, {"file": "d.conf"}, {"file": "h.txt"}]
+    blockd.write_app("listed", suffixes=["own.example"], lists=lists)
+    blockd.values["policies"]["corporate"]["block"].append("listed")
+    assert blockd.reload().returncode == 0
+    wanted = {
+        "ads.example": True,
+        "www.ads.example": True,
+        "ok.ads.example": False,
+        "www.ok.ads.example": False,
+        "worse.ok.ads.example": True,
+        "one.example": True,
+        "www.one.example": False,
+        "opened.example": False,
+        "www.deny.example": True,
+        "sub.deny.example": False,
+        "site.example": False,
+        "www.tiktok.com": True,
+        "www.own.example": True,
+        "www.null.example": True,
+        "www.gone.example": True,
+        "kept.gone.example": False,
+        "elsewhere.example": False,
+        "host.example": True,
+        "www.host.example": False,
+    }
+    got = {name: not addresses(ask(blockd, name, client=CORPORATE)) for name in wanted}
+    assert got == wanted
+    shown = blockd.run("lists").stdout
+    rows = {
+        line.split()[1].rpartition("/")[2]: line.split()[2:6] for line in shown.splitlines() if " listed" in f" {line}"
+    }
+    assert rows["a.txt"] == ["adblock", "block", "8", "2"]
+    assert rows["d.conf"] == ["dnsmasq", "block", "3", "1"]
+    assert rows["h.txt"] == ["hosts", "block", "1", "1"]
+    found = blockd.run("explain", "--client", CORPORATE, "worse.ok.ads.example").stdout
+    assert "a.txt:4" in found, found
