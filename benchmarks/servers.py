@@ -203,7 +203,8 @@ class Blockd(Server):
             with (self.directory / "listed.hosts").open("a") as lines:
                 lines.write("0.0.0.0 one-more.invalid\n")
         begun = time.monotonic()
-        reply = ask(self.directory / "control.sock", "reload")
+        # From one name to a million is what the gate is there for.
+        reply = ask(self.directory / "control.sock", "reload", accept=True)
         if not reply["ok"]:
             raise BenchmarkError(f"blockd reload: {reply['problems']}")
         return time.monotonic() - begun

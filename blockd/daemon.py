@@ -534,7 +534,7 @@ class Daemon:
             return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
         rules, views = self._put_in_force(inputs, generation, snapshot, lists)
         self._reloads.success(wall_clock())
-        log.info("reloaded: rules generation %d, views generation %d", rules, views)
+        log.info("reloaded: rules generation %d, views generation %d, generation %s", rules, views, generation.name)
         return []
 
     def _put_in_force(
@@ -563,6 +563,7 @@ class Daemon:
 
     def _note_candidates(self) -> None:
         self._metrics.is_held, self._metrics.is_staged = self._generations.is_held, bool(self._generations.staged())
+        self._metrics.generation = int(self._live.generation.name)
 
     def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
         self._note_candidates()

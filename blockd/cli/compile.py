@@ -47,7 +47,7 @@ def compile_inputs(
         needed = compile_octets(source.files.values(), source.list_octets, source.list_lines)
         if problems := too_large(str(inputs.config), f"the {len(source.paths)} files", needed):
             raise InputError(problems)
-        compiled = compile_snapshot(inputs, building / SNAPSHOT)
+        compiled = compile_snapshot(inputs, building / SNAPSHOT, output.name)
         octets = (building / SNAPSHOT).stat().st_size
         write_inputs(inputs, compiled, building)
         if against is not None:

@@ -165,6 +165,8 @@ class Metrics(Collector):
         self._reloads = reloads
         self._decisions = decisions
         self.lists: list[dict[str, Any]] = []
+        #: The number of the generation in force, as it is on the disk.
+        self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
         self.is_staged = self.is_held = False
 
@@ -289,6 +291,9 @@ class Metrics(Collector):
             value=self._reloads.last_success,
         )
         yield GaugeMetricFamily(
+            "blockd_generation", "Number of the generation in force, as it is on the disk.", value=self.generation
+        )
+        yield GaugeMetricFamily(
             "blockd_generation_staged",
             "Whether a candidate lies there, refused or rolled back.",
             value=self.is_staged,
@@ -302,15 +307,17 @@ class Metrics(Collector):
 
     def _list_families(self) -> Iterator[Metric]:
         kept = GaugeMetricFamily("blockd_list_names", "Names kept of an app's lists.", labels=["app"])
-        skipped = GaugeMetricFamily("blockd_list_lines_skipped", "Lines skipped.", labels=["app"])
+        skipped = GaugeMetricFamily("blockd_list_lines_skipped", "Lines skipped.", labels=["app", "reason"])
         names: Counter[str] = Counter()
-        lines: Counter[str] = Counter()
+        lines: Counter[tuple[str, str]] = Counter()
         for report in self.lists:
             names[report["app"]] += report["kept"]
-            lines[report["app"]] += sum(report["skipped"].values())
+            for reason, count in report["skipped"].items():
+                lines[report["app"], reason] += count
         for app in names:
             kept.add_metric([app], names[app])
-            skipped.add_metric([app], lines[app])
+        for labels, count in sorted(lines.items()):
+            skipped.add_metric(labels, count)
         yield from (kept, skipped)
 
 

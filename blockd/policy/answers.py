@@ -69,8 +69,8 @@ def _mailbox(contact: str | None) -> str:
         return "."
 
 
-def blocked(settings: Settings, policy: Policy, answer: Answer, title: str) -> _native.Template:
-    """Build the answer of a policy for one app."""
+def blocked(settings: Settings, policy: Policy, answer: Answer, title: str, generation: str = "") -> _native.Template:
+    """Build the answer of a policy for one app; `generation` is told where the config wants it."""
     ttl = settings.answers.ttl
     negative = _Records(authority=(_soa(settings, ttl),))
     by_type: dict[int, tuple[int, int, bytes]] = {}
@@ -90,14 +90,16 @@ def blocked(settings: Settings, policy: Policy, answer: Answer, title: str) -> _
         "is_silent": answer == "drop",
         "by_type": by_type,
         "otherwise": _Records().pack() if answer == "refused" else negative.pack(),
-        "error": (EDE_BLOCKED, ede_text(settings, title)) if settings.answers.ede else None,
+        "error": (EDE_BLOCKED, ede_text(settings, title, generation)) if settings.answers.ede else None,
         "structured_error": structured_error(settings, title),
     }
 
 
-def ede_text(settings: Settings, title: str) -> bytes:
+def ede_text(settings: Settings, title: str, generation: str = "") -> bytes:
     """Say what is blocked and whom to ask; nothing about the device (RFC 8914 4: UTF-8, no terminator)."""
     text = f"{title} is blocked by policy on this network"
+    if settings.answers.ede_generation and generation:
+        text += f" (generation {generation})"
     if settings.answers.contact:
         text += f"; ask {settings.answers.contact}"
     return text.encode()[:MAX_EDE_OCTETS].decode(errors="ignore").encode()

@@ -34,8 +34,8 @@ class Compiled:
     rules: dict[str, int]
 
 
-def compile_snapshot(inputs: Inputs, output: Path) -> Compiled:
-    """Write the snapshot of these inputs to a file. InputError says what is wrong with them.
+def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Compiled:
+    """Write the snapshot of these inputs, as this generation, to a file. InputError says what is wrong with them.
 
     OSError when it cannot be written, ValueError only for what the checks before should have caught.
     """
@@ -47,7 +47,7 @@ def compile_snapshot(inputs: Inputs, output: Path) -> Compiled:
     bits = {app: 1 << at for at, app in enumerate(live)}
     views = group_views(inputs)
     templates = _Templates()
-    view_specs = [_view_spec(inputs, view, live, bits, templates) for view in views]
+    view_specs = [_view_spec(inputs, view, live, bits, templates, generation) for view in views]
     special_templates, special_zones = answers.special_use(inputs.settings)
     first_special = templates.extend(special_templates)
     routes = [inputs.default_servers(), *inputs.settings.upstream.zones.values()]
@@ -189,13 +189,13 @@ def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
 
 
 def _view_spec(
-    inputs: Inputs, view: GroupView, live: list[str], bits: dict[str, int], templates: _Templates
+    inputs: Inputs, view: GroupView, live: list[str], bits: dict[str, int], templates: _Templates, generation: str
 ) -> _native.View:
     def answer(app: str) -> int:
         own = inputs.catalogue.entries[app].app
         kind = view.policy.answer_by_app.get(app, own.answer or view.policy.answer)
         title = own.title
-        return templates.add(answers.blocked(inputs.settings, view.policy, kind, title))
+        return templates.add(answers.blocked(inputs.settings, view.policy, kind, title, generation))
 
     return {
         "block": _mask(view.block, bits),

@@ -232,6 +232,9 @@ class Answers(Section):
     ttl: int = Field(30, ge=0, le=3_600, description="TTL of a block, seconds.")
     live_ttl: int = Field(60, ge=0, le=86_400, description="Largest TTL sent where a later block must bite, seconds.")
     ede: bool = Field(True, description="Say why in an Extended DNS Error (RFC 8914).")
+    ede_generation: bool = Field(
+        False, description="Name the generation in it: whoever reports a block says by which policy it was."
+    )
     structured_errors: bool = Field(
         True, description="Say it as JSON to clients that ask for that (draft-ietf-dnsop-structured-dns-error)."
     )

@@ -172,8 +172,10 @@ def test_a_rollback_goes_back_at_once_and_holds(serve: Serve, upstream: Upstream
     upstream.records["n20.example"] = ["n20.example. 60 IN A 192.0.2.1"]
     blockd, listed = with_list(serve, upstream, GOOD, watch=True)
     first = blockd.ready()["generation"]
+    assert blockd.metric("blockd_generation") == int(first)
     listed.write_text(GOOD + "n20.example\n")
     assert blockd.run("reload").returncode == 0
+    assert f", generation {blockd.ready()['generation']}" in blockd.log.read_text()
     second = blockd.ready()["generation"]
     assert rcode(ask(blockd, "n20.example", client=CORPORATE)) == "NXDOMAIN"
     done = blockd.run("lists", "rollback")
@@ -216,3 +218,14 @@ def test_a_generation_that_is_damaged_is_not_gone_back_to(serve: Serve, upstream
     assert blockd.ready()["config_in_force"]
     shutil.rmtree(snapshot.parent)
     assert blockd.run("lists", "--json").returncode == 0
+
+
+def test_a_refusal_may_name_its_generation(serve: Serve, upstream: Upstream) -> None:
+    """In the Extended DNS Error, when the config wants it; by default a reload that changes no rule changes none."""
+    blockd, _ = with_list(serve, upstream, GOOD)
+    assert "generation" not in str(ask(blockd, "tiktok.com", client=CORPORATE).options)
+    blockd.values["answers"]["ede_generation"] = True
+    assert blockd.reload().returncode == 0
+    generation = blockd.ready()["generation"]
+    said = str(ask(blockd, "tiktok.com", client=CORPORATE).options)
+    assert f"TikTok is blocked by policy on this network (generation {generation}); ask mailto:" in said

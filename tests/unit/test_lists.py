@@ -73,5 +73,6 @@ def test_formats_are_found_out_and_obeyed(serve: Serve, upstream: Upstream) -> N
     assert rows["a.txt"] == ["adblock", "block", "8", "2"]
     assert rows["d.conf"] == ["dnsmasq", "block", "3", "1"]
     assert rows["h.txt"] == ["hosts", "block", "1", "1"]
+    assert blockd.metric("blockd_list_lines_skipped", app="listed", reason="a modifier that is not honoured") == 1
     found = blockd.run("explain", "--client", CORPORATE, "worse.ok.ads.example").stdout
     assert "a.txt:4" in found, found

@@ -362,7 +362,8 @@ mod tests {
 
     #[test]
     fn a_domains_list_keeps_what_is_good() {
-        let text = b"\xEF\xBB\xBFTikTok.com\r\n\n# a comment\nmuscdn.com. # legacy\ncom\na b\n*.x.org\n\xFF\xFE\n";
+        let text =
+            b"\xEF\xBB\xBFTikTok.com\r\n\n# a comment\nmuscdn.com. # legacy\ncom\na b\n*.x.org\n*x.org\n\xFF\xFE\n";
         assert_eq!(
             lines(text, Format::Domains),
             vec![
@@ -370,8 +371,9 @@ mod tests {
                 (4, Ok("muscdn.com".into())),
                 (5, Err("a public suffix")),
                 (6, Err("more than one word")),
-                (7, Err("a character that is no letter, digit, '-', '_' or '.'")),
-                (8, Err("not UTF-8")),
+                (7, Ok("x.org".into())),
+                (8, Err("a character that is no letter, digit, '-', '_' or '.'")),
+                (9, Err("not UTF-8")),
             ]
         );
     }

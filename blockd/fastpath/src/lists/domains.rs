@@ -8,6 +8,7 @@ pub(super) fn read(line: &[u8], names: &mut Names<'_>, each: &mut dyn FnMut(Line
     if words.next().is_some() {
         each(Err(("more than one word", line)));
     } else {
-        each(names.line(Means::Below, first));
+        // Lists that write `*.name` mean the site, its own name too.
+        each(names.line(Means::Below, first.strip_prefix(b"*.").unwrap_or(first)));
     }
 }
