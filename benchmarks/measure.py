@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import platform
@@ -140,14 +141,34 @@ def spread(rows: list[dict[str, float]], key: str = "cpu_us") -> tuple[float, fl
     return min(row[key] for row in rows), max(row[key] for row in rows)
 
 
-#: A way to ask a server.
-Ask = Callable[[], Report]
+#: A way to ask a server, at a rate; 0 is as fast as it answers.
+Ask = Callable[[float], Report]
+#: What the best rivals answer at most, in tenths: a normal day.
+TENTH = 16_000
 
 
-def in_turn(asks: Sequence[Ask], rounds: int = 3) -> list[float]:
-    """Ask in turn, round by round, and give the medians of CPU a query: the machine's speed drifts by the minute."""
-    reports = [[again(ask).cpu_us for ask in asks] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*reports, strict=True)]
+def asking(server: Server, questions: Callable[[], Sequence[str]], **words: Any) -> Ask:
+    """Ask a server for two seconds; questions that must not come twice are made anew each time."""
+    return lambda rate: run(server, questions(), 2, rate, **words)
+
+
+def in_turn(asks: Sequence[Ask], rounds: int = 3) -> list[Figures]:
+    """Ask in turn, round by round: CPU a query at peak, the median, for the machine's speed drifts; and at a tenth."""
+    reports = [[again(lambda a=ask: a(0)).cpu_us for ask in asks] for _ in range(rounds)]  # type: ignore[misc]
+    peaks = [statistics.median(column) for column in zip(*reports, strict=True)]
+    tenths = [again(lambda a=ask: a(TENTH)).cpu_us for ask in asks]  # type: ignore[misc]
+    return [{"peak": peak, "tenth": tenth} for peak, tenth in zip(peaks, tenths, strict=True)]
+
+
+def hits_and_blocks(figures: Sequence[Figures], at: int) -> Figures:
+    """Give the figures of one server of several, each asked for hits and then for blocked names."""
+    hit, block = figures[2 * at : 2 * at + 2]
+    return {
+        "hit": hit["peak"],
+        "block": block["peak"],
+        "hit at a tenth": hit["tenth"],
+        "block at a tenth": block["tenth"],
+    }
 
 
 def half_load(nsd: RealServer, directory: Path, rate: float) -> Figures:
@@ -174,13 +195,10 @@ def shapes(nsd: RealServer, directory: Path) -> Figures:
             "512 in flight": {"in_flight": 512},
         }
         warm(server, load.mixed_sizes())
-        asks: dict[str, Ask] = {
-            way: lambda w=words: run(server, load.hits(), 2, **w)  # type: ignore[misc]
-            for way, words in ways.items()
-        }
-        asks["mixed sizes"] = lambda: run(server, load.mixed_sizes(), 2, edns=True)
+        asks = {way: asking(server, load.hits, **words) for way, words in ways.items()}
+        asks["mixed sizes"] = asking(server, load.mixed_sizes, edns=True)
         for part in (0, 0.01, 0.1, 0.3):
-            asks[f"{part:.0%} misses"] = lambda p=part: run(server, load.mixed(p), 2, is_unique=p > 0)  # type: ignore[misc]
+            asks[f"{part:.0%} misses"] = asking(server, functools.partial(load.mixed, part), is_unique=part > 0)
         figures = dict(zip(asks, in_turn(list(asks.values())), strict=True))
         say(f"shapes: {figures}")
     return figures
@@ -207,8 +225,8 @@ def million_cached(nsd: RealServer, directory: Path, count: int = 1_000_000) -> 
         warm(few, load.hits())
         warm(many, load.hits(count))
         small, large = load.hits(), load.zipf_hits(count, 1_000_000)
-        a, b = in_turn([lambda: run(few, small, 3), lambda: run(many, large, 3)])
-    say(f"hits over {CACHED_NAMES:,} names {a:.2f} µs, over {count:,} {b:.2f} µs")
+        a, b = in_turn([asking(few, lambda: small), asking(many, lambda: large)])
+    say(f"hits over {CACHED_NAMES:,} names {a}, over {count:,} {b}")
     return {"few": a, "many": b}
 
 
@@ -226,14 +244,13 @@ def rules(nsd: RealServer, directory: Path, counts: Sequence[int] = (100, 1_000_
             with listed.open() as lines:
                 asked = [f"{next(lines).rstrip()} A 3" for _ in range(min(count, 300_000))]
             random.Random(3).shuffle(asked)
-            asks += [lambda s=server: run(s, load.hits(), 2), lambda s=server, a=asked: run(s, a, 2)]  # type: ignore[misc]
+            asks += [asking(server, load.hits), asking(server, functools.partial(list, asked))]
         values = in_turn(asks)
     finally:
         for server in servers:
             server.stop()
     figures = {
-        str(count): {"hit": values[2 * at], "block": values[2 * at + 1], "start_seconds": seconds[at]}
-        for at, count in enumerate(counts)
+        str(count): {**hits_and_blocks(values, at), "start_seconds": seconds[at]} for at, count in enumerate(counts)
     }
     say(f"rules: {figures}")
     return figures
@@ -333,9 +350,8 @@ def loading(nsd: RealServer, directory: Path, count: int = 1_000_000, rounds: in
     return {"blockd": statistics.median(times), "Recursor": statistics.median(others)}
 
 
-def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 1_000_000)) -> Figures:
-    """Grow the inventory, and change it while hits are asked; all clients asking are in it."""
-    figures: Figures = {}
+def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 10_000, 1_000_000)) -> Figures:
+    """Grow the inventory, and change the largest while hits are asked; every second address that asks is in it."""
     directory.mkdir(parents=True, exist_ok=True)
     servers: list[Blockd] = []
     for count in counts:
@@ -345,42 +361,51 @@ def devices(nsd: RealServer, directory: Path, counts: Sequence[int] = (10, 1_000
             rows.writerow(["address", "hostname", "serial", "owner"])
             # The generator asks from 127.1.0.0 up: every second address is a device, the others are not.
             rows.writerows([f"127.{1 + (at >> 15)}.{at >> 7 & 255}.{at << 1 & 255}", "", "", ""] for at in range(count))
-        server = (
-            ChangingBlockd(directory / str(count), nsd.port) if count == counts[-1] else Blockd(directory, nsd.port)
-        )
-        server.devices = file
-        servers.append(server)
+        kind = ChangingBlockd if count == counts[-1] else Blockd
+        servers.append(kind(directory / str(count), nsd.port))
+        servers[-1].devices = file
     try:
         for server in servers:
             server.start(patience=300)
             warm(server, load.hits())
         # From all devices' addresses and as many others: a lookup must not find its way still in the cache.
         sources = 2 * counts[-1]
-        few, many = in_turn([lambda s=s: run(s, load.hits(), 3, sources=sources) for s in servers])  # type: ignore[misc]
-        for count, value in zip(counts, (few, many), strict=True):
-            figures[str(count)] = value
-            say(f"{count:,} devices: hit {value:.2f} µs")
-        figures["changes"] = counter(servers[-1], "blockd_devices_changed")
-        if not figures["changes"]:
+        values = in_turn([asking(server, load.hits, sources=sources) for server in servers])
+        changed = [counter(server, "blockd_devices_changed") for server in servers]
+        if not changed[-1]:
             raise BenchmarkError("no device was changed while it was measured")
     finally:
         for server in servers:
             server.stop()
+    figures = {str(count): {**values[at], "changed": changed[at]} for at, count in enumerate(counts)}
+    say(f"devices: {figures}")
     return figures
 
 
-def apps(nsd: RealServer, directory: Path, counts: Sequence[int] = (1, 61)) -> Figures:
-    """Let more apps live: a hit and a blocked name by their number (three of ours live besides)."""
-    asks = []
+class Lonely(Blockd):
+    """blockd with no app but those of the measurement."""
+
+    def values(self) -> dict[str, Any]:
+        """Give the config."""
+        values = super().values()
+        values["apps"]["builtin"] = False
+        values["policies"]["corporate"]["block"] = list(self.apps)
+        return values
+
+
+def apps(nsd: RealServer, directory: Path, counts: Sequence[int] = (1, 8, 64)) -> Figures:
+    """Let more apps live: a hit and a blocked name by their number."""
+    asks: list[Ask] = []
     with contextlib.ExitStack() as stack:
         for count in counts:
-            server = Blockd(directory / f"apps{count}", nsd.port)
-            server.apps = {f"site{at}": {"suffixes": [f"site{at}.invalid"]} for at in range(count)}
+            server = Lonely(directory / f"apps{count}", nsd.port)
+            server.apps = {f"site{at}": {"suffixes": [f"site{at}.invalid"]} for at in range(count - 1)}
+            server.apps["blocked"] = {"suffixes": [BLOCKED]}
             stack.enter_context(running(server))
             warm(server, load.hits())
-            asks += [lambda s=server: run(s, load.hits(), 2), lambda s=server: run(s, load.blocks(), 2)]
+            asks += [asking(server, load.hits), asking(server, load.blocks)]
         values = in_turn(asks)
-    figures = {str(c + 3): {"hit": values[2 * at], "block": values[2 * at + 1]} for at, c in enumerate(counts)}
+    figures = {str(count): hits_and_blocks(values, at) for at, count in enumerate(counts)}
     say(f"apps: {figures}")
     return figures
 
@@ -392,9 +417,9 @@ def threads(nsd: RealServer, directory: Path) -> Figures:
     with running(one), running(two):
         for server in (one, two):
             warm(server, load.hits())
-        a, b = in_turn([lambda: run(one, load.hits(), 3), lambda: run(two, load.hits(), 3)])
-    say(f"one thread {a:.2f} µs, two {b:.2f} µs")
-    return {"one": a, "two": b}
+        values = in_turn([asking(server, load.hits) for server in (one, two)])
+    say(f"threads: {values}")
+    return dict(zip(("one", "two"), values, strict=True))
 
 
 #: When a reload begins, seconds into the run, and how long the run is: the slowest needs some twelve seconds.

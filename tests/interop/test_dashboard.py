@@ -71,7 +71,7 @@ def test_every_panel_shows_data(serve: Serve, upstream: Upstream, tmp_path: Path
 def test_every_metric_that_is_named_exists(serve: Serve, upstream: Upstream) -> None:
     """In the dashboard, the alerts, README and docs; one that does not is found."""
     blockd = serve([upstream.address], apps={"listed": {"lists": [{"file": "l.txt", "format": "domains"}]}})
-    (blockd.directory / "apps" / "l.txt").write_text("a.example\n")
+    (blockd.directory / "apps" / "l.txt").write_text("".join(f"a{at}.example\n" for at in range(9)) + "no name\n")
     blockd.values["policies"]["corporate"]["block"].append("listed")
     assert blockd.reload().returncode == 0
     for client in (CORPORATE, GUEST):
