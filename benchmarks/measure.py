@@ -468,8 +468,9 @@ def _reload(server: Server, rate: float) -> Figures:
     if end > RELOAD_RUN:
         raise BenchmarkError(f"{server.name}'s reload took longer than it was watched: {end - start:.0f} s")
 
-    def middle_of(key: str, parts: list[dict[str, Any]]) -> float:
-        return float(statistics.median(part["latency_us"][key] for part in parts))
+    def middle_of(key: str, parts: list[dict[str, Any]]) -> float | str:
+        answered = [part["latency_us"][key] for part in parts if part["answered"]]
+        return float(statistics.median(answered)) if answered else "no answer"
 
     before = [part for part in report.parts if 1 < part["at"] < start]
     during = [part for part in report.parts if start < part["at"] < end + 0.5]

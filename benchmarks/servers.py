@@ -252,7 +252,7 @@ class Recursor(Server):
 
     def reload(self) -> float:
         """Read the policy zone again."""
-        return self.reload_zone("rec_control", f"--config-dir={self.directory}", "reload-lua-config")
+        return self.reload_zone("rec_control", f"--config-dir={self.directory}", "--timeout=60", "reload-lua-config")
 
     def version(self) -> str:
         """Say which version runs."""
