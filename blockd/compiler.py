@@ -19,7 +19,9 @@ class Compiler:
     """Runs ``blockd compile``, one at a time."""
 
     def __init__(self) -> None:
-        """Start with nothing under way."""
+        """Start with nothing under way, and nobody to give way to."""
+        #: Whether queries are answered meanwhile. Until then nobody is served before a compile ends: it must not wait.
+        self.gives_way = False
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ending = False
         #: The files of a refused compile, those that could not be read among them.
@@ -36,7 +38,8 @@ class Compiler:
             command += ["--against", str(against)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
             process = self._process
-            give_way(process.pid, COMPILE)
+            if self.gives_way:
+                give_way(process.pid, COMPILE)
             if self._is_ending:
                 process.kill()
             try:

@@ -202,6 +202,7 @@ class Daemon:
         fastpath.start()
         # From here on: the serve threads were started before, and keep the niceness that the daemon was given.
         give_way(0, PYTHON)
+        self._compiler.gives_way = True
         self._every(reactor, LOOK_INTERVAL, self._look)
         self._watch = Watch(self._signature())
         self._is_watching = False

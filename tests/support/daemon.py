@@ -99,7 +99,7 @@ class Blockd:
         command = [*(prefix or []), *BLOCKD, "serve", "--config", str(self.file)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, text=True)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log.read_text()}")
@@ -114,7 +114,7 @@ class Blockd:
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(10)
+            code = self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

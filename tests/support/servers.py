@@ -39,7 +39,7 @@ class RealServer:
         assert shutil.which(command[0]), f"{command[0]} is missing: make test-packages installs it"
         with (self.directory / "log").open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 45
         while time.monotonic() < deadline:
             try:
                 dns.query.udp(dns.message.make_query(".", "NS"), self.host, timeout=0.2, port=self.port)

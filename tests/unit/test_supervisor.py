@@ -32,7 +32,7 @@ class Listener:
         self.path = str(directory / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.path)
-        self._socket.settimeout(5)
+        self._socket.settimeout(30)
 
     def until(self, wanted: str) -> list[str]:
         """Give the lines that came, up to one that begins so."""
@@ -160,9 +160,7 @@ def test_any_number_of_sockets_serves_two_threads(count: int, tmp_path: Path, up
                 )
             try:
                 for one in asking:
-                    one.settimeout(10)
                     assert one.recv(512)[3] & 15 == 3
-                    one.close()
                 for _ in range(20):
                     assert rcode(ask(blockd, "tiktok.com", client=CORPORATE)) == "NXDOMAIN"
                 for _ in range(12):
@@ -170,7 +168,11 @@ def test_any_number_of_sockets_serves_two_threads(count: int, tmp_path: Path, up
                 assert f"{count} sockets of the supervisor" in (tmp_path / "log").read_text()
             finally:
                 process.terminate()
-                assert process.wait(10) == 0, (tmp_path / "log").read_text()
+                code = process.wait(30)
+                for one in asking:
+                    one.close()
+            # Not in `finally`: what failed first is what is to be seen.
+            assert code == 0, (tmp_path / "log").read_text()
     finally:
         for one in sockets:
             one.close()
@@ -181,6 +183,8 @@ def _ask_later(port: int) -> socket.socket:
     from tests.support.questions import message
 
     one = socket.socket(type=socket.SOCK_DGRAM)
+    # The daemon is yet to start, and the machine may be busy with other tests.
+    one.settimeout(60)
     one.bind((CORPORATE, 0))
     one.sendto(message("tiktok.com").to_wire(), ("127.0.0.1", port))
     return one
