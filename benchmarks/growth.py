@@ -165,7 +165,7 @@ peak beside each. They move by a tenth from run to run; ratios of one run move l
 | --- | --- | --- | --- |
 {table}
 
-![CPU a query by number of names, devices, cached names and apps](../benchmarks/results/growth.svg)
+![CPU a query by number of cores, names, devices, cached names and apps](../benchmarks/results/growth.svg)
 ![CPU a query by part of misses](../benchmarks/results/misses.svg)
 
 Memory: {million["octets_a_name"]:.1f} octets a name at 1,000,000 names and {ten["octets_a_name"]:.1f} at 10,000,000, over

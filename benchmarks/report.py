@@ -261,6 +261,8 @@ def plots(all_figures: Figures, directory: Path) -> None:
         lines.append(("devices: a hit", [(int(n), row["peak"]) for n, row in devices.items()]))
     if million := all_figures.get("million_cached"):
         lines.append(("cached names: a hit", [(5_000, million["few"]["peak"]), (1_000_000, million["many"]["peak"])]))
+    if threads := all_figures.get("threads"):
+        lines.append(("cores: a hit", [(1, threads["one"]["peak"]), (2, threads["two"]["peak"])]))
     if apps := all_figures.get("apps"):
         lines.append(("live apps: blocked", [(int(n), row["block"]) for n, row in apps.items()]))
     if lines:

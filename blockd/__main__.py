@@ -1,16 +1,11 @@
 """``blockd``, and ``python -m blockd``."""
 
-import gc
 import signal
 import sys
 
 if sys.argv[1:2] == ["serve"]:
     # Before the imports, which take their time: until the daemon can reload, a reload is nothing to die of.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-if sys.argv[1:2] == ["compile"]:
-    # It ends before the collector would find anything, and looking takes a tenth of its time.
-    gc.disable()
 
 from blockd.cli import main
 

@@ -16,7 +16,7 @@ PATIENCE = 600
 
 
 class Compiler:
-    """Runs ``blockd compile``, one at a time."""
+    """Runs ``blockd.compiling``, one at a time."""
 
     def __init__(self) -> None:
         """Start with nothing under way, and nobody to give way to."""
@@ -30,12 +30,9 @@ class Compiler:
     def run(self, config: Path, output: Path, against: Path | None = None) -> list[Problem]:
         """Write a generation; give what is wrong, if anything is. With `against`, also what changes."""
         # -P: a file in the working directory must not pass for a module of ours.
-        command = [sys.executable, "-P", "-m", "blockd", "compile", "--json"]
-        command += ["--config", str(config), "--output", str(output)]
-        # A daemon that is killed leaves no compile behind, which would write where the next daemon's does.
-        command += ["--parent", str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "blockd.compiling", str(os.getpid()), str(config), str(output)]
         if against is not None:
-            command += ["--against", str(against)]
+            command.append(str(against))
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
             process = self._process
             if self.gives_way:
@@ -46,7 +43,7 @@ class Compiler:
                 out, err = process.communicate(timeout=PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-                return [Problem(str(config), 0, "", f"blockd compile did not end within {PATIENCE} s")]
+                return [Problem(str(config), 0, "", f"the compile did not end within {PATIENCE} s")]
         code = process.returncode
         if code == 0:
             return []
@@ -56,7 +53,7 @@ class Compiler:
             return [Problem(**problem) for problem in said["problems"]]
         except (ValueError, KeyError, TypeError):
             last = err.decode(errors="replace").strip().splitlines()[-1:]
-            return [Problem(str(config), 0, "", f"blockd compile ended with {code}: {' '.join(last)}")]
+            return [Problem(str(config), 0, "", f"the compile ended with {code}: {' '.join(last)}")]
 
     def kill(self) -> None:
         """End what is under way, and what was about to be: the daemon stops."""

@@ -37,7 +37,7 @@ class Compiled:
 def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Compiled:
     """Write the snapshot of these inputs, as this generation, to a file. InputError says what is wrong with them.
 
-    OSError when it cannot be written, ValueError only for what the checks before should have caught.
+    OSError when it cannot be written.
     """
     live = inputs.live_apps()
     records, problems = local_names(inputs.settings, inputs.document)
@@ -95,7 +95,11 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
         "views": [{k: sorted(getattr(view, k)) for k in ("block", "monitor", "allow")} for view in views],
         "masks": [{k: spec[k] for k in ("block", "monitor", "allow", "exempt")} for spec in view_specs],
     }
-    reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii, str(output))
+    try:
+        reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii, str(output))
+    except ValueError as error:
+        # A bound on all rules together: no single place is at fault.
+        raise InputError([inputs.document.problem(("policies",), str(error))]) from None
     lists = list(_list_reports(inputs, live, reports))
     # An error page, or another encoding, has lines and no name. An empty file is somebody's decision.
     junk = [report for report in lists if report["skipped"] and not report["kept"]]

@@ -10,6 +10,7 @@ import pytest
 
 from blockd.memory import available_octets
 from tests.conftest import Serve
+from tests.support.daemon import Blockd
 from tests.support.questions import CORPORATE, ask, rcode
 from tests.support.upstream import Upstream
 
@@ -69,3 +70,20 @@ def test_lists_that_do_not_fit_are_refused_with_a_figure(serve: Serve, upstream:
     assert "MB are free: let shorter lists live" in done.stderr
     assert not (blockd.directory / "out").exists()
     assert rcode(ask(blockd, "tiktok.com", client=CORPORATE)) == "NXDOMAIN"
+
+
+def test_more_ways_of_overlap_than_there_are_numbers_for_are_refused(tmp_path: Path) -> None:
+    """Each name stands in lists of its own choice among seventeen: 2^17 rule sets, and 65,536 are allowed."""
+    blockd = Blockd(tmp_path, ["127.0.0.1:53"])
+    apps = [f"app{at}" for at in range(17)]
+    for at, app in enumerate(apps):
+        names = (f"n{number}.invalid\n" for number in range(1, 1 << 17) if number >> at & 1)
+        (tmp_path / f"{app}.txt").write_text("".join(names))
+        blockd.write_app(app, lists=[{"file": str(tmp_path / f"{app}.txt")}])
+    blockd.values["policies"]["corporate"]["block"] = apps
+    blockd.write()
+    done = blockd.run("compile", "--output", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "blockd.yaml:" in done.stderr
+    assert "policies: the apps' rules overlap in more than the 65536 ways that are allowed" in done.stderr
+    assert not (tmp_path / "out").exists()
