@@ -62,7 +62,7 @@ def full(nsd: RealServer, directory: Path) -> Figures:
         "loading": measure.loading,
         "rules": measure.rules,
         "memory": measure.memory,
-        "reload_under_load": lambda nsd, where: measure.reload_under_load(nsd, where, half_rate),
+        "reload_under_load": lambda nsd, where: measure.reload_under_load(nsd, where, half_rate, figures["failed"]),
     }
     for name, part in parts.items():
         try:

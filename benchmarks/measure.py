@@ -422,17 +422,31 @@ def threads(nsd: RealServer, directory: Path) -> Figures:
     return dict(zip(("one", "two"), values, strict=True))
 
 
-#: When a reload begins, seconds into the run, and how long the run is: the slowest needs some twelve seconds.
-RELOAD_AT, RELOAD_RUN = 6, 24
+#: When a reload begins, seconds into the run, and how long the run is: rivals may need half a minute and more.
+RELOAD_AT, RELOAD_RUN, RIVALS_RELOAD_RUN = 6, 24, 70
 
 
-def reload_under_load(nsd: RealServer, directory: Path, rate: float, count: int = 1_000_000) -> Figures:
-    """Reload a long list while hits and blocked names are asked at a rate: what is lost, and p99.9 beside before."""
+def reload_under_load(
+    nsd: RealServer, directory: Path, rate: float, failed: dict[str, str] | None = None, count: int = 1_000_000
+) -> Figures:
+    """Reload a long list while hits and blocked names are asked at a rate: what is lost, and p99.9 beside before.
+
+    A rival that cannot be measured has no figure and is named in `failed`; the others keep theirs.
+    """
     listed = names(directory, count)
-    return {kind.name: _reload(kind(directory, nsd.port, listed), rate) for kind in (Blockd, Unbound, Recursor)}
+    figures = {Blockd.name: _reload(Blockd(directory, nsd.port, listed), rate, RELOAD_RUN)}
+    for kind in (Unbound, Recursor):
+        try:
+            figures[kind.name] = _reload(kind(directory, nsd.port, listed), rate, RIVALS_RELOAD_RUN)
+        except BenchmarkError as error:
+            if failed is None:
+                raise
+            say(f"no figure for a reload of {kind.name} under load: {error}")
+            failed[f"a reload of {kind.name} under load"] = str(error)
+    return figures
 
 
-def _reload(server: Server, rate: float) -> Figures:
+def _reload(server: Server, rate: float, seconds: int) -> Figures:
     server.start(patience=300)
     try:
         warm(server, load.hits())
@@ -454,7 +468,7 @@ def _reload(server: Server, rate: float) -> Figures:
         try:
             # Sockets enough for what a stall of a quarter of a second leaves open.
             asked = [*load.hits(), *load.blocks()]
-            report = run(server, asked, RELOAD_RUN, rate, every=0.5, lossy=True, sockets=64)
+            report = run(server, asked, seconds, rate, every=0.5, lossy=True, sockets=64)
         finally:
             thread.join()
         got = dns.query.udp(dns.message.make_query("one-more.invalid", "A"), "127.0.0.1", timeout=3, port=server.port)
@@ -465,7 +479,7 @@ def _reload(server: Server, rate: float) -> Figures:
     if problems:
         raise BenchmarkError(problems[0])
     start, end = took[0]
-    if end > RELOAD_RUN:
+    if end > seconds:
         raise BenchmarkError(f"{server.name}'s reload took longer than it was watched: {end - start:.0f} s")
 
     def middle_of(key: str, parts: list[dict[str, Any]]) -> float | str:
