@@ -25,17 +25,20 @@ from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
+from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
 from blockd.lists.gate import limits, refusals
+from blockd.lists.remote import State as FetchState
+from blockd.lists.remote import Task
 from blockd.memory import LOAD_FACTOR, too_large
 from blockd.observe import log_format
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.status import status
-from blockd.policy.compile import CHANGES, SNAPSHOT
+from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
 from blockd.policy.explain import explain, read_client, read_meta, read_question
-from blockd.policy.inputs import Inputs, read_inputs
+from blockd.policy.inputs import FETCHED, Inputs, read_inputs
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
@@ -62,6 +65,8 @@ FLUSH_PATIENCE = 0.1
 DRAIN_PATIENCE = 2.0
 #: Seconds after a reload until its leavings are given back.
 MOMENT = 0.5
+#: Seconds between two looks at which lists are due.
+FETCH_INTERVAL = 1.0
 
 
 class _Live:
@@ -75,10 +80,13 @@ class _Live:
         servers = (inputs.default_servers(), *inputs.settings.upstream.zones.values())
         self.routes = [[(str(host), port) for host, port in route] for route in servers]
         self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
-        #: What is watched: the files it was made of, and the directory where new apps appear.
-        self.files = list(inputs.source.paths)
+        self.tasks = fetch_tasks(inputs)
+        #: What is watched: the files it was made of, and the directory where new apps appear. Whoever fetches says so.
+        fetched = {task.remote.path for task in self.tasks}
+        self.files = [path for path in inputs.source.paths if path not in fetched]
         apps = inputs.settings.apps.directory
         self.directories = [] if apps is None else [Path(os.path.abspath(inputs.config.parent / apps))]
+        self.list_directories = list(inputs.catalogue.directories)
 
 
 class Daemon:
@@ -89,6 +97,7 @@ class Daemon:
         self.config = Path(os.path.abspath(config))
         self._supervisor = supervisor
         self._compiler = Compiler()
+        self._fetches = Fetches(wall_clock)
         #: Why the config as it stands is not in force; empty when it is.
         self.not_loaded: list[Problem] = []
         inputs, self._generations, generation = self._first_generation()
@@ -112,6 +121,8 @@ class Daemon:
             return read_inputs(self.config, Kept(current)), generations, current
         if current is not None and _digest(current) == inputs.digest() and _is_whole(current):
             return inputs, generations, current
+        if current is None:
+            self._fetches.fetch_lacking(fetch_tasks(inputs))
         generation = generations.new()
         problems = self._compiler.run(self.config, generation)
         if not problems and not generations.is_accepted(_digest(generation)):
@@ -178,6 +189,7 @@ class Daemon:
         self._metrics = Metrics(
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
         )
+        self._metrics.fetches = self._fetches
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
@@ -207,6 +219,7 @@ class Daemon:
         self._watch = Watch(self._signature())
         self._is_watching = False
         self._every(reactor, WATCH_INTERVAL, self._look_at_files)
+        self._every(reactor, FETCH_INTERVAL, self._fetch_what_is_due)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -254,6 +267,7 @@ class Daemon:
             "ready": lambda _: self._ready(),
             "status": lambda _: self._status(),
             "lists": self._command_lists,
+            "fetch": self._command_fetch,
             "rollback": self._command_rollback,
         }
 
@@ -310,7 +324,9 @@ class Daemon:
 
     def _signature(self) -> Signature:
         """Take the state of what the policy was made of, and of what a refused one would have been made of."""
-        return signature({*self._live.files, *self._compiler.files}, self._live.directories)
+        fetched = {task.remote.path for task in self._live.tasks}
+        files = {*self._live.files, *self._compiler.files} - fetched
+        return signature(files, self._live.directories, self._live.list_directories)
 
     def _look_at_files(self) -> None:
         if not self._live.settings.reload.watch or self._is_watching or self._reload_running is not None:
@@ -334,6 +350,23 @@ class Daemon:
         looking = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._signature)
         looking.addCallbacks(looked, failed)
 
+    def _fetch_what_is_due(self) -> None:
+        """Begin the fetches that are due; a list that changed is taken in by a reload."""
+        from twisted.internet.threads import deferToThreadPool
+
+        def begin(task: Task) -> None:
+            def end(state: FetchState) -> None:
+                # What was rolled back stays so, until somebody says otherwise.
+                if not self._is_ending and self._fetches.end(task, state) and not self._generations.is_held:
+                    self.reload()
+
+            self._fetches.begin(task)
+            running = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._fetches.run, task)
+            running.addCallback(end)
+
+        for task in [] if self._is_ending else self._fetches.due():
+            begin(task)
+
     def _on_ending(self) -> None:
         """Take no more queries, answer those that were taken, and stop."""
         if self._is_ending:
@@ -341,6 +374,7 @@ class Daemon:
         self._is_ending = True
         self._supervisor.stopping()
         self._compiler.kill()
+        self._fetches.kill()
         self._fastpath.drain()
         for port in self._dns_ports:
             port.stopListening()
@@ -385,7 +419,7 @@ class Daemon:
         # Whatever went wrong, it is a refusal with a reason, and the next reload runs.
         self._run(
             done,
-            self._prepare,
+            lambda: self._prepare(accepts_loss),
             lambda parts: self._take_in(accepts_loss, *parts),
             lambda problem: self._refuse(None, [problem]),
         )
@@ -477,7 +511,9 @@ class Daemon:
         log.warning("%s", self.not_loaded[0])
         return []
 
-    def _prepare(self) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+    def _prepare(self, accepts_loss: bool) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+        if accepts_loss:
+            self._fetches.accept_refused()
         generation = self._generations.new()
         before = self._signature()
         self._compiler.files = []
@@ -486,7 +522,7 @@ class Daemon:
             inputs = None if problems else read_inputs(self.config, Kept(generation))
             files = {*self._live.files, *self._compiler.files, *(inputs.source.paths if inputs else ())}
             # What changed while it ran may have been read or not: it counts as a change.
-            now = signature(files, self._live.directories)
+            now = signature(files, self._live.directories, self._live.list_directories)
             self._watch.taken_in({path: before.get(path, state) for path, state in now.items()})
             if inputs is None:
                 return generation, problems, None, None
@@ -534,6 +570,7 @@ class Daemon:
         except OSError as error:
             return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
         rules, views = self._put_in_force(inputs, generation, snapshot, lists)
+        self._fetches.forget_others(self._generations.root / FETCHED)
         self._reloads.success(wall_clock())
         log.info("reloaded: rules generation %d, views generation %d, generation %s", rules, views, generation.name)
         return []
@@ -574,6 +611,7 @@ class Daemon:
         # Folds the counts of views that were replaced: unread, they would stay.
         self._decisions.read(self._fastpath)
         self._metrics.lists = lists
+        self._fetches.publish(self._live.tasks)
         for report in lists:
             for sample in report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])
@@ -629,8 +667,33 @@ class Daemon:
         for row in lists:
             with contextlib.suppress(OSError):
                 row["age"] = max(0.0, wall_clock() - Path(row["file"]).stat().st_mtime)
+            row["source"] = self._fetches.known(Path(row["file"]))
         ready = self._ready()
         return {"ok": True, "lists": lists, "staged": staged, **{k: ready[k] for k in ("generation", "is_held")}}
+
+    def _command_fetch(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        apps = [str(app) for app in request.get("apps", [])]
+        paths = self._fetches.wanted(apps)
+        if not paths:
+            named = ", ".join(apps) or "any app in force"
+            return succeed({"ok": False, "error": f"no list of {named} has a url"})
+        done: Deferred[dict[str, Any]] = Deferred()
+
+        def look() -> None:
+            known = [self._fetches.known(path) for path in paths]
+            # Those that a reload took out meanwhile are not waited for.
+            rows = [row for row in known if row is not None]
+            if not any(row["result"] == "fetching" or row["next_in"] == 0 for row in rows):
+                is_reloading = self._reload_running is not None
+                if not is_reloading:
+                    good = all(row["result"] in ("new", "unchanged") for row in rows)
+                    done.callback({"ok": good, "sources": rows, "in_force": not self.not_loaded})
+                    return
+            self._reactor.callLater(0.05, look)
+
+        self._fetch_what_is_due()
+        look()
+        return done
 
     def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
         try:

@@ -29,9 +29,11 @@ class Generations:
 
     def __init__(self, state: Path) -> None:
         """Make the directory if need be, and take it. OSError when it cannot be, BlockingIOError when it is taken."""
-        self._root = state / "generations"
+        #: The state directory.
+        self.root = state
+        self._generations = state / "generations"
         self._current = state / CURRENT
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
+        self._generations.mkdir(parents=True, exist_ok=True, mode=0o750)
         # Two daemons that prune and replace each other's generations would leave neither a whole one.
         self._lock = (state / "lock").open("w")
         try:
@@ -39,14 +41,20 @@ class Generations:
         except BlockingIOError:
             self._lock.close()
             raise
-        for unfinished in self._root.glob("*.new"):
+        for unfinished in self._generations.glob("*.new"):
             shutil.rmtree(unfinished, ignore_errors=True)
+        if self._current.exists():
+            # Whole, and never accepted, since the daemon was killed in between: nobody may go back to these.
+            newest = self._current.resolve().name
+            for orphan in self._generations.iterdir():
+                if orphan.name.isdigit() and orphan.name > newest:
+                    shutil.rmtree(orphan, ignore_errors=True)
 
     def new(self) -> Path:
         """Name a directory for the next generation; nothing is there yet."""
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
-        numbers = [int(path.name) for path in self._root.iterdir() if path.name.isdigit()]
-        return self._root / f"{max(numbers, default=0) + 1:08}"
+        self._generations.mkdir(parents=True, exist_ok=True, mode=0o750)
+        numbers = [int(path.name) for path in self._generations.iterdir() if path.name.isdigit()]
+        return self._generations / f"{max(numbers, default=0) + 1:08}"
 
     def current(self, config: Path) -> Path | None:
         """Give the accepted generation, if there is one and it was made of this config file."""
@@ -62,44 +70,46 @@ class Generations:
         """Make a generation the one that the next start uses, and forget the oldest."""
         link = self._current.with_name(CURRENT + ".new")
         link.unlink(missing_ok=True)
-        link.symlink_to(generation.relative_to(self._current.parent))
+        link.symlink_to(generation.relative_to(self.root))
         os.replace(link, self._current)
-        _sync(self._current.parent)
-        others = sorted(path for path in self._root.iterdir() if path.name.isdigit() and path != generation)
+        _sync(self.root)
+        others = sorted(path for path in self._generations.iterdir() if path.name.isdigit() and path != generation)
         for old in others[: max(0, len(others) - KEPT + 1)]:
             shutil.rmtree(old, ignore_errors=True)
 
     def remember_accepted(self, digest: str) -> None:
         """Note that inputs of this digest may lose as many rules as they do, for the next start."""
-        (self._current.parent / ACCEPTED).write_text(digest)
+        (self.root / ACCEPTED).write_text(digest)
 
     def is_accepted(self, digest: str) -> bool:
         """Say whether that was noted."""
         try:
-            return (self._current.parent / ACCEPTED).read_text() == digest
+            return (self.root / ACCEPTED).read_text() == digest
         except OSError:
             return False
 
     def previous(self, generation: Path) -> Path | None:
         """Give the whole generation before this one, if it is still there."""
-        before = sorted(path for path in self._root.iterdir() if path.name.isdigit() and path.name < generation.name)
+        before = sorted(
+            path for path in self._generations.iterdir() if path.name.isdigit() and path.name < generation.name
+        )
         return before[-1] if before else None
 
     @property
     def is_held(self) -> bool:
         """Whether somebody went back, and nobody reloaded since."""
-        return (self._current.parent / HELD).exists()
+        return (self.root / HELD).exists()
 
     def hold(self, is_held: bool) -> None:
         """Note that the accepted generation stays until somebody reloads, or that it need not."""
         if is_held:
-            (self._current.parent / HELD).touch()
+            (self.root / HELD).touch()
         else:
-            (self._current.parent / HELD).unlink(missing_ok=True)
+            (self.root / HELD).unlink(missing_ok=True)
 
     def stage(self, generation: Path, problems: list[Problem]) -> None:
         """Keep a candidate that the gate refused, and why, for people to look at; the one before it is forgotten."""
-        staged = self._current.parent / STAGED
+        staged = self.root / STAGED
         shutil.rmtree(staged, ignore_errors=True)
         try:
             (generation / REFUSED).write_text(json.dumps([problem.as_json() for problem in problems]))
@@ -110,12 +120,12 @@ class Generations:
 
     def unstage(self) -> None:
         """Forget the candidate that was refused: another was taken in."""
-        shutil.rmtree(self._current.parent / STAGED, ignore_errors=True)
+        shutil.rmtree(self.root / STAGED, ignore_errors=True)
 
     def staged(self) -> list[Problem]:
         """Say why the last candidate was refused, when one is staged."""
         try:
-            return [Problem(**item) for item in json.loads((self._current.parent / STAGED / REFUSED).read_text())]
+            return [Problem(**item) for item in json.loads((self.root / STAGED / REFUSED).read_text())]
         except (OSError, ValueError, TypeError):
             return []
 

@@ -14,14 +14,17 @@ QUIET = 1.0
 Signature = dict[str, tuple[int, int, int, int] | None]
 
 
-def signature(files: Iterable[Path], directories: Iterable[Path]) -> Signature:
-    """Take the state of files, and of the YAML files of directories."""
+def signature(files: Iterable[Path], directories: Iterable[Path], list_directories: Iterable[Path] = ()) -> Signature:
+    """Take the state of files, of the YAML files of directories, and of all other files of directories of lists."""
     paths = {str(file) for file in files}
-    for directory in directories:
-        try:
-            paths |= {f"{directory}/{name}" for name in os.listdir(directory) if name.endswith((".yaml", ".yml"))}
-        except OSError:
-            paths.add(str(directory))
+    for is_for_lists, each in ((False, directories), (True, list_directories)):
+        for directory in each:
+            try:
+                names = os.listdir(directory)
+            except OSError:
+                paths.add(str(directory))
+                continue
+            paths |= {f"{directory}/{name}" for name in names if name.endswith((".yaml", ".yml")) != is_for_lists}
     return {path: _state(path) for path in paths if not os.path.basename(path).startswith(".")}
 
 

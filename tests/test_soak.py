@@ -12,8 +12,11 @@ import pytest
 
 from tests.conftest import Serve
 from tests.properties import test_decision
+from tests.support.daemon import Blockd
 from tests.support.questions import CORPORATE, ask, rcode
 from tests.support.servers import Nsd
+from tests.support.upstream import Upstream
+from tests.unit import test_killed
 
 pytestmark = pytest.mark.soak
 
@@ -71,3 +74,33 @@ def test_a_million_names_of_a_list(tmp_path: Path, serve: Serve) -> None:
         done = blockd.run("explain", "--client", CORPORATE, "host999999.list1.example")
         assert done.returncode == 0
         assert time.monotonic() - started < 10
+
+
+def test_killed_two_hundred_times_it_starts_with_one_whole_generation(tmp_path: Path, upstream: Upstream) -> None:
+    """kill -9 at random moments of reloads; a broken config makes each start use what is kept."""
+    upstream.script = test_killed.any_address
+    blockd = Blockd(tmp_path, [upstream.address])
+    flip, names = tmp_path / "apps" / "flip.txt", ("a.flip.example", "b.flip.example")
+    blockd.write_app("flip", suffixes=["flip.invalid"], lists=[{"file": "flip.txt"}])
+    blockd.values["policies"]["corporate"]["block"].append("flip")
+    flip.write_text("".join(f"0.{name}\n" for name in names))
+    blockd.write()
+    good = blockd.file.read_text()
+    blockd.start()
+    last = 0
+    for turn in range(1, 201):
+        assert blockd.process is not None
+        flip.write_text("".join(f"{turn}.{name}\n" for name in names))
+        blockd.hangup()
+        time.sleep(random.uniform(0, 1.2))
+        blockd.process.kill()
+        blockd.process.wait()
+        blockd.file.write_text(good + "nonsense: 1\n")
+        blockd.start()
+        said = {n: {rcode(ask(blockd, f"{n}.{name}", client=CORPORATE)) for name in names} for n in (last, turn)}
+        whole = [number for number, answers in said.items() if answers == {"NXDOMAIN"}]
+        assert len(whole) == 1, (turn, said)
+        assert {"NOERROR"} in said.values(), (turn, said)
+        last = whole[0]
+        blockd.file.write_text(good)
+    blockd.stop()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from blockd.fastpath import is_public_suffix
 from blockd.problems import InputError, Problem
@@ -15,7 +18,7 @@ from blockd.settings.document import Document
 from blockd.settings.load import NAME
 from blockd.settings.schema import Answer, Section
 from blockd.settings.source import Source
-from blockd.settings.values import DomainName, Growth, NetworkValue, Percent, Printable
+from blockd.settings.values import DomainName, Duration, Growth, HttpsUrl, NetworkValue, Percent, Printable
 
 BUILTIN = Path(__file__).parent / "builtin"
 #: Zones of content delivery networks: beside the apps, and a site's own beside its apps.
@@ -42,7 +45,25 @@ def _read_answer(answer: Any) -> Any:
 class AppList(Section):
     """Somebody else's list, read as part of an app."""
 
-    file: str = Field(description="Path, relative to the app's file.")
+    file: str | None = Field(None, description="Path, relative to the app's file.")
+    directory: str | None = Field(
+        None, description="In place of `file`: every file in it, but those that begin with a dot or are YAML."
+    )
+    url: HttpsUrl | None = Field(None, description="In place of `file`: where it is fetched, over HTTPS.")
+    every: Duration = Field(
+        6 * 3_600.0,
+        ge=30,
+        le=30 * 86_400,
+        description="Time between fetches of `url`.",
+        json_schema_extra={"default": "6h"},
+    )
+    ca: str | None = Field(
+        None, description="Certificates to trust for `url` in place of the system's: a PEM file, relative to the app's."
+    )
+    patience: Duration = Field(
+        300.0, ge=1, le=3_600, description="Time for all of a fetch of `url`.", json_schema_extra={"default": "5min"}
+    )
+    largest_mb: int = Field(64, ge=1, le=4_096, description="Largest size of what `url` gives, MiB, uncompressed.")
     format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq"] = Field(
         "auto",
         description="How it is written: `domains` block a name and all below, `hosts` that name alone, `adblock` and "
@@ -51,6 +72,16 @@ class AppList(Section):
     kind: Literal["block", "hole"] = Field("block", description="What its names are.")
     largest_shrink: Percent | None = Field(None, description="In place of `reload.largest_shrink`, for this list.")
     largest_growth: Growth | None = Field(None, description="In place of `reload.largest_growth`, for this list.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> AppList:
+        given = [key for key in ("file", "directory", "url") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of file, directory and url, and found {' and '.join(given) or 'none'}")
+        idle = sorted(self.model_fields_set & {"every", "ca", "patience", "largest_mb"})
+        if idle and self.url is None:
+            raise ValueError(f"{idle[0]} is for lists with url: a {given[0]} is read at each reload")
+        return self
 
 
 class RuleLists(Section):
@@ -139,10 +170,20 @@ class Entry:
     places: Mapping[tuple[str, str], Origin] = field(default_factory=dict)
     #: Beside ``app.lists``.
     list_places: tuple[Origin, ...] = ()
+    #: Where lists lie that were fetched.
+    fetched: Path = Path()
 
     def list_path(self, at: int) -> Path:
-        """Give the path of one of its lists."""
-        return self.list_places[at].document.file.parent / self.app.lists[at].file
+        """Give the path of one of its lists; where a URL is kept, whether it was fetched yet or not."""
+        item = self.app.lists[at]
+        if item.url is not None:
+            return self.fetched / _key(self.app.app, item.url)
+        return self.list_places[at].document.file.parent / (item.file or item.directory or "")
+
+    def ca_path(self, at: int) -> Path | None:
+        """Give the path of the certificates that a fetched list's server is known by, when it names any."""
+        ca = self.app.lists[at].ca
+        return None if ca is None else self.list_places[at].document.file.parent / ca
 
     def rule_count(self) -> int:
         """Count what blocks, lists not among it."""
@@ -155,6 +196,8 @@ class Catalogue:
 
     entries: Mapping[str, Entry]
     cdn_zones: tuple[str, ...] = ()
+    #: Whose files are lists, as many as there are.
+    directories: tuple[Path, ...] = ()
 
     def needs(self, name: str) -> frozenset[str]:
         """Give an app and all that it needs, transitively."""
@@ -168,8 +211,8 @@ class Catalogue:
         return frozenset(reached)
 
 
-def load_catalogue(builtin: bool, directory: Path | None, source: Source) -> Catalogue:
-    """Read every app. InputError has every problem of every file."""
+def load_catalogue(builtin: bool, directory: Path | None, source: Source, fetched: Path = Path()) -> Catalogue:
+    """Read every app. InputError has every problem of every file. `fetched` is where lists from elsewhere are kept."""
     problems: list[Problem] = []
     entries: dict[str, Entry] = {}
     extensions: list[tuple[Extension, Document]] = []
@@ -210,21 +253,63 @@ def load_catalogue(builtin: bool, directory: Path | None, source: Source) -> Cat
     for extension, document in extensions:
         extended = _extend(entries, extension, document)
         problems += extended
-    for entry in entries.values():
+    directories: list[Path] = []
+    for name, entry in entries.items():
         problems += _check_rules(entry, zones)
+        try:
+            entries[name] = replace(_in_directories(entry, source, directories), fetched=fetched)
+        except InputError as error:
+            problems += error.problems
     # What is needed can be looked for only when every app is there.
     unknown = [problem for entry in entries.values() for problem in _check_needs(entry, entries)]
     problems += unknown or _find_cycles(entries)
     if problems:
         raise InputError(problems)
-    return Catalogue(entries, tuple(zones))
+    return Catalogue(entries, tuple(zones), tuple(directories))
+
+
+#: A directory with more is a mistake: somebody named one that is not for lists.
+MAX_FILES_A_DIRECTORY = 1_000
+
+
+def _in_directories(entry: Entry, source: Source, directories: list[Path]) -> Entry:
+    """Put the files of a directory in its place among an app's lists. InputError has the place of one that is none."""
+    lists: list[AppList] = []
+    places: list[Origin] = []
+    for at, (item, place) in enumerate(zip(entry.app.lists, entry.list_places, strict=True)):
+        files = [item]
+        if item.directory is not None:
+            directory = entry.list_path(at)
+            directories.append(directory)
+            try:
+                found = source.list_files(directory)
+            except InputError as error:
+                raise InputError([place.problem(f"{directory}: {error.problems[0].text}")]) from None
+            if len(found) > MAX_FILES_A_DIRECTORY:
+                text = f"{directory} has {len(found)} files, of {MAX_FILES_A_DIRECTORY} at most: name one for lists"
+                raise InputError([place.problem(text)])
+            files = [item.model_copy(update={"directory": None, "file": str(path.absolute())}) for path in found]
+        lists += files
+        places += [place] * len(files)
+    return replace(entry, app=entry.app.model_copy(update={"lists": lists}), list_places=tuple(places))
+
+
+def _key(app: str, url: str) -> str:
+    """Name the file of a source: told apart by app and URL, known again by its last part."""
+    last = re.sub(r"[^A-Za-z0-9._-]", "", urlsplit(url).path.rpartition("/")[2])[-60:].lstrip(".")
+    digest = hashlib.sha256(f"{app}\0{url}".encode()).hexdigest()[:12]
+    return f"{app}-{digest}-{last or 'list'}"
+
+
+def _list_key(item: AppList) -> str:
+    return "url" if item.url is not None else "directory" if item.directory is not None else "file"
 
 
 def _entry(app: App, document: Document) -> Entry:
     places = {
         (key, str(rule)): Origin(document, (key, at)) for key in RULE_KEYS for at, rule in enumerate(getattr(app, key))
     }
-    lists = tuple(Origin(document, ("lists", at, "file")) for at in range(len(app.lists)))
+    lists = tuple(Origin(document, ("lists", at, _list_key(item))) for at, item in enumerate(app.lists))
     return Entry(app, document, document.file.parent == BUILTIN, places, lists)
 
 
@@ -257,7 +342,7 @@ def _extend(entries: dict[str, Entry], extension: Extension, document: Document)
         values[key] = [rule for rule in rules if (key, str(rule)) in places]
     values["lists"] = [*entry.app.lists, *extension.lists]
     values["evidence"] = {**entry.app.evidence, **extension.evidence}
-    lists = tuple(Origin(document, ("lists", at, "file")) for at in range(len(extension.lists)))
+    lists = tuple(Origin(document, ("lists", at, _list_key(item))) for at, item in enumerate(extension.lists))
     entries[name] = replace(
         entry, app=entry.app.model_copy(update=values), places=places, list_places=entry.list_places + lists
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     lists = typer.Typer(help="Show other people's lists, what the gate refused of them, and go back.")
     lists.callback(invoke_without_command=True)(show)
+    lists.command()(fetch)
     lists.command()(rollback)
     app.add_typer(lists, name="lists")
 
@@ -37,11 +38,46 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
         say()
         heads = ["APP", "LIST", "FORMAT", "KIND", "NAMES", "SKIPPED", "SHA-256", "CHANGED"]
         print_table(heads, [_row(row) for row in answer["lists"]], right=["NAMES", "SKIPPED"])
+    sources = [(row["app"], row["source"]) for row in answer["lists"] if row["source"]]
+    if sources:
+        say()
+        heads = ["APP", "SOURCE", "LAST RESULT", "CONFIRMED", "NEXT"]
+        print_table(heads, [_source_row(app, source) for app, source in sources])
+    for app, source in sources:
+        if source["reason"]:
+            say(f"  {app}: {source['reason']}")
     if answer["staged"]:
         say()
         say("staged, and not in force:")
         for problem in answer["staged"]:
             say(f"  {Problem(**problem)}")
+
+
+def fetch(
+    context: typer.Context,
+    apps: Annotated[
+        list[str] | None, typer.Argument(metavar="[APP]...", help="Lists of these apps; of all without any.")
+    ] = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch lists that have a `url` now, and take in what changed. Exit code 1: one failed or was refused."""
+    before = context.obj
+    as_json = as_json or before[2]
+    answer = _ask(config or before[0], socket or before[1], "fetch", as_json, apps=apps or [])
+    if as_json:
+        print_json(answer)
+    elif "error" in answer:
+        complain(f"blockd lists fetch: {answer['error']}")
+    else:
+        for source in answer["sources"]:
+            said = f"{source['result']}: {source['reason']}" if source["reason"] else source["result"]
+            (say if source["result"] in ("new", "unchanged") else complain)(f"{source['url']}: {said}")
+        if not answer["in_force"]:
+            complain("what was fetched is not in force: blockd status says why")
+    if not answer["ok"]:
+        raise typer.Exit(1)
 
 
 def rollback(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
@@ -61,9 +97,9 @@ def rollback(context: typer.Context, config: Config = None, socket: Socket = Non
         raise typer.Exit(1)
 
 
-def _ask(config: Config, socket: Socket, command: str, as_json: bool) -> dict[str, Any]:
+def _ask(config: Config, socket: Socket, command: str, as_json: bool, **arguments: Any) -> dict[str, Any]:
     try:
-        return ask(socket_path(config, socket), command)
+        return ask(socket_path(config, socket), command, **arguments)
     except ControlError as error:
         refuse("lists", str(error), as_json)
 
@@ -75,3 +111,12 @@ def _row(row: dict[str, Any]) -> list[object]:
     with contextlib.suppress(ValueError):
         file = file.relative_to(Path.cwd())
     return [row["app"], file, row["format"] or "-", row["kind"], row["kept"], row["skipped"], digest, age]
+
+
+def _source_row(app: str, source: dict[str, Any]) -> list[object]:
+    result = source["result"] or "not yet"
+    if result == "fetching" and source["octets"]:
+        of = f" of {source['of'] >> 10}" if source["of"] else ""
+        result = f"fetching, {source['octets'] >> 10}{of} KiB"
+    confirmed = "never" if source["confirmed_ago"] is None else f"{duration(source['confirmed_ago'])} ago"
+    return [app, source["url"], result, confirmed, f"in {duration(source['next_in'])}"]

@@ -12,6 +12,7 @@ from blockd.fastpath._native import (
     line_of,
     list_changes,
     load,
+    read_list,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "line_of",
     "list_changes",
     "load",
+    "read_list",
 ]

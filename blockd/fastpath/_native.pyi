@@ -50,6 +50,7 @@ class View(TypedDict):
     exempt: int
     answers: Sequence[int]
     is_logged: bool
+    strip_ech: bool
 
 class Tuning(TypedDict):
     live_ttl: int
@@ -132,6 +133,7 @@ def check_patterns(patterns: Sequence[str]) -> tuple[int, str] | None: ...
 def compile_rules(
     rules: Rules, views: Views, meta: bytes, to_ascii: Callable[[str], str], output: str
 ) -> list[list[ListReport]]: ...
+def read_list(list: List, guarded: Sequence[str], to_ascii: Callable[[str], str]) -> ListReport: ...
 def load(path: str) -> Snapshot: ...
 
 class Snapshot:

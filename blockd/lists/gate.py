@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blockd.problems import Problem
-from blockd.settings import Settings
+
+if TYPE_CHECKING:
+    # A fetch judges by these rules too, and has no use for the whole schema.
+    from blockd.settings import Settings
 
 #: Names that a list may gain whatever its share of them is: short lists grow by leaps.
 FEW = 1_000
@@ -32,6 +35,11 @@ class Limits:
 def limits(settings: Settings) -> Limits:
     """Give the limits that a config sets."""
     return Limits(settings.reload.largest_shrink, settings.reload.largest_growth, settings.reload.largest_unparsed)
+
+
+def samples(lines: Iterable[tuple[int, str, bytes]]) -> list[dict[str, Any]]:
+    """Write lines of a list as a manifest has them: their bytes escaped, for they are read on terminals."""
+    return [{"line": number, "reason": why, "text": repr(text)[2:-1]} for number, why, text in lines]
 
 
 def refusals(before: dict[str, Any] | None, after: dict[str, Any], limits: Limits, config: str) -> list[Problem]:
@@ -68,7 +76,11 @@ def _unparsed(after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
 
 def _grown(before: dict[str, Any], after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
     old_lists, new_lists = _lists(before), _lists(after)
+    lacking = {(report["app"], report["file"]) for report in before.get("lists", []) if report.get("is_lacking")}
     for (app, file), had in old_lists.items():
+        if (app, file) in lacking:
+            # It was not fetched yet: all of it is new.
+            continue
         has, largest = new_lists.get((app, file), 0), _own(after, app, file, "largest_growth", limits.largest_growth)
         if has - had > max(FEW, largest * had):
             text = (

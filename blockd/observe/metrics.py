@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -141,6 +141,15 @@ class DecisionCounts:
         return total + self.folded
 
 
+class Sources(Protocol):
+    """Lists from elsewhere, as they are counted."""
+
+    counts: Counter[tuple[str, str]]
+
+    def oldest(self) -> dict[str, float]:
+        """Give, by app, when the list that was longest not confirmed was."""
+
+
 class Metrics(Collector):
     """Reads everything at each scrape; nothing is counted twice or kept between."""
 
@@ -165,6 +174,8 @@ class Metrics(Collector):
         self._reloads = reloads
         self._decisions = decisions
         self.lists: list[dict[str, Any]] = []
+        #: Lists from elsewhere, once there may be any.
+        self.fetches: Sources | None = None
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -319,6 +330,22 @@ class Metrics(Collector):
         for labels, count in sorted(lines.items()):
             skipped.add_metric(labels, count)
         yield from (kept, skipped)
+        fetches = CounterMetricFamily(
+            "blockd_list_fetches",
+            "Fetches of an app's lists: new, unchanged, failed, refused.",
+            labels=["app", "result"],
+        )
+        confirmed = GaugeMetricFamily(
+            "blockd_list_confirmed_timestamp_seconds",
+            "When the list of an app that was longest not seen to be current was; 0 for never.",
+            labels=["app"],
+        )
+        if self.fetches is not None:
+            for result, count in sorted(self.fetches.counts.items()):
+                fetches.add_metric(result, count)
+            for app, when in self.fetches.oldest().items():
+                confirmed.add_metric([app], when)
+        yield from (fetches, confirmed)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from blockd.apps.catalogue import App, Entry, Origin
 from blockd.fastpath import Fastpath, _native, check_patterns, compile_rules, load
+from blockd.lists.gate import limits, samples
+from blockd.lists.remote import Remote, Task
 from blockd.policy import answers
 from blockd.policy.inputs import Inputs
 from blockd.policy.local_records import local_names
@@ -63,7 +65,7 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
         "routed_zones": [(zone, at + 1) for at, zone in enumerate(inputs.settings.upstream.zones)],
         "routes": [list(route) for route in routes],
         "cdn_zones": inputs.catalogue.cdn_zones,
-        "guarded": sorted({*inputs.settings.reload.never_block, *inputs.settings.upstream.zones, *records}),
+        "guarded": _guarded(inputs, records),
         "local_names": [(name, templates.add(template)) for name, template in records.items()],
     }
     rules["digest"] = _digest(live, rules, inputs.source)
@@ -169,6 +171,39 @@ def _mask(apps: Iterable[str], bits: dict[str, int]) -> int:
     return sum(bits[app] for app in set(apps) if app in bits)
 
 
+def _guarded(inputs: Inputs, records: Iterable[str]) -> list[str]:
+    """Give the names that no list may block: what a site says, its own zones and records."""
+    return sorted({*inputs.settings.reload.never_block, *inputs.settings.upstream.zones, *records})
+
+
+def fetch_tasks(inputs: Inputs) -> list[Task]:
+    """Give the lists of live apps that come from elsewhere, and what each of them is judged by."""
+    records, _ = local_names(inputs.settings, inputs.document)
+    guarded, for_all = _guarded(inputs, records), limits(inputs.settings)
+    tasks = []
+    for app in inputs.live_apps():
+        entry = inputs.catalogue.entries[app]
+        for at, item in enumerate(entry.app.lists):
+            if item.url is None:
+                continue
+            own = {"largest_shrink": item.largest_shrink, "largest_growth": item.largest_growth}
+            judged_by = replace(for_all, **{key: value for key, value in own.items() if value is not None})
+            path, ca = entry.list_path(at), entry.ca_path(at)
+            remote = Remote(app, item.url, path, ca, item.largest_mb << 20, item.patience)
+            tasks.append(Task(remote, dict(_native_list(entry, at, remote.path)), guarded, judged_by, item.every))
+    return tasks
+
+
+def _native_list(entry: Entry, at: int, file: Path) -> _native.List:
+    item = entry.app.lists[at]
+    return {
+        "file": str(file),
+        "format": item.format,
+        "is_hole": item.kind == "hole",
+        "public_suffix": entry.app.public_suffix,
+    }
+
+
 def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
     """Give an app as the crate takes it; lists that were not read yet are."""
     app = entry.app
@@ -176,15 +211,7 @@ def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
         "suffixes": app.suffixes,
         "hosts": app.hosts,
         "holes": app.holes,
-        "lists": [
-            {
-                "file": str(source.list_file(entry.list_path(at))),
-                "format": item.format,
-                "is_hole": item.kind == "hole",
-                "public_suffix": app.public_suffix,
-            }
-            for at, item in enumerate(app.lists)
-        ],
+        "lists": [_native_list(entry, at, source.list_file(entry.list_path(at))) for at in range(len(app.lists))],
         "networks": [(n.network_address, n.prefixlen) for n in app.networks],
         "needs": needs,
         "embedded": app.embedded,
@@ -208,6 +235,7 @@ def _view_spec(
         "exempt": 0,
         "answers": [answer(app) for app in live],
         "is_logged": view.is_logged,
+        "strip_ech": view.policy.strip_ech,
     }
 
 
@@ -223,17 +251,14 @@ def _list_reports(inputs: Inputs, live: list[str], reports: list[list[_native.Li
                 "format": report["format"],
                 "kept": report["kept"],
                 "skipped": report["skipped"],
-                "samples": _samples(report["samples"]),
+                "samples": samples(report["samples"]),
                 "refused": report["refused"],
-                "refused_samples": _samples(report["refused_samples"]),
+                "refused_samples": samples(report["refused_samples"]),
+                "is_lacking": path in inputs.source.lacking,
                 "largest_shrink": item.largest_shrink,
                 "largest_growth": item.largest_growth,
                 "sha256": inputs.source.sha256(path),
             }
-
-
-def _samples(lines: list[tuple[int, str, bytes]]) -> list[dict[str, Any]]:
-    return [{"line": number, "reason": why, "text": repr(text)[2:-1]} for number, why, text in lines]
 
 
 def unmet(inputs: Inputs, snapshot: Path) -> list[Problem]:

@@ -17,6 +17,8 @@ from blockd.settings.schema import Policy
 from blockd.settings.source import Disk, Source
 from blockd.settings.values import Address, read_endpoint
 
+#: In the state directory: lists that come from elsewhere.
+FETCHED = "lists"
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -67,7 +69,8 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     apps = settings.apps
     directory = None if apps.directory is None else Path(os.path.abspath(config.parent / apps.directory))
     try:
-        catalogue = load_catalogue(apps.builtin, directory, source)
+        fetched = Path(os.path.abspath(config.parent / settings.state.directory)) / FETCHED
+        catalogue = load_catalogue(apps.builtin, directory, source, fetched)
     except InputError as error:
         raise InputError([_in_config(problem, directory, document) for problem in error.problems]) from None
     problems = _check_app_names(settings, document, catalogue)
@@ -84,7 +87,7 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         for at in range(len(entry.app.lists) if entry else 0):
             assert entry is not None
             try:
-                source.list_file(entry.list_path(at))
+                source.list_file(entry.list_path(at), may_lack=entry.app.lists[at].url is not None)
             except InputError as error:
                 text = f"{error.problems[0].file} {error.problems[0].text}"
                 problems.append(entry.list_places[at].problem(text))

@@ -49,7 +49,7 @@ def which(catalogue: Catalogue, inputs: Inputs | None, name: str) -> tuple[str, 
     for at, entry in enumerate(entries):
         try:
             for place in range(len(entry.app.lists)):
-                source.list_file(entry.list_path(place))
+                source.list_file(entry.list_path(place), may_lack=entry.app.lists[place].url is not None)
         except InputError as error:
             # An app that no policy names may have a list that is not there: its own rules are looked at all the same.
             problems += error.problems
@@ -92,7 +92,15 @@ def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source)
     count = len(entries)
     views: _native.Views = {
         "views": [
-            {"block": 1 << bit, "monitor": 0, "allow": 0, "exempt": 0, "answers": [0] * count, "is_logged": False}
+            {
+                "block": 1 << bit,
+                "monitor": 0,
+                "allow": 0,
+                "exempt": 0,
+                "answers": [0] * count,
+                "is_logged": False,
+                "strip_ech": False,
+            }
             for bit in range(count)
         ],
         "devices": [(f"127.0.0.{bit + 1}", 32, bit) for bit in range(count)],

@@ -204,6 +204,11 @@ class Policy(Section):
     )
     answer_by_app: dict[AppName, Answer] = Field(default_factory=dict, description="Another answer for some apps.")
     sinkhole: Sinkhole = Sinkhole()
+    strip_ech: bool = Field(
+        False,
+        description="Take `ech` out of HTTPS and SVCB answers, so that a firewall still sees which name is meant; what "
+        "was signed is not any more.",
+    )
 
     @field_validator("answer", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ class Source(ABC):
         #: The file that holds a list's octets: lists are read where they lie, for there may be a gigabyte of them.
         self._lists: dict[Path, Path] = {}
         self._digests: dict[Path, str] = {}
+        #: Lists that are not there, and may lack.
+        self.lacking: set[Path] = set()
         #: What was asked for, read or not: a change of any of these may mend what was refused.
         self.tried: set[Path] = set()
 
@@ -35,11 +38,14 @@ class Source(ABC):
             self.files[path] = self._read(path)
         return self.files[path]
 
-    def list_file(self, path: Path) -> Path:
-        """Give the file to read a list from. InputError says why it cannot be read."""
+    def list_file(self, path: Path, may_lack: bool = False) -> Path:
+        """Give the file to read a list from. InputError says why it cannot be read.
+
+        One that `may_lack` is empty when it is not there: it was not fetched yet.
+        """
         self.tried.add(path)
         if path not in self._lists:
-            self._lists[path], self._digests[path] = self._list_file(path)
+            self._lists[path], self._digests[path] = self._list_file(path, may_lack)
         return self._lists[path]
 
     @property
@@ -62,11 +68,15 @@ class Source(ABC):
     def _read(self, path: Path) -> bytes: ...
 
     @abstractmethod
-    def _list_file(self, path: Path) -> tuple[Path, str]: ...
+    def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]: ...
 
     @abstractmethod
     def yaml_files(self, directory: Path) -> list[Path]:
         """List the YAML files of a directory, in order. InputError when there is no such directory."""
+
+    @abstractmethod
+    def list_files(self, directory: Path) -> list[Path]:
+        """List the files of a directory that are lists, in order. InputError when there is no such directory."""
 
 
 #: What is held of a list while it is copied.
@@ -90,8 +100,11 @@ class Disk(Source):
         except OSError as error:
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
 
-    def _list_file(self, path: Path) -> tuple[Path, str]:
+    def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         digest = hashlib.sha256()
+        if may_lack and not path.exists():
+            self.lacking.add(path)
+            path = Path(os.devnull)
         if self._spool is None:
             for chunk in self._chunks(path):
                 digest.update(chunk)
@@ -128,9 +141,20 @@ class Disk(Source):
         # What begins with a dot is an editor's.
         return sorted(path for path in directory.glob("*.yaml") if not path.name.startswith("."))
 
+    def list_files(self, directory: Path) -> list[Path]:
+        """List the files of a directory that are lists, in order. InputError when there is no such directory."""
+        try:
+            return sorted(path for path in directory.iterdir() if _is_list(path) and path.is_file())
+        except OSError as error:
+            raise InputError([Problem(str(directory), 0, "", f"cannot be read: {error.strerror}")]) from None
+
+
+def _is_list(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.name.endswith("~") and path.suffix not in (".yaml", ".yml")
+
 
 def _refuse_pipe(path: Path) -> None:
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and path != Path(os.devnull):
         # A pipe would hold the reload for ever.
         raise InputError([Problem(str(path), 0, "", "cannot be read: it is no regular file")])
 
@@ -148,7 +172,7 @@ class Kept(Source):
             Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
         }
 
-    def _list_file(self, path: Path) -> tuple[Path, str]:
+    def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         if path not in self._kept or not self._kept[path].is_file():
             raise InputError([Problem(str(path), 0, "", "was not kept with the snapshot")])
         return self._kept[path], self._sums[path]
@@ -162,3 +186,7 @@ class Kept(Source):
     def yaml_files(self, directory: Path) -> list[Path]:
         """List the YAML files of a directory, in order."""
         return sorted(path for path in self._kept if path.parent == directory and path.suffix == ".yaml")
+
+    def list_files(self, directory: Path) -> list[Path]:
+        """List the files of a directory that were lists, in order."""
+        return sorted(path for path in self._kept if path.parent == directory and _is_list(path))

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import idna
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
@@ -142,6 +143,36 @@ Growth = Annotated[
         }
     ),
 ]
+
+
+_UNITS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
+
+
+def _read_duration(text: Any) -> float:
+    found = re.fullmatch(r"([0-9]{1,6})\s*(s|min|h|d)", text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError("expected a time with its unit, such as 30min, 6h or 1d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+#: A time: written with its unit, kept in seconds.
+Duration = Annotated[
+    float,
+    BeforeValidator(_read_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,6}\s*(s|min|h|d)$", "examples": ["6h"]}),
+]
+
+
+def _read_https(text: Any) -> str:
+    parts = urlsplit(text) if isinstance(text, str) and text.isascii() and text.isprintable() else None
+    if parts is None or parts.scheme != "https" or not parts.hostname or " " in text:
+        raise ValueError("expected a URL that begins with https://; who is on the way could change a list otherwise")
+    if parts.username is not None:
+        raise ValueError("expected a URL without a user and password: they would be read in logs")
+    return urlunsplit(parts._replace(fragment=""))
+
+
+HttpsUrl = Annotated[str, BeforeValidator(_read_https), WithJsonSchema({"type": "string", "pattern": "^https://"})]
 Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream), _written("10.0.0.53")]
 
 

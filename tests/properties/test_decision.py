@@ -67,7 +67,7 @@ class Memory(Source):
     def _read(self, path: Path) -> bytes:
         return self._contents[path].encode()
 
-    def _list_file(self, path: Path) -> tuple[Path, str]:
+    def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         file = self._spool / path.name
         file.write_bytes(self._read(path))
         return file, hashlib.sha256(self._read(path)).hexdigest()
@@ -75,6 +75,10 @@ class Memory(Source):
     def yaml_files(self, directory: Path) -> list[Path]:
         """List what is there."""
         return sorted(path for path in self._contents if path.parent == directory and path.suffix == ".yaml")
+
+    def list_files(self, directory: Path) -> list[Path]:
+        """List nothing: no policy here has a directory of lists."""
+        return []
 
 
 def random_name(rng: random.Random) -> str:

@@ -27,9 +27,9 @@ fn wire(c: &mut Criterion) {
     }
     let name = FoldedName::from_rule_text(b"www.some-site.example").expect("a name");
     let bounds = TtlBounds { floor: 0, ceiling: 86_400, negative_ceiling: 3_600 };
-    assert!(read_answer(&answer, &name, 1, false, bounds).is_ok());
+    assert!(read_answer(&answer, &name, 1, false, false, bounds).is_ok());
     c.bench_function("an answer is read", |b| {
-        b.iter(|| read_answer(black_box(&answer), &name, 1, false, bounds).is_ok())
+        b.iter(|| read_answer(black_box(&answer), &name, 1, false, false, bounds).is_ok())
     });
     let key = HashKey(1, 2);
     c.bench_function("a name of three labels is hashed", |b| {
@@ -79,8 +79,16 @@ fn cache(c: &mut Criterion) {
     for query in &queries {
         let mut name = FoldedName::ROOT;
         let question = parse_question(query, &mut name).expect("a question");
-        let hash = cache.locate(&question).hash;
-        let key = Key { hash, name: *question.name, qtype: 1, dnssec_ok: false, checking_disabled: false, route: 0 };
+        let hash = cache.locate(&question, false).hash;
+        let key = Key {
+            hash,
+            name: *question.name,
+            qtype: 1,
+            dnssec_ok: false,
+            checking_disabled: false,
+            without_ech: false,
+            route: 0,
+        };
         let meaning = Meaning {
             asked: AppMask::EMPTY,
             found: AppMask::EMPTY,
@@ -98,7 +106,7 @@ fn cache(c: &mut Criterion) {
             let mut name = FoldedName::ROOT;
             let question = parse_question(&queries[at], &mut name).expect("a question");
             let guard = pin();
-            cache.get(&cache.locate(&question), 2_000, &guard).expect("it is there").body().len()
+            cache.get(&cache.locate(&question, false), 2_000, &guard).expect("it is there").body().len()
         })
     });
 }

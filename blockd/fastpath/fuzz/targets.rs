@@ -35,21 +35,21 @@ pub fn question(data: &[u8]) -> bool {
 
 /// An answer is read or refused; what is kept of it reads the same again, octet for octet.
 ///
-/// The first octet picks the query type and DO, the rest stands behind a header and a question that fit.
+/// The first octet picks the query type, DO and the variant without ECH, the rest stands behind a header and a question that fit.
 /// True when it was read.
 pub fn answer(data: &[u8]) -> bool {
     let Some((&choice, rest)) = data.split_first() else { return false };
     let Some((counts, tail)) = rest.split_at_checked(3) else { return false };
     let name = FoldedName::from_rule_text(b"www.site.example").expect("a name");
     let qtype = [1u16, 5, 6, 15, 28, 33, 39, 46, 64, 65][usize::from(choice % 10)];
-    let dnssec_ok = choice & 0x80 != 0;
+    let (dnssec_ok, without_ech) = (choice & 0x80 != 0, choice & 0x40 != 0);
     let mut packet = vec![0, 7, 0x81, 0x80, 0, 1, 0, counts[0] % 16, 0, counts[1] % 8, 0, counts[2] % 4];
     packet.extend_from_slice(name.as_wire());
     packet.extend_from_slice(&qtype.to_be_bytes());
     packet.extend_from_slice(&[0, 1]);
     let body_at = packet.len();
     packet.extend_from_slice(tail);
-    let Ok(first) = read_answer(&packet, &name, qtype, dnssec_ok, BOUNDS) else { return false };
+    let Ok(first) = read_answer(&packet, &name, qtype, dnssec_ok, without_ech, BOUNDS) else { return false };
     for &place in &first.ttl_places {
         assert!(usize::from(place) + 4 <= first.body.len());
     }
@@ -59,7 +59,7 @@ pub fn answer(data: &[u8]) -> bool {
     kept[8..10].copy_from_slice(&first.counts.authority.to_be_bytes());
     kept[10..12].copy_from_slice(&[0, 0]);
     kept.extend_from_slice(&first.body);
-    let second = read_answer(&kept, &name, qtype, dnssec_ok, BOUNDS).expect("what was kept is read");
+    let second = read_answer(&kept, &name, qtype, dnssec_ok, without_ech, BOUNDS).expect("what was kept is read");
     assert_eq!((&second.body, second.counts), (&first.body, first.counts));
     assert_eq!(second.targets, first.targets);
     true

@@ -36,6 +36,8 @@ pub struct Key {
     pub dnssec_ok: bool,
     /// CD: the upstream may answer differently (RFC 4035 3.2.2).
     pub checking_disabled: bool,
+    /// The variant whose HTTPS and SVCB records say nothing of Encrypted Client Hello.
+    pub without_ech: bool,
     /// The tag of the route: other servers' answers are not these.
     pub route: u32,
 }
@@ -48,7 +50,7 @@ impl Hash for Key {
 
 impl Key {
     fn lookup(&self) -> Lookup<'_> {
-        Lookup::new(&self.name, self.qtype, self.dnssec_ok, self.checking_disabled)
+        Lookup::new(&self.name, self.qtype, self.dnssec_ok, self.checking_disabled, self.without_ech)
     }
 }
 
@@ -68,8 +70,9 @@ pub struct Hashed<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    fn new(name: &'a FoldedName, qtype: u16, dnssec_ok: bool, checking_disabled: bool) -> Self {
-        let bits = u32::from(qtype) << 2 | u32::from(dnssec_ok) << 1 | u32::from(checking_disabled);
+    fn new(name: &'a FoldedName, qtype: u16, dnssec_ok: bool, checking_disabled: bool, without_ech: bool) -> Self {
+        let flags = u32::from(without_ech) << 2 | u32::from(dnssec_ok) << 1 | u32::from(checking_disabled);
+        let bits = u32::from(qtype) << 3 | flags;
         Self { name: name.as_wire(), bits }
     }
 }
@@ -275,10 +278,10 @@ impl Cache {
         }
     }
 
-    /// Finds out where the entry of a question stands, and has the processor fetch that place.
-    pub fn locate<'a>(&self, question: &Question<'a>) -> Hashed<'a> {
+    /// Finds out where the entry of a question stands, of this variant, and has the processor fetch that place.
+    pub fn locate<'a>(&self, question: &Question<'a>, without_ech: bool) -> Hashed<'a> {
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let lookup = Lookup::new(question.name, question.qtype, dnssec_ok, question.checking_disabled);
+        let lookup = Lookup::new(question.name, question.qtype, dnssec_ok, question.checking_disabled, without_ech);
         let hash = self.hash(lookup);
         prefetch(self.sets(hash)[0]);
         Hashed { lookup, hash }
@@ -599,7 +602,15 @@ mod tests {
     fn key(number: u32) -> Key {
         let name = FoldedName::from_rule_text(format!("n{number}.example").as_bytes()).unwrap();
         let hash = u64::from(number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        Key { hash: hash ^ hash >> 29, name, qtype: 1, dnssec_ok: false, checking_disabled: false, route: 0 }
+        Key {
+            hash: hash ^ hash >> 29,
+            name,
+            qtype: 1,
+            dnssec_ok: false,
+            checking_disabled: false,
+            without_ech: false,
+            route: 0,
+        }
     }
 
     fn entry(key: &Key, octets: usize, ttl: u32) -> Entry {

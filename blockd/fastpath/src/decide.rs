@@ -452,6 +452,8 @@ pub struct View {
     pub answers: Vec<u16>,
     /// Whether its decisions are logged by device.
     pub is_logged: bool,
+    /// Whether its devices learn nothing of Encrypted Client Hello.
+    pub strip_ech: bool,
 }
 
 /// Bounds and times that a reload may change.

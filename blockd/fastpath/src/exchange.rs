@@ -61,7 +61,15 @@ struct Flight {
 
 /// What an answer to a probe must match.
 fn probe_key() -> Key {
-    Key { hash: 0, name: FoldedName::ROOT, qtype: rtype::NS, dnssec_ok: false, checking_disabled: false, route: 0 }
+    Key {
+        hash: 0,
+        name: FoldedName::ROOT,
+        qtype: rtype::NS,
+        dnssec_ok: false,
+        checking_disabled: false,
+        without_ech: false,
+        route: 0,
+    }
 }
 
 /// One thread's exchanges.

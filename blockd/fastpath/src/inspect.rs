@@ -184,11 +184,15 @@ struct Record<'a> {
 }
 
 /// Reads an answer to `name` and `qtype`, class IN; its ID was checked by whoever received it.
+///
+/// With `without_ech`, HTTPS and SVCB records lose their `ech` (RFC 9460 14.3.2), and an answer that lost one is neither
+/// signed nor authentic any more.
 pub fn read_answer(
     packet: &[u8],
     name: &FoldedName,
     qtype: u16,
     dnssec_ok: bool,
+    without_ech: bool,
     bounds: TtlBounds,
 ) -> Result<Answer, Problem> {
     let mut reader = Reader::new(packet, 2);
@@ -228,14 +232,16 @@ pub fn read_answer(
     let mut kept = Keeper::new(packet, name, bounds, &mut hops_left);
     let mut targets = Targets::default();
     let last = kept.follow_chain(&answer_records, name, qtype, dnssec_ok, rcode, &mut targets)?;
+    kept.without_ech = without_ech;
     let is_positive = kept.keep_terminal(&answer_records, &last, qtype, dnssec_ok, &mut targets)?;
+    let is_changed = kept.is_changed;
     kept.answer.counts.answer = kept.count;
     kept.count = 0;
     kept.keep_authority(&authority_records, &last, is_positive, dnssec_ok)?;
     kept.answer.counts.authority = kept.count;
     let mut answer = kept.answer;
     answer.rcode = rcode;
-    answer.is_authentic = second_flags & 0x20 != 0;
+    answer.is_authentic = second_flags & 0x20 != 0 && !is_changed;
     let is_null = |target| match target {
         Target::Address(Address::V4(bits)) => bits == 0,
         Target::Address(Address::V6(bits)) => bits == 0,
@@ -345,6 +351,9 @@ struct Keeper<'a, 'b> {
     body_at: usize,
     /// The zones whose signatures were kept: proofs of denial belong to one of them.
     zones: Vec<FoldedName>,
+    /// Whether `ech` is left out, and whether there was any.
+    without_ech: bool,
+    is_changed: bool,
     /// Name, where it was written, how many of its octets stand there literally.
     written: Vec<(Vec<u8>, usize, usize)>,
 }
@@ -365,6 +374,8 @@ impl<'a, 'b> Keeper<'a, 'b> {
             count: 0,
             body_at: HEADER_OCTETS + name.wire_length() + 4,
             zones: Vec::new(),
+            without_ech: false,
+            is_changed: false,
             written: vec![(name.as_wire().to_vec(), HEADER_OCTETS, name.wire_length())],
         }
     }
@@ -442,9 +453,19 @@ impl<'a, 'b> Keeper<'a, 'b> {
                 rtype::SVCB | rtype::HTTPS => read_service(record.rdata, targets).ok_or(Problem::Malformed)?,
                 _ => {}
             }
-            self.keep(record, record.ttl)?;
+            let stripped = match record.record_type {
+                rtype::SVCB | rtype::HTTPS if self.without_ech => without_ech(record.rdata),
+                _ => None,
+            };
+            match stripped {
+                Some(rdata) => {
+                    self.is_changed = true;
+                    self.write_record(&record.owner, record.record_type, record.ttl, &rdata)?;
+                }
+                None => self.keep(record, record.ttl)?,
+            }
         }
-        if is_positive && qtype != rtype::RRSIG {
+        if is_positive && qtype != rtype::RRSIG && !self.is_changed {
             self.keep_signatures(records, last, qtype, dnssec_ok)?;
         }
         Ok(is_positive)
@@ -636,6 +657,38 @@ fn ipv6(octets: [u8; 16]) -> Address {
     std::net::IpAddr::from(octets).into()
 }
 
+/// Parameters of SVCB and HTTPS records (RFC 9460 14.3.2).
+const MANDATORY: u16 = 0;
+const ECH: u16 = 5;
+
+/// An SVCB or HTTPS record, which [`read_service`] has read, without its `ech`; nothing when it has none.
+///
+/// A list of mandatory parameters must name none that is not there (RFC 9460 8), and must not be empty.
+fn without_ech(rdata: &[u8]) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(rdata, 0);
+    reader.short()?;
+    FoldedName::read(&mut reader)?;
+    let mut kept = rdata.get(..reader.position())?.to_vec();
+    let mut has_ech = false;
+    while !reader.is_at_end() {
+        let key = reader.short()?;
+        let length = reader.short()?;
+        let value = reader.take(usize::from(length))?;
+        has_ech |= key == ECH;
+        let value: Vec<u8> = match key {
+            ECH => continue,
+            MANDATORY => value.chunks(2).filter(|&key| key != ECH.to_be_bytes()).flatten().copied().collect(),
+            _ => value.to_vec(),
+        };
+        if key != MANDATORY || !value.is_empty() {
+            kept.extend_from_slice(&key.to_be_bytes());
+            kept.extend_from_slice(&u16::try_from(value.len()).ok()?.to_be_bytes());
+            kept.extend_from_slice(&value);
+        }
+    }
+    has_ech.then_some(kept)
+}
+
 /// The target and address hints of an SVCB or HTTPS record (RFC 9460 2.2, 7.3).
 fn read_service(rdata: &[u8], targets: &mut Targets) -> Option<()> {
     let mut reader = Reader::new(rdata, 0);
@@ -762,11 +815,11 @@ mod tests {
     #[test]
     fn chains_are_followed_to_the_limit_and_no_further() {
         for hops in [1, 7, 16] {
-            let answer = read_answer(&chain(hops), &name("n0.example"), rtype::A, false, BOUNDS).unwrap();
+            let answer = read_answer(&chain(hops), &name("n0.example"), rtype::A, false, false, BOUNDS).unwrap();
             assert_eq!(answer.targets.names().len(), hops);
             assert_eq!(answer.counts.answer as usize, hops + 1);
         }
-        let over = read_answer(&chain(17), &name("n0.example"), rtype::A, false, BOUNDS);
+        let over = read_answer(&chain(17), &name("n0.example"), rtype::A, false, false, BOUNDS);
         assert_eq!(over.unwrap_err(), Problem::Chain);
     }
 
@@ -776,7 +829,7 @@ mod tests {
             ("a.example", rtype::CNAME, 60, name("b.example").as_wire().to_vec()),
             ("b.example", rtype::CNAME, 60, name("a.example").as_wire().to_vec()),
         ];
-        let looped = read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, BOUNDS);
+        let looped = read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, false, BOUNDS);
         assert_eq!(looped.unwrap_err(), Problem::Chain);
     }
 
@@ -787,7 +840,7 @@ mod tests {
             ("a.new.example", rtype::A, 30, vec![192, 0, 2, 1]),
         ];
         let packet = message("a.old.example", 1, &records);
-        let answer = read_answer(&packet, &name("a.old.example"), 1, false, BOUNDS).unwrap();
+        let answer = read_answer(&packet, &name("a.old.example"), 1, false, false, BOUNDS).unwrap();
         assert_eq!((answer.counts.answer, answer.ttl), (3, 30));
         assert!(answer.targets.names().contains(&name("a.new.example")));
     }
@@ -799,7 +852,8 @@ mod tests {
             ("victim.example", rtype::A, 60, vec![192, 0, 2, 66]),
             ("a.example", rtype::TXT, 60, vec![1, b'x']),
         ];
-        let answer = read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, BOUNDS).unwrap();
+        let answer =
+            read_answer(&message("a.example", 1, &records), &name("a.example"), 1, false, false, BOUNDS).unwrap();
         assert_eq!(answer.counts, Counts { answer: 1, authority: 0 });
         assert_eq!(answer.targets.addresses(), vec![Address::V4(0xC000_0201)]);
     }
@@ -808,7 +862,7 @@ mod tests {
     fn another_question_is_not_ours() {
         let packet = message("a.example", 1, &[]);
         for (asked, qtype) in [("b.example", 1), ("a.example", 28)] {
-            let result = read_answer(&packet, &name(asked), qtype, false, BOUNDS);
+            let result = read_answer(&packet, &name(asked), qtype, false, false, BOUNDS);
             assert_eq!(result.unwrap_err(), Problem::NotOurs);
         }
     }
@@ -821,21 +875,36 @@ mod tests {
         rdata.extend_from_slice(&[0, 6, 0, 16]);
         rdata.extend_from_slice(&[0x24, 4, 0x9d, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         let packet = message("a.example", rtype::HTTPS, &[("a.example", rtype::HTTPS, 60, rdata)]);
-        let answer = read_answer(&packet, &name("a.example"), rtype::HTTPS, false, BOUNDS).unwrap();
+        let answer = read_answer(&packet, &name("a.example"), rtype::HTTPS, false, false, BOUNDS).unwrap();
         assert_eq!(answer.targets.names(), vec![name("edge.example")]);
         assert_eq!(answer.targets.addresses().len(), 2);
+    }
+
+    #[test]
+    fn ech_is_left_out_where_it_is_not_wanted() {
+        // Priority, target, and parameters: mandatory with alpn and ech, alpn, ech.
+        let head = [0, 1, 0];
+        let mandatory = [0, 0, 0, 4, 0, 1, 0, 5];
+        let (alpn, ech) = ([0, 1, 0, 3, 2, b'h', b'2'], [0, 5, 0, 2, 9, 9]);
+        let only = [0, 0, 0, 2, 0, 1];
+        let with = |parts: &[&[u8]]| [&head[..], &parts.concat()].concat();
+        assert_eq!(without_ech(&with(&[&alpn, &ech])), Some(with(&[&alpn])));
+        assert_eq!(without_ech(&with(&[&mandatory, &alpn, &ech])), Some(with(&[&only, &alpn])));
+        assert_eq!(without_ech(&with(&[&[0, 0, 0, 2, 0, 5], &ech])), Some(with(&[])));
+        assert_eq!(without_ech(&with(&[&alpn])), None);
+        assert_eq!(without_ech(&with(&[&ech[..4]])), None, "it is cut");
     }
 
     #[test]
     fn re_encoding_an_encoded_answer_changes_nothing() {
         let packet = chain(7);
         let asked = name("n0.example");
-        let first = read_answer(&packet, &asked, 1, false, BOUNDS).unwrap();
+        let first = read_answer(&packet, &asked, 1, false, false, BOUNDS).unwrap();
         let mut again = packet[..12 + asked.wire_length() + 4].to_vec();
         again[6..8].copy_from_slice(&first.counts.answer.to_be_bytes());
         again.extend_from_slice(&first.body);
         assert!(again.len() < packet.len(), "compressed");
-        let second = read_answer(&again, &asked, 1, false, BOUNDS).unwrap();
+        let second = read_answer(&again, &asked, 1, false, false, BOUNDS).unwrap();
         assert_eq!((first.body, first.targets), (second.body, second.targets));
     }
 
@@ -847,11 +916,11 @@ mod tests {
         packet[7] = 2;
         packet.extend_from_slice(b"\x02x\x02\x01b\x07example\0\0\x05\0\x01\0\0\0\x3c\0\x0c\x02\x01b\x07example\0");
         let asked = name("b.example");
-        let first = read_answer(&packet, &asked, rtype::A, false, BOUNDS).unwrap();
+        let first = read_answer(&packet, &asked, rtype::A, false, false, BOUNDS).unwrap();
         let mut again = packet[..12 + asked.wire_length() + 4].to_vec();
         again[6..8].copy_from_slice(&first.counts.answer.to_be_bytes());
         again.extend_from_slice(&first.body);
-        let second = read_answer(&again, &asked, rtype::A, false, BOUNDS).unwrap();
+        let second = read_answer(&again, &asked, rtype::A, false, false, BOUNDS).unwrap();
         assert_eq!(first.targets, second.targets);
     }
 
@@ -868,12 +937,12 @@ mod tests {
             links.iter().map(|(from, to)| (from.as_str(), rtype::CNAME, 60, to.clone())).collect();
         let asked = name(&names[0]);
         let packet = message(&names[0], rtype::A, &records);
-        let first = read_answer(&packet, &asked, rtype::A, false, BOUNDS).unwrap();
+        let first = read_answer(&packet, &asked, rtype::A, false, false, BOUNDS).unwrap();
         assert_eq!(first.targets.names().len(), 16);
         let mut again = packet[..12 + asked.wire_length() + 4].to_vec();
         again[6..8].copy_from_slice(&first.counts.answer.to_be_bytes());
         again.extend_from_slice(&first.body);
-        let second = read_answer(&again, &asked, rtype::A, false, BOUNDS).unwrap();
+        let second = read_answer(&again, &asked, rtype::A, false, false, BOUNDS).unwrap();
         assert_eq!(second.targets, first.targets, "compressed as we compress, it is still read");
     }
 
@@ -884,9 +953,12 @@ mod tests {
         referral[7] = 0;
         referral[9] = 1;
         let asked = name("a.example");
-        assert_eq!(read_answer(&referral, &asked, 1, false, BOUNDS).unwrap_err(), Problem::Failed(rcode::REFUSED));
+        assert_eq!(
+            read_answer(&referral, &asked, 1, false, false, BOUNDS).unwrap_err(),
+            Problem::Failed(rcode::REFUSED)
+        );
         let bare = [0, 1, 0x81, 0x85, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(read_answer(&bare, &asked, 1, false, BOUNDS).unwrap_err(), Problem::Failed(rcode::REFUSED));
+        assert_eq!(read_answer(&bare, &asked, 1, false, false, BOUNDS).unwrap_err(), Problem::Failed(rcode::REFUSED));
     }
 
     #[test]
@@ -913,7 +985,7 @@ mod tests {
         );
         packet[7] = 3;
         packet[9] = 3;
-        let answer = read_answer(&packet, &name("a.wild.example"), 1, true, BOUNDS).unwrap();
+        let answer = read_answer(&packet, &name("a.wild.example"), 1, true, false, BOUNDS).unwrap();
         assert_eq!(answer.counts, Counts { answer: 3, authority: 2 });
     }
 
@@ -931,7 +1003,7 @@ mod tests {
             packet.extend(tail);
             for qtype in [1u16, 5, 6, 65] {
                 packet[12 + 11 + 1] = qtype as u8;
-                let _ = read_answer(&packet, &name("a.example"), qtype, dnssec_ok, BOUNDS);
+                let _ = read_answer(&packet, &name("a.example"), qtype, dnssec_ok, false, BOUNDS);
             }
         }
     }

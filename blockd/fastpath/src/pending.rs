@@ -212,7 +212,15 @@ mod tests {
 
     fn key(number: u32) -> Arc<Key> {
         let name = FoldedName::from_rule_text(format!("n{number}.example").as_bytes()).unwrap();
-        Arc::new(Key { hash: 1, name, qtype: 1, dnssec_ok: false, checking_disabled: false, route: 0 })
+        Arc::new(Key {
+            hash: 1,
+            name,
+            qtype: 1,
+            dnssec_ok: false,
+            checking_disabled: false,
+            without_ech: false,
+            route: 0,
+        })
     }
 
     #[test]

@@ -129,6 +129,12 @@ fn sections((answer, authority, body): PySections) -> Sections {
     Sections { answer, authority, body }
 }
 
+fn list_input(list: PyList) -> PyResult<ListInput> {
+    let format =
+        Format::from_word(&list.format).ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
+    Ok(ListInput { file: list.file, format, is_hole: list.is_hole, may_be_public: list.public_suffix })
+}
+
 fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
     let names = |kind: RuleKind, names: Vec<String>| {
         names.into_iter().map(|n| Ok((kind, rule_name(&n)?))).collect::<PyResult<Vec<_>>>()
@@ -144,12 +150,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
         input.rules.extend(names(RuleKind::Suffix, app.suffixes)?);
         input.rules.extend(names(RuleKind::Host, app.hosts)?);
         input.rules.extend(names(RuleKind::Hole, app.holes)?);
-        for list in app.lists {
-            let format = Format::from_word(&list.format)
-                .ok_or_else(|| bad(format!("no list format is called {}", list.format)))?;
-            let may_be_public = list.public_suffix;
-            input.lists.push(ListInput { file: list.file, format, is_hole: list.is_hole, may_be_public });
-        }
+        input.lists = app.lists.into_iter().map(list_input).collect::<PyResult<_>>()?;
         input.networks = app.networks.into_iter().map(network).collect::<PyResult<_>>()?;
         apps.push(input);
     }
@@ -263,20 +264,38 @@ fn compile_rules<'py>(
     drop((rules, entries));
     // Whatever the daemon would refuse is refused here.
     read_snapshot(&output).map_err(|why| bad(format!("the snapshot cannot be read back: {why}")))?;
-    let report = |list: &snapshot::ListReport| -> PyResult<Bound<'py, PyDict>> {
-        let dict = PyDict::new(py);
-        dict.set_item("format", list.format)?;
-        dict.set_item("kept", list.kept)?;
-        dict.set_item("skipped", list.skipped.clone())?;
-        let samples = |of: &[snapshot::Sample]| -> Vec<_> {
-            of.iter().map(|(n, why, text)| (*n, *why, PyBytes::new(py, text))).collect()
-        };
-        dict.set_item("samples", samples(&list.samples))?;
-        dict.set_item("refused", list.refused)?;
-        dict.set_item("refused_samples", samples(&list.refused_samples))?;
-        Ok(dict)
+    reports.iter().map(|lists| lists.iter().map(|list| report(py, list)).collect()).collect()
+}
+
+/// Reads one list as a compile would, and says what would become of it. OSError when it cannot be read.
+#[pyfunction]
+fn read_list<'py>(
+    py: Python<'py>,
+    list: PyList,
+    guarded: Vec<String>,
+    to_ascii: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let app = AppInput { lists: vec![list_input(list)?], ..AppInput::default() };
+    let guarded = guarded.iter().map(|name| rule_name(name)).collect::<PyResult<_>>()?;
+    let input = RulesInput { apps: vec![app], guarded, ..RulesInput::default() };
+    let mut entropy = Entropy::default();
+    let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
+    let compiled = snapshot::build_rules(input, key, &mut ascii_by(to_ascii)).map_err(bad)?;
+    report(py, &compiled.reports[0][0])
+}
+
+fn report<'py>(py: Python<'py>, list: &snapshot::ListReport) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("format", list.format)?;
+    dict.set_item("kept", list.kept)?;
+    dict.set_item("skipped", list.skipped.clone())?;
+    let samples = |of: &[snapshot::Sample]| -> Vec<_> {
+        of.iter().map(|(n, why, text)| (*n, *why, PyBytes::new(py, text))).collect()
     };
-    reports.iter().map(|lists| lists.iter().map(report).collect()).collect()
+    dict.set_item("samples", samples(&list.samples))?;
+    dict.set_item("refused", list.refused)?;
+    dict.set_item("refused_samples", samples(&list.refused_samples))?;
+    Ok(dict)
 }
 
 fn read_snapshot(path: &Path) -> io::Result<(crate::decide::Rules, Views, Vec<u8>)> {
@@ -604,7 +623,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
-        list_changes, load,
+        list_changes, load, read_list,
     };
     use pyo3::prelude::*;
 

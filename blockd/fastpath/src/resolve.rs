@@ -460,7 +460,7 @@ impl Core {
     /// Reads a query; the name is written to `name`.
     pub fn read<'a>(&self, packet: &'a [u8], name: &'a mut FoldedName) -> Asked<'a> {
         match guarded(|| wire::parse_question(packet, name)) {
-            Some(Ok(question)) => Asked::Question(question, self.cache.locate(&question)),
+            Some(Ok(question)) => Asked::Question(question, self.cache.locate(&question, false)),
             Some(Err(reject)) => Asked::Reject(reject),
             None => Asked::Panic,
         }
@@ -569,6 +569,10 @@ impl Core {
             is_stream: arrival.is_stream,
         };
         let now_ms = now_us / 1000;
+        // A variant has a place of its own; few questions have one, so its place is not fetched ahead.
+        let without_ech = view.strip_ech && matches!(question.qtype, rtype::SVCB | rtype::HTTPS);
+        let of_variant = without_ech.then(|| self.cache.locate(question, true));
+        let hashed = of_variant.as_ref().unwrap_or(hashed);
         let guard = cache::pin();
         if let Some(entry) = self.cached(pair, lane, name, hashed, now_ms, &guard) {
             lane.count(Counter::CacheHits);
@@ -620,6 +624,7 @@ impl Core {
             qtype: question.qtype,
             dnssec_ok: asker.is_dnssec_ok(),
             checking_disabled: asker.checking_disabled,
+            without_ech,
             route: rules.routes[route].tag,
         });
         let tuning = &pair.views.views.tuning;
@@ -979,7 +984,8 @@ impl Core {
     pub fn read_answer(&self, lane_at: usize, packet: &[u8], key: &Key) -> Result<Answer, Problem> {
         let lane = &self.lanes[lane_at];
         let bounds = self.pair.load().bounds();
-        let read = guarded(|| inspect::read_answer(packet, &key.name, key.qtype, key.dnssec_ok, bounds));
+        let read =
+            guarded(|| inspect::read_answer(packet, &key.name, key.qtype, key.dnssec_ok, key.without_ech, bounds));
         let result = read.unwrap_or_else(|| {
             lane.count(Counter::DroppedPanic);
             Err(Problem::Malformed)
@@ -1188,12 +1194,15 @@ impl Core {
         let asked = self.read(&query, &mut folded);
         let guard = cache::pin();
         let cached = match &asked {
-            Asked::Question(_, hashed) => self.cached(&pair, &self.lanes[spare], name, hashed, now_ms, &guard),
+            Asked::Question(question, _) => {
+                let hashed = self.cache.locate(question, view.strip_ech && matches!(qtype, rtype::SVCB | rtype::HTTPS));
+                self.cached(&pair, &self.lanes[spare], name, &hashed, now_ms, &guard)
+            }
             _ => None,
         };
         let targets = match answer {
             Some(packet) => {
-                let read = guarded(|| inspect::read_answer(packet, name, qtype, false, pair.bounds()));
+                let read = guarded(|| inspect::read_answer(packet, name, qtype, false, view.strip_ech, pair.bounds()));
                 Some(read.unwrap_or(Err(Problem::Malformed))?.targets)
             }
             None => cached.map(|entry| entry.targets().to_owned()),

@@ -15,7 +15,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x05";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x06";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -789,6 +789,7 @@ fn write_views(w: &mut Writer, views: &Views) {
         }
         w.each(&view.answers, |w, &v| w.u16(v));
         w.u8(u8::from(view.is_logged));
+        w.u8(u8::from(view.strip_ech));
     });
     w.table(&views.devices);
     w.u16(views.unidentified);
@@ -820,6 +821,7 @@ fn read_views(r: &mut Reader<'_>, rules: &Rules) -> Option<Views> {
                 exempt: r.mask()?,
                 answers: r.each(Reader::u16)?,
                 is_logged: r.u8()? != 0,
+                strip_ech: r.u8()? != 0,
             })
         })?,
         devices: r.table()?,

@@ -1,0 +1,208 @@
+"""Lists from elsewhere: each fetched on its own schedule, in a process of its own, and none waits for another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blockd.lists.remote import ENDINGS, State, Task, accept, read_state, write_state
+from blockd.priority import COMPILE, give_way
+
+log = logging.getLogger("blockd")
+
+#: Fetches at once: a site with a hundred lists does not open a hundred connections.
+AT_ONCE = 4
+#: Seconds that a first start waits for lists that it never had.
+FIRST_PATIENCE = 30.0
+#: Share of the time between fetches by which the next one is put off at random: not all sites ask at the full hour.
+JITTER = 0.1
+
+Now = Callable[[], float]
+
+
+class Fetches:
+    """Knows what is due, fetches it, and says when a list changed. Threads call nothing but what says so."""
+
+    def __init__(self, now: Now) -> None:
+        """Start with no source; `now` is seconds since 1970."""
+        self._now = now
+        self._tasks: dict[Path, Task] = {}
+        self._states: dict[Path, State] = {}
+        self._due: dict[Path, float] = {}
+        #: What is under way: path -> octets so far, and in all where the server said so.
+        self._progress: dict[Path, tuple[int, int | None]] = {}
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._is_ending = False
+        #: (app, result) -> fetches.
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def publish(self, tasks: Iterable[Task]) -> None:
+        """Take the sources of what is in force; what is known of a new one is read from the disk."""
+        before, self._tasks = self._tasks, {task.remote.path: task for task in tasks}
+        self._states = {path: self._states.get(path) or read_state(path) for path in self._tasks}
+        self._due = {
+            path: self._due[path] if task == before.get(path) else self._due_time(task, self._states[path])
+            for path, task in self._tasks.items()
+        }
+
+    def _due_time(self, task: Task, state: State) -> float:
+        due = state.due(task.every)
+        # A clock that was set back must not put off the next fetch for years.
+        return min(due + (due - (state.tried or due)) * JITTER * random.random(), self._now() + 2 * task.every)  # noqa: S311
+
+    def due(self) -> list[Task]:
+        """Give the sources to fetch now, the longest due first, as many as may run beside those that do."""
+        now = self._now()
+        waiting = [path for path, due in self._due.items() if due <= now and path not in self._progress]
+        room = max(0, AT_ONCE - len(self._progress))
+        return [self._tasks[path] for path in sorted(waiting, key=self._due.__getitem__)[:room]]
+
+    def wanted(self, apps: Iterable[str]) -> list[Path]:
+        """Make sources due at once, of these apps or, without any, of all; give which."""
+        names = set(apps)
+        chosen = [path for path, task in self._tasks.items() if not names or task.remote.app in names]
+        for path in chosen:
+            self._due[path] = 0.0
+        return chosen
+
+    def begin(self, task: Task) -> None:
+        """Note that a fetch is under way."""
+        self._progress[task.remote.path] = (0, None)
+
+    def run(self, task: Task) -> State:
+        """Fetch one, in this thread; give what is known then. Never raises."""
+        path = task.remote.path
+        try:
+            state = self._fetch(task)
+        except (OSError, ValueError, TypeError) as error:
+            before = read_state(path)
+            text = f"the fetch ended without a word: {error}"
+            state = replace(before, tried=self._now(), result="failed", reason=text, failures=before.failures + 1)
+            with suppress(OSError):
+                write_state(path, state)
+        return state
+
+    def _fetch(self, task: Task) -> State:
+        path = task.remote.path
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        # -P: a file in the working directory must not pass for a module of ours.
+        command = [sys.executable, "-P", "-m", "blockd.fetching", str(os.getpid())]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            give_way(process.pid, COMPILE)
+            with self._lock:
+                self._processes.add(process)
+                if self._is_ending:
+                    process.kill()
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                assert process.stderr is not None
+                with suppress(BrokenPipeError):
+                    process.stdin.write(task.as_json())
+                    process.stdin.close()
+                last: dict[str, Any] = {}
+                for line in process.stdout:
+                    last = json.loads(line)
+                    if "octets" in last and path in self._progress:
+                        self._progress[path] = (last["octets"], last["of"])
+                said = process.stderr.read().strip().splitlines()
+                if process.wait() != 0:
+                    raise ValueError(said[-1] if said else f"exit code {process.returncode}")
+                return State(**last)
+            finally:
+                with self._lock:
+                    self._processes.discard(process)
+
+    def end(self, task: Task, state: State) -> bool:
+        """Note how a fetch ended; say whether the list in use is another now."""
+        path, app = task.remote.path, task.remote.app
+        before = self._states.get(path, State())
+        self._progress.pop(path, None)
+        self.counts[app, state.result or "failed"] += 1
+        if path in self._tasks:
+            self._states[path] = state
+            self._due[path] = self._due_time(self._tasks[path], state)
+        if state.result == "new":
+            log.info("fetched %s for %s: %s names", task.remote.url, app, state.kept)
+        elif state.result in ("failed", "refused") and (state.result, state.reason) != (before.result, before.reason):
+            kept = "the last good one stays in use" if path.exists() else "there is none yet"
+            log.error("the list of %s from %s: %s: %s; %s", app, task.remote.url, state.result, state.reason, kept)
+        elif state.result == "unchanged" and before.result in ("failed", "refused"):
+            log.info("the list of %s from %s is well again", app, task.remote.url)
+        return state.result == "new"
+
+    def fetch_lacking(self, tasks: Iterable[Task]) -> None:
+        """Fetch lists that were never there, all at once, and wait for them a while: a first start has no other."""
+        lacking = [task for task in tasks if not task.remote.path.exists()]
+        if not lacking:
+            return
+        log.info("fetching %d lists for the first time, for at most %g s", len(lacking), FIRST_PATIENCE)
+        clock = threading.Timer(FIRST_PATIENCE, self.kill)
+        clock.start()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for task, state in zip(lacking, pool.map(self.run, lacking), strict=True):
+                self.end(task, state)
+        clock.cancel()
+        self._is_ending = False
+
+    def accept_refused(self) -> None:
+        """Put in use what was fetched and refused, for an operator who says so. OSError when the disk refuses."""
+        for task in self._tasks.values():
+            if accept(task.remote, self._now()):
+                log.warning("accepted by an operator: what was fetched from %s", task.remote.url)
+                self._states[task.remote.path] = read_state(task.remote.path)
+
+    def forget_others(self, directory: Path) -> None:
+        """Remove what is kept, in their directory, of sources that no app in force names any more."""
+        ours = {path.name + end for path in self._tasks for end in ("", *ENDINGS)}
+        with suppress(OSError):
+            for file in directory.iterdir():
+                if file.name not in ours:
+                    file.unlink()
+
+    def kill(self) -> None:
+        """End what is under way, and what was about to be."""
+        with self._lock:
+            self._is_ending = True
+            for process in self._processes:
+                process.kill()
+
+    def known(self, path: Path) -> dict[str, Any] | None:
+        """Say what is known of the source whose list is at a path, for people; None when it has no source."""
+        task = self._tasks.get(path)
+        if task is None:
+            return None
+        state, now = self._states[path], self._now()
+        under_way = self._progress.get(path)
+        return {
+            "url": task.remote.url,
+            "result": "fetching" if under_way else state.result,
+            "reason": state.reason,
+            "next_in": max(0.0, self._due[path] - now),
+            "confirmed_ago": None if state.confirmed is None else max(0.0, now - state.confirmed),
+            "octets": under_way and under_way[0],
+            "of": under_way and under_way[1],
+        }
+
+    def oldest(self) -> dict[str, float]:
+        """Give, by app, when its list that was longest not confirmed was; 0 for one that never was."""
+        oldest: dict[str, float] = {}
+        for path, task in self._tasks.items():
+            confirmed = self._states[path].confirmed or 0.0
+            oldest[task.remote.app] = min(confirmed, oldest.get(task.remote.app, confirmed))
+        return oldest

@@ -1,0 +1,108 @@
+"""One fetch of one list, from asking to what is in use; the daemon runs this module as a process.
+
+What a stranger's server sends is unpacked, parsed and judged here, where it cannot hold or harm whoever answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import NoReturn, cast
+
+from blockd.fastpath import _native, end_with_parent, read_list
+from blockd.lists.gate import refusals, samples
+from blockd.lists.remote import State, Task, install, read_state, read_task, write_state
+from blockd.lists.sources import FetchError, fetch
+from blockd.settings.values import to_ascii
+
+#: Seconds between two lines that say how far it is.
+PROGRESS_INTERVAL = 0.5
+
+
+def run(task: Task, now: float) -> State:
+    """Fetch, judge, and put in use what passes; give what is known now, which is on the disk as well."""
+    remote = task.remote
+    before = read_state(remote.path)
+    tried = replace(before, url=remote.url, tried=now, result="failed", failures=before.failures + 1)
+    try:
+        learned = fetch(remote, before, _progress())
+        # What came is put in its place whole, however long that takes.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        learned = replace(learned, tried=now, failures=0)
+        if remote.candidate.exists():
+            after = _judged(task, learned, now)
+        else:
+            after = replace(learned, result="unchanged", reason=None, confirmed=now)
+    except FetchError as error:
+        after = replace(tried, reason=str(error))
+    except OSError as error:
+        text = f"{error.filename or remote.path}: {error.strerror or error}"
+        after = replace(tried, reason=text)
+    with suppress(OSError):
+        # A disk that is full now may have room when there is something new.
+        write_state(remote.path, after)
+    return after
+
+
+def _judged(task: Task, learned: State, now: float) -> State:
+    """Put a candidate in use, or aside with what speaks against it."""
+    remote = task.remote
+    native_list = cast("_native.List", {**task.as_read, "file": str(remote.candidate)})
+    try:
+        report = read_list(native_list, task.guarded, to_ascii)
+    except (OSError, ValueError) as error:
+        remote.candidate.unlink()
+        raise FetchError(f"it cannot be read: {error}") from None
+    lines = {key: samples(report[key]) for key in ("samples", "refused_samples")}
+    judged = {**report, **lines, "app": remote.app, "file": str(remote.path)}
+    known = None if learned.kept is None else {"lists": [{**judged, "kept": learned.kept}]}
+    against = refusals(known, {"lists": [judged]}, task.limits, str(remote.path))
+    if against:
+        remote.candidate.replace(remote.refused)
+        first = against[0]
+        return replace(
+            learned, result="refused", reason=f"line {first.line}: {first.text}" if first.line else first.text
+        )
+    install(remote)
+    return replace(learned, result="new", reason=None, confirmed=now, kept=report["kept"])
+
+
+def _progress() -> Callable[[int, int | None], None]:
+    last = 0.0
+
+    def tell(octets: int, whole: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_INTERVAL:
+            last = now
+            print(json.dumps({"octets": octets, "of": whole}), flush=True)
+
+    return tell
+
+
+def main(words: list[str]) -> int:
+    """Run one for a daemon: its process ID; the task comes by stdin. Prints progress, and what is known in the end."""
+    if not end_with_parent(int(words[0])):
+        return 1
+    os.umask(0o027)
+    task = read_task(sys.stdin.read())
+
+    def give_up(*_: object) -> NoReturn:
+        raise FetchError(f"it took longer than {task.remote.patience:g} s")
+
+    # One clock for name lookup, handshakes, headers that trickle and a body that does.
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, task.remote.patience)
+    state = run(task, time.time())
+    print(json.dumps(asdict(state)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

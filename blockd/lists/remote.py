@@ -1,0 +1,155 @@
+"""A list that comes from elsewhere: where it is kept, and what is known of its fetches.
+
+A directory holds two files a source: the list as it was last good, and what is known. A third is what was refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from blockd.lists.gate import Limits
+
+#: Of the files beside a list: what is known, what is being written, what is judged, what was refused.
+ENDINGS = (".json", ".json.new", ".new", ".refused")
+
+Result = Literal["new", "unchanged", "failed", "refused"]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a list comes from, and where it is kept."""
+
+    app: str
+    url: str
+    #: The list as it was last good; this is the path that policy reads.
+    path: Path
+    #: Certificates to trust in place of the system's.
+    ca: Path | None
+    #: Largest size, uncompressed.
+    largest_octets: int
+    #: Seconds for all of a fetch.
+    patience: float
+
+    @property
+    def candidate(self) -> Path:
+        """Where a list lies while it is fetched and judged."""
+        return self.path.with_name(self.path.name + ".new")
+
+    @property
+    def refused(self) -> Path:
+        """Where one lies that was fetched and does not get in."""
+        return self.path.with_name(self.path.name + ".refused")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a source's fetches. Times are seconds since 1970."""
+
+    url: str = ""
+    etag: str | None = None
+    modified: str | None = None
+    result: Result | None = None
+    #: Why the last fetch did not bring a list that is in use.
+    reason: str | None = None
+    tried: float | None = None
+    #: When the list, as it is in use, was last seen to be what the server has.
+    confirmed: float | None = None
+    #: Fetches that failed since one that did not.
+    failures: int = 0
+    #: Names of the list in use, for whoever judges the next one.
+    kept: int | None = None
+
+    def due(self, every: float) -> float:
+        """Say when to fetch next; sooner after a failure, then ever later, and never later than usual."""
+        if self.tried is None:
+            return 0.0
+        if self.failures:
+            return self.tried + min(every, RETRY * 2.0 ** min(self.failures - 1, 16))
+        return self.tried + every
+
+
+#: Seconds until a failed fetch is tried again the first time.
+RETRY = 30.0
+
+
+def read_state(path: Path) -> State:
+    """Read what is known of the source whose list is at this path; nothing is, where that cannot be read."""
+    try:
+        return State(**json.loads(path.with_name(path.name + ".json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return State()
+
+
+def write_state(path: Path, state: State) -> None:
+    """Keep it; OSError when the disk refuses."""
+    file = path.with_name(path.name + ".json")
+    _write_whole(file, json.dumps(asdict(state)).encode())
+
+
+def install(remote: Remote) -> None:
+    """Put what was fetched in the place of the list; it is on the disk when this returns."""
+    remote.candidate.replace(remote.path)
+    with suppress(FileNotFoundError):
+        remote.refused.unlink()
+    _sync(remote.path.parent)
+
+
+def _write_whole(file: Path, octets: bytes) -> None:
+    new = file.with_name(file.name + ".new")
+    with new.open("wb") as out:
+        out.write(octets)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(file)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A source, and what its list is judged by."""
+
+    remote: Remote
+    #: As the crate reads it: format, kind, whether public suffixes are meant.
+    as_read: dict[str, Any]
+    #: Names that no list may block.
+    guarded: list[str]
+    limits: Limits
+    #: Seconds between fetches.
+    every: float
+
+    def as_json(self) -> str:
+        """Write it as :func:`read_task` reads it."""
+        return json.dumps(asdict(self), default=str)
+
+
+def read_task(text: str) -> Task:
+    """Read what :meth:`Task.as_json` wrote."""
+    parts = json.loads(text)
+    remote = parts["remote"]
+    ca = None if remote["ca"] is None else Path(remote["ca"])
+    parts["remote"] = Remote(**{**remote, "path": Path(remote["path"]), "ca": ca})
+    return Task(**{**parts, "limits": Limits(**parts["limits"])})
+
+
+def accept(remote: Remote, now: float) -> bool:
+    """Put what was refused in use, for an operator who says so; say whether there was any."""
+    if not remote.refused.exists():
+        return False
+    remote.refused.replace(remote.candidate)
+    install(remote)
+    # How many names it has is what the next one is compared with: unknown, until one passes by itself.
+    state = read_state(remote.path)
+    write_state(remote.path, replace(state, result="new", reason=None, confirmed=now, kept=None))
+    return True

@@ -1,0 +1,388 @@
+"""Lists over HTTPS: a real server, real certificates, and everything that goes wrong on the way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockd.lists.gate import Limits
+from blockd.lists.remote import Remote, State, Task, read_state
+from tests.conftest import Serve
+from tests.support.daemon import Blockd
+from tests.support.list_server import ListServer, Proxy
+from tests.support.questions import CORPORATE, ask, rcode
+from tests.support.upstream import Asked, Reply, Upstream, answer
+
+NAMES = "".join(f"n{at}.example\n" for at in range(100)).encode()
+MORE = NAMES + b"one.more.example\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ListServer]:
+    """Give a server that knows no list yet."""
+    with ListServer(tmp_path) as lists:
+        yield lists
+
+
+def task(directory: Path, url: str, ca: Path | None, **own: Any) -> Task:
+    """Make one, as a daemon would."""
+    kept = directory / "lists"
+    kept.mkdir(exist_ok=True)
+    values = {"largest_octets": 1 << 20, "patience": 20.0, **own}
+    remote = Remote("a", url, kept / "list", ca, values["largest_octets"], values["patience"])
+    native = {"format": "auto", "is_hole": False, "public_suffix": False}
+    return Task(remote, native, ["dept.example"], Limits(0.5, 2.0, 0.2), 3600.0)
+
+
+def fetch(task: Task, **environment: str) -> State:
+    """Run the process that a daemon runs."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "blockd.fetching", str(os.getpid())],
+        input=task.as_json(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    state = State(**json.loads(done.stdout.splitlines()[-1]))
+    if state.result != "failed":
+        assert asdict(state) == asdict(read_state(task.remote.path))
+    return state
+
+
+def test_a_list_is_fetched_when_it_changed(tmp_path: Path, server: ListServer) -> None:
+    """Compressed, asked for by its ETag, and left alone when the server has no other."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca)
+    assert fetch(one).result == "new"
+    assert one.remote.path.read_bytes() == NAMES
+    assert server.asked[0][1]["Accept-Encoding"] == "gzip"
+    assert "If-None-Match" not in server.asked[0][1]
+    state = fetch(one)
+    assert (state.result, state.kept, state.failures) == ("unchanged", 100, 0)
+    assert server.asked[1][1]["If-None-Match"] == state.etag
+    server.pages["/list"] = MORE
+    assert fetch(one).result == "new"
+    assert one.remote.path.read_bytes() == MORE
+    assert {file.name for file in one.remote.path.parent.iterdir()} == {"list", "list.json"}
+
+
+def send(*parts: bytes, pause: float = 0.0) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Make a page that is sent part by part, then cut."""
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        for part in parts:
+            handler.wfile.write(part)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+    return page
+
+
+def redirect(to: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Make a page that leads elsewhere."""
+    return send(f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode())
+
+
+def bomb() -> bytes:
+    """Compress fifty megabytes of one line into fifty thousand octets."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return packer.compress(b"n.example\n" * 5_000_000) + packer.flush()
+
+
+BOMB, ZIPPED = bomb(), gzip.compress(NAMES)
+PACKED = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+
+CUT, LARGE, SLOW = "it was cut off", "it is larger than 1 MiB; largest_mb allows more", "it took longer than 3 s"
+HEAD = b"HTTP/1.1 200 OK\r\n"
+WITH_LENGTH = HEAD + b"Content-Length: 1390\r\n\r\n"
+ERROR_PAGE = b"<!DOCTYPE html>\n<html><body>\n<p>Service unavailable</p>\n</body></html>\n"
+TEN_TIMES = b"".join(b"m%d.example\n" % at for at in range(2000))
+
+#: What is wrong -> what the server does, what becomes of it, and what is said.
+BAD: dict[str, tuple[Any, str, str]] = {
+    "a page that says so": (None, "failed", "the server says 404 'Not Found'"),
+    "an error page": (ERROR_PAGE, "refused", "give no name"),
+    "empty": (b"", "failed", "the list is empty"),
+    "cut in the middle": (send(WITH_LENGTH + NAMES[:700]), "failed", f"{CUT}: 700 octets came, 690 more were to come"),
+    "cut in a chunk": (send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2bc\r\n" + NAMES[:300]), "failed", CUT),
+    "half of a compressed one": (send(PACKED % len(ZIPPED) + ZIPPED[:100]), "failed", CUT),
+    "less by far": (b"n1.example\n", "refused", "would lose 99 of its 100 rules"),
+    "ten times as much": (TEN_TIMES, "refused", "would grow from 100 names to 2000"),
+    "larger than allowed": (b"x.example\n" * 200_000, "failed", LARGE),
+    "said to be larger": (send(HEAD + b"Content-Length: 9000000\r\n\r\nx"), "failed", LARGE),
+    "a bomb": (send(PACKED % len(BOMB) + BOMB), "failed", LARGE),
+    "not what it is said to be": (send(PACKED % 4 + b"nope"), "failed", "it is said to be compressed"),
+    "a whole top-level domain": (NAMES + b"com\n", "refused", "line 101: com: a public suffix"),
+    "a name of ours": (NAMES + b"www.dept.example\n", "refused", "line 101: www.dept.example"),
+    "a way that ends in itself": (redirect("/list"), "failed", "it leads on and on, more than 5 times"),
+    "a way out of HTTPS": (redirect("http://localhost/x"), "failed", "it leads to 'http://localhost/x', which is not"),
+    "no HTTP": (send(b"SSH-2.0-OpenSSH_9.2p1\r\n"), "failed", CUT),
+    "a slow head": (send(HEAD, *[b"X: y\r\n"] * 100, pause=0.3), "failed", SLOW),
+    "a slow body": (send(WITH_LENGTH, *[b"n.example\n"] * 100, pause=0.3), "failed", SLOW),
+}
+
+
+def test_whatever_a_server_does_the_last_good_list_stays(tmp_path: Path, server: ListServer) -> None:
+    """Each with its reason; what could be read and is refused lies beside, and nothing else is left."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca, patience=3.0)
+    assert fetch(one).result == "new"
+    for what, (page, result, reason) in BAD.items():
+        server.pages["/list"] = page
+        if page is None:
+            del server.pages["/list"]
+        one.remote.refused.unlink(missing_ok=True)
+        state = fetch(one)
+        assert (state.result, reason in (state.reason or "")) == (result, True), (what, state)
+        assert one.remote.path.read_bytes() == NAMES, what
+        left = {"list", "list.json"} | ({"list.refused"} if result == "refused" else set())
+        assert {file.name for file in one.remote.path.parent.iterdir()} == left, what
+        assert state.kept == 100
+    server.pages["/list"] = NAMES
+    state = fetch(one)
+    assert (state.result, state.reason, state.failures) == ("unchanged", None, 0)
+
+
+def test_what_was_refused_is_judged_again(tmp_path: Path, server: ListServer) -> None:
+    """A limit that was changed counts though the server has nothing new; a list that is back is taken."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca)
+    fetch(one)
+    server.pages["/list"] = b"n1.example\n"
+    assert fetch(one).result == "refused"
+    assert fetch(one).result == "refused"
+    assert [len(headers.get("If-None-Match", "")) for _, headers in server.asked] == [0, 18, 18]
+    server.pages["/list"] = NAMES
+    assert fetch(one).result == "unchanged"
+    assert not one.remote.refused.exists()
+    server.pages["/list"] = b"n1.example\n"
+    assert fetch(one).result == "refused"
+    wide = Task(one.remote, one.as_read, one.guarded, Limits(1.0, 2.0, 0.2), one.every)
+    assert fetch(wide).result == "new"
+    assert one.remote.path.read_bytes() == b"n1.example\n"
+
+
+def test_a_disk_that_is_full_keeps_the_last_good_list(tmp_path: Path, server: ListServer) -> None:
+    """What cannot be written is a failure that says so."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca)
+    fetch(one)
+    server.pages["/list"] = MORE
+    one.remote.candidate.symlink_to("/dev/full")
+    state = fetch(one)
+    assert (state.result, state.reason) == ("failed", "No space left on device")
+    assert one.remote.path.read_bytes() == NAMES
+    assert fetch(one).result == "new"
+
+
+def test_who_the_server_is_must_be_proved(tmp_path: Path, server: ListServer) -> None:
+    """Another's certificate, one for another name, one that nobody vouches for, and certificates that are not there."""
+    server.pages["/list"] = NAMES
+    with ListServer(tmp_path, "elsewhere.example") as other:
+        other.pages["/list"] = NAMES
+        for url, ca, reason in (
+            (server.url("/list"), None, "TLS: "),
+            (server.url("/list"), other.ca, "TLS: "),
+            (other.url("/list"), other.ca, "TLS: "),
+            (server.url("/list"), tmp_path / "none.pem", "none.pem: No such file"),
+        ):
+            state = fetch(task(tmp_path, url, ca))
+            assert state.result == "failed"
+            assert reason in (state.reason or ""), state
+    assert not server.asked
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        state = fetch(task(tmp_path, f"https://localhost:{closed.getsockname()[1]}/", server.ca))
+    assert state.reason == "no connection: [Errno 111] Connection refused"
+
+
+def test_the_environments_proxy_is_used(tmp_path: Path, server: ListServer) -> None:
+    """By CONNECT, so that it sees no list; but not for those that `no_proxy` names."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca)
+    with Proxy() as proxy:
+        assert fetch(one, https_proxy=proxy.url, no_proxy="").result == "new"
+        assert [connect.partition(":")[0] for connect in proxy.connects] == ["localhost"]
+        assert fetch(one, https_proxy=proxy.url, no_proxy="localhost").result == "unchanged"
+        assert len(proxy.connects) == 1
+
+
+def test_a_failure_is_tried_again_sooner_and_then_ever_later() -> None:
+    """Half a minute, a minute, two; never later than usual."""
+    assert State().due(3600) == 0
+    assert State(tried=100.0).due(3600) == 3700
+    waits = [State(tried=100.0, failures=count).due(3600) - 100 for count in range(1, 12)]
+    assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600]
+
+
+def any_address(query: Any, asked: Asked) -> Reply:
+    """Answer every question: what is blocked is told apart."""
+    return answer(query, f"{asked.name}. 300 IN A 192.0.2.1")
+
+
+def with_list(blockd: Blockd, server: ListServer, app: str, **own: Any) -> None:
+    """Give an app a list that is fetched."""
+    blockd.write_app(app, lists=[{"url": server.url(f"/{app}"), "ca": str(server.ca), **own}])
+    if app not in blockd.values["policies"]["corporate"]["block"]:
+        blockd.values["policies"]["corporate"]["block"].append(app)
+    blockd.write()
+
+
+def wait_for(name: str, wanted: str, blockd: Blockd) -> None:
+    """Ask until the answer is this."""
+    deadline = time.monotonic() + 30
+    while rcode(ask(blockd, name, client=CORPORATE)) != wanted:
+        assert time.monotonic() < deadline, blockd.log.read_text()
+        time.sleep(0.1)
+
+
+def test_a_daemon_fetches_its_lists(tmp_path: Path, server: ListServer, upstream: Upstream) -> None:
+    """Before it first answers; again when told to; and it starts with what it has when the server is gone."""
+    upstream.script = any_address
+    server.pages["/remote"] = NAMES
+    blockd = Blockd(tmp_path, [upstream.address], reload={"must_block": ["n7.example"], "largest_shrink": "50%"})
+    with_list(blockd, server, "remote")
+    with blockd:
+        assert rcode(ask(blockd, "www.n7.example", client=CORPORATE)) == "NXDOMAIN"
+        shown = json.loads(blockd.run("lists", "--json").stdout)["lists"][0]
+        assert (shown["kept"], shown["source"]["result"], shown["source"]["url"]) == (100, "new", server.url("/remote"))
+        assert 6 * 3600 - 60 < shown["source"]["next_in"] < 7 * 3600
+        server.pages["/remote"] = MORE
+        told = blockd.run("lists", "fetch", "remote")
+        assert (told.returncode, told.stdout) == (0, f"{server.url('/remote')}: new\n")
+        assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
+        assert "unchanged" in blockd.run("lists", "fetch").stdout
+        server.pages["/remote"] = b"<html>\n"
+        told = blockd.run("lists", "fetch")
+        assert told.returncode == 1
+        assert "refused: line 1: 1 of 1 lines (100%) give no name" in told.stderr
+        shown = blockd.run("lists").stdout
+        assert "refused" in shown
+        assert "give no name" in shown
+        assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
+        metrics = blockd.metrics()
+        assert metrics['blockd_list_fetches_total{app="remote",result="refused"}'] == 1
+        assert metrics['blockd_list_confirmed_timestamp_seconds{app="remote"}'] > 1e9
+        text = blockd.log.read_text()
+        assert "refused" in text
+        assert "the last good one stays in use" in text
+    del server.pages["/remote"]
+    with blockd:
+        assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
+        unknown = blockd.run("lists", "fetch", "nobody")
+        assert (unknown.returncode, "no list of nobody has a url" in unknown.stderr) == (1, True)
+
+
+def test_a_list_that_was_refused_is_accepted_by_an_operator(
+    serve: Serve, server: ListServer, upstream: Upstream
+) -> None:
+    """`blockd reload --accept` takes it, and the next fetch does not bring it back."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_shrink": "50%"})
+    server.pages["/remote"] = NAMES
+    with_list(blockd, server, "remote")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    server.pages["/remote"] = b"n1.example\n"
+    assert blockd.run("lists", "fetch").returncode == 1
+    assert blockd.reload().returncode == 0
+    assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
+    assert blockd.run("reload", "--accept").returncode == 0
+    assert rcode(ask(blockd, "n7.example", client=CORPORATE)) != "NXDOMAIN"
+    assert rcode(ask(blockd, "n1.example", client=CORPORATE)) == "NXDOMAIN"
+    assert "accepted by an operator: what was fetched from" in blockd.log.read_text()
+    assert "unchanged" in blockd.run("lists", "fetch").stdout
+    # An app that is gone leaves nothing behind.
+    blockd.values["policies"]["corporate"]["block"].remove("remote")
+    assert blockd.run("reload", "--accept").returncode == 0
+    assert blockd.reload().returncode == 0
+    assert list((blockd.directory / "state" / "lists").iterdir()) == []
+
+
+def test_a_server_that_hangs_delays_no_other_list(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """Nor a reload, nor the daemon's end."""
+    upstream.script = any_address
+    stop = threading.Event()
+
+    def hang(_: BaseHTTPRequestHandler) -> None:
+        stop.wait(60)
+
+    server.pages["/slow"] = hang
+    server.pages["/quick"] = NAMES
+    blockd = serve([upstream.address])
+    with_list(blockd, server, "slow")
+    with_list(blockd, server, "quick")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    rows = {row["app"]: row["source"]["result"] for row in json.loads(blockd.run("lists", "--json").stdout)["lists"]}
+    assert rows == {"quick": "new", "slow": "fetching"}
+    began = time.monotonic()
+    blockd.stop()
+    assert time.monotonic() - began < 8
+    stop.set()
+
+
+def test_a_directory_of_lists_is_as_many_as_it_has(serve: Serve, upstream: Upstream) -> None:
+    """A new file in it is a new list; a directory that is not there is an error with its place."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"watch": True})
+    lists = blockd.directory / "apps" / "many"
+    lists.mkdir()
+    (lists / "one.txt").write_text("one.example\n")
+    (lists / ".hidden").write_text("hidden.example\n")
+    (lists / "old.txt~").write_text("old.example\n")
+    blockd.write_app("many", lists=[{"directory": "many"}])
+    blockd.values["policies"]["corporate"]["block"].append("many")
+    assert blockd.reload().returncode == 0
+    assert rcode(ask(blockd, "one.example", client=CORPORATE)) == "NXDOMAIN"
+    for name in ("two.example", "hidden.example", "old.example"):
+        assert rcode(ask(blockd, name, client=CORPORATE)) != "NXDOMAIN"
+    (lists / "two.txt").write_text("two.example\n")
+    wait_for("two.example", "NXDOMAIN", blockd)
+    blockd.write_app("many", lists=[{"directory": "none"}])
+    failed = blockd.reload()
+    assert failed.returncode == 1
+    assert "many.yaml:3: lists.0.directory: " in failed.stderr
+    assert "none: cannot be read: No such file or directory" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"url": "http://lists.example/x"}, "lists.0.url: expected a URL that begins with https://"),
+        ({"url": "https://me:secret@lists.example/x"}, "expected a URL without a user and password"),
+        ({"url": "https://lists.example/x", "every": "1s"}, "lists.0.every: "),
+        ({"url": "https://lists.example/x", "every": "soon"}, "expected a time with its unit, such as 30min, 6h or 1d"),
+        ({"file": "x", "every": "6h"}, "every is for lists with url: a file is read at each reload"),
+        (
+            {"file": "x", "url": "https://lists.example/x"},
+            "expected one of file, directory and url, and found file and url",
+        ),
+        ({}, "expected one of file, directory and url, and found none"),
+    ],
+)
+def test_a_bad_source_says_what_and_where(tmp_path: Path, written: dict[str, str], said: str) -> None:
+    """File, line and key."""
+    blockd = Blockd(tmp_path, ["127.0.0.1:53"])
+    blockd.write_app("remote", lists=[written])
+    failed = blockd.run("check")
+    assert failed.returncode == 1
+    assert "remote.yaml:" in failed.stderr
+    assert said in failed.stderr, failed.stderr
