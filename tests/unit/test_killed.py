@@ -70,7 +70,7 @@ def test_killed_at_any_point_it_starts_with_one_whole_generation(
     blockd.start()
     last = -1
     with ExitStack() as stack:
-        stack.callback(lambda: blockd.process is not None and blockd.stop())
+        stack.callback(blockd.stop)
         for turn, (what, point) in enumerate(POINTS.items()):
             assert blockd.process is not None
             if what == OLDEST:

@@ -41,8 +41,9 @@ def test_a_silent_server_is_passed_over_and_comes_back(serve: Serve) -> None:
         ask(blockd, "d.example", client=PERSONAL)
         assert time.monotonic() - started < 0.3, "a reload does not forget who is dead"
         silent.script = any_address
+        deadline = time.monotonic() + 15
         while blockd.ready()["dead_upstreams"]:
-            assert time.monotonic() < deadline + 5
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         count = len(silent.asked)
         ask(blockd, "e.example", client=PERSONAL)
