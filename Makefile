@@ -8,6 +8,8 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 export CARGO_TARGET_DIR := $(CURDIR)/build/cargo
+# What is measured and tested starts as what is installed does: from bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON := .venv/bin/python
 CRATE := blockd/fastpath
 RUST := $(shell find $(CRATE) -name '*.rs' -not -path '*/target/*') $(CRATE)/Cargo.toml $(CRATE)/Cargo.lock

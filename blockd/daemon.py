@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -232,6 +233,9 @@ class Daemon:
         log.info("metrics on http://%s/metrics", show_endpoint(settings.admin.listen))
         for line in hints(settings):
             log.info("%s", line)
+        # What is there now stays: it need not be looked at again and again.
+        gc.freeze()
+        gc.enable()
         self._tell_ready()
         try:
             reactor.run(installSignalHandlers=False)
