@@ -51,6 +51,7 @@ from blockd.settings.schema import State
 from blockd.settings.source import MANIFEST, Kept
 from blockd.settings.values import show_endpoint
 from blockd.supervisor import Supervisor
+from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
 from blockd.transport.listen import Inherited, bind_advice, listen_tcp
 from blockd.transport.tcp import TcpListener
@@ -68,6 +69,8 @@ DRAIN_PATIENCE = 2.0
 MOMENT = 0.5
 #: Seconds between two looks at which lists are due.
 FETCH_INTERVAL = 1.0
+#: In the state directory: zones as they were given to others.
+ZONES = "zones"
 
 
 class _Live:
@@ -191,6 +194,8 @@ class Daemon:
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
         )
         self._metrics.fetches = self._fetches
+        self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES)
+        self._metrics.transfers = self._transfers
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
@@ -233,6 +238,7 @@ class Daemon:
         log.info("metrics on http://%s/metrics", show_endpoint(settings.admin.listen))
         for line in hints(settings):
             log.info("%s", line)
+        self._transfers.start()
         # What is there now stays: it need not be looked at again and again.
         gc.freeze()
         gc.enable()
@@ -379,6 +385,7 @@ class Daemon:
         self._supervisor.stopping()
         self._compiler.kill()
         self._fetches.kill()
+        self._transfers.stop()
         self._fastpath.drain()
         for port in self._dns_ports:
             port.stopListening()
@@ -616,6 +623,7 @@ class Daemon:
         self._decisions.read(self._fastpath)
         self._metrics.lists = lists
         self._fetches.publish(self._live.tasks)
+        self._transfers.publish(self.config, self._live.generation)
         for report in lists:
             for sample in report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])

@@ -11,6 +11,7 @@ from blockd.fastpath._native import (
     is_public_suffix,
     line_of,
     list_changes,
+    list_names,
     load,
     read_list,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "is_public_suffix",
     "line_of",
     "list_changes",
+    "list_names",
     "load",
     "read_list",
 ]

@@ -150,6 +150,16 @@ class Sources(Protocol):
         """Give, by app, when the list that was longest not confirmed was."""
 
 
+class Zones(Protocol):
+    """Response policy zones, as they are counted."""
+
+    zones: dict[str, dict[str, Any]]
+    problem: str | None
+
+    def transfers(self) -> Counter[tuple[str, str]]:
+        """Count transfers by group and kind."""
+
+
 class Metrics(Collector):
     """Reads everything at each scrape; nothing is counted twice or kept between."""
 
@@ -176,6 +186,8 @@ class Metrics(Collector):
         self.lists: list[dict[str, Any]] = []
         #: Lists from elsewhere, once there may be any.
         self.fetches: Sources | None = None
+        #: Zones for other resolvers, likewise.
+        self.transfers: Zones | None = None
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -346,6 +358,32 @@ class Metrics(Collector):
             for app, when in self.fetches.oldest().items():
                 confirmed.add_metric([app], when)
         yield from (fetches, confirmed)
+        yield from _zone_families(self.transfers)
+
+
+def _zone_families(zones: Zones | None) -> Iterator[Metric]:
+    serial = GaugeMetricFamily("blockd_zone_serial", "Serial of a group's response policy zone.", labels=["group"])
+    records = GaugeMetricFamily("blockd_zone_records", "Its records.", labels=["group"])
+    left_out = GaugeMetricFamily(
+        "blockd_zone_not_expressed", "Rules that have no form in the zone.", labels=["group", "reason"]
+    )
+    transfers = CounterMetricFamily(
+        "blockd_zone_transfers", "Transfers of the zone: AXFR, IXFR, refused.", labels=["group", "kind"]
+    )
+    known = [] if zones is None else [zone for zone in zones.zones.values() if "serial" in zone]
+    for zone in known:
+        serial.add_metric([zone["group"]], zone["serial"])
+        records.add_metric([zone["group"]], zone["records"])
+        for reason, count in sorted(zone["not_expressed"].items()):
+            left_out.add_metric([zone["group"], reason], count)
+    for labels, count in sorted(zones.transfers().items() if zones is not None else ()):
+        transfers.add_metric(labels, count)
+    is_current = GaugeMetricFamily(
+        "blockd_zones_current",
+        "Whether the zones for other resolvers say what is in force.",
+        value=zones is None or zones.problem is None,
+    )
+    yield from (serial, records, left_out, transfers, is_current)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

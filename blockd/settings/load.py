@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blockd.problems import InputError, Problem
 from blockd.settings.document import Document
-from blockd.settings.schema import RESTART_KEYS, UNIDENTIFIED, Settings
+from blockd.settings.schema import RESTART_KEYS, UNIDENTIFIED, Secondary, Settings
 from blockd.settings.source import Source
 from blockd.settings.values import Network, read_name, show_endpoint
 
@@ -21,6 +21,7 @@ def load_settings(path: Path, source: Source) -> tuple[Settings, Document]:
     settings = document.validate(Settings)
     problems = [*_check_groups(settings, document), *_check_policies(settings, document)]
     problems += _check_zones(settings, document)
+    problems += _check_transfer(settings, document)
     problems += _check_twice(document, ("records",))
     if problems:
         raise InputError(problems)
@@ -75,6 +76,40 @@ def _check_zones(settings: Settings, document: Document) -> list[Problem]:
         if endpoint in settings.server.listen[:at]:
             text = f"{show_endpoint(endpoint)} stands here twice; keep one"
             problems.append(document.problem(("server", "listen", at), text))
+    return problems
+
+
+def _check_transfer(settings: Settings, document: Document) -> list[Problem]:
+    problems = []
+    transfer = settings.transfer
+    wanted: dict[tuple[str | int, ...], list[Secondary]]
+    seen: dict[str, str] = {}
+    for group, zone in transfer.zones.items():
+        place = ("transfer", "zones", group)
+        if group != UNIDENTIFIED and group not in settings.groups:
+            problems.append(document.problem(place, "no group has this name; groups are defined under groups:"))
+        if zone.zone in seen:
+            text = f"{zone.zone} is the zone of {seen[zone.zone]} already; each group has its own"
+            problems.append(document.problem((*place, "zone"), text))
+        seen[zone.zone] = group
+    wanted = {("transfer", "zones", group): zone.secondaries for group, zone in transfer.zones.items()}
+    if transfer.catalog is not None:
+        wanted["transfer", "catalog"] = transfer.catalog.secondaries
+        if transfer.catalog.zone in seen:
+            text = f"{transfer.catalog.zone} is the zone of {seen[transfer.catalog.zone]} already"
+            problems.append(document.problem(("transfer", "catalog", "zone"), text))
+    for zone_place, secondaries in wanted.items():
+        for at, secondary in enumerate(secondaries):
+            if secondary.key is not None and secondary.key not in transfer.keys:
+                here = (*zone_place, "secondaries", at, "key")
+                problems.append(document.problem(here, f"there is no key {secondary.key} under transfer.keys"))
+    if (transfer.zones or transfer.catalog) and not transfer.listen:
+        text = "zones are given on addresses of their own: listen: [10.0.0.5:5300]"
+        problems.append(document.problem(("transfer",), text))
+    for at, endpoint in enumerate(transfer.listen):
+        if endpoint in settings.server.listen:
+            text = f"{show_endpoint(endpoint)} is where queries are answered; transfers have an address of their own"
+            problems.append(document.problem(("transfer", "listen", at), text))
     return problems
 
 

@@ -21,6 +21,7 @@ RESTART_KEYS = (
     "state.directory",
     "cache.size_mb",
     "block_page.listen",
+    "transfer.listen",
 )
 
 
@@ -260,6 +261,47 @@ class BlockPage(Section):
     )
 
 
+class TransferKey(Section):
+    """A secret that two servers share (TSIG, RFC 8945)."""
+
+    algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field("hmac-sha256", description="How it signs.")
+    file: str = Field(description="A file with the secret in base64; nobody but blockd should be able to read it.")
+
+
+class Secondary(Section):
+    """A server that takes zones from here."""
+
+    address: Upstream = Field(description="Where it is told of changes; transfers come from there, from any port.")
+    key: str | None = Field(None, description="The key of `transfer.keys` that both sides sign with.")
+
+
+class TransferZone(Section):
+    """A group's policy for other resolvers."""
+
+    zone: DomainName = Field(description="The zone's name; any that nobody uses, such as corporate.rpz.dept.example.")
+    secondaries: list[Secondary] = Field(min_length=1, description="Who may transfer it, and is told of changes.")
+
+
+class TransferCatalog(Section):
+    """A catalog of the zones (RFC 9432), for secondaries that configure themselves by it."""
+
+    zone: DomainName = Field(description="The catalog's name.")
+    secondaries: list[Secondary] = Field(min_length=1, description="Who may transfer it, and is told of changes.")
+
+
+class Transfer(Section):
+    """Zones given to other servers, and told of by others."""
+
+    listen: list[Endpoint] = Field(
+        default_factory=list, description="Addresses for zone transfers and NOTIFY, and for no queries. Restart."
+    )
+    keys: dict[str, TransferKey] = Field(default_factory=dict, description="TSIG keys by name.")
+    zones: dict[str, TransferZone] = Field(
+        default_factory=dict, description="Group -> its policy as a response policy zone."
+    )
+    catalog: TransferCatalog | None = Field(None, description="A catalog of these zones.")
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -275,6 +317,7 @@ class Settings(Section):
     policies: dict[str, Policy]
     answers: Answers = Answers()
     block_page: BlockPage = BlockPage()
+    transfer: Transfer = Transfer()
     records: dict[DomainName, list[str]] = Field(
         default_factory=dict,
         description="Local names: `[TTL] TYPE DATA` each, such as `A 10.0.0.5`; nothing else is asked.",

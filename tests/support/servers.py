@@ -126,3 +126,64 @@ class Unbound(RealServer):
         conf = self.directory / "unbound.conf"
         conf.write_text("\n".join(rows) + "\n")
         return ["unbound", "-d", "-c", str(conf)]
+
+
+class Bind(RealServer):
+    """BIND with options and statements of the test's own; it asks `upstream` for everything."""
+
+    def __init__(self, directory: Path, upstream: int, options: list[str], rest: list[str]) -> None:
+        """Keep the lines; a `{directory}` in them is its own."""
+        super().__init__(directory)
+        self._upstream, self._options, self._rest = upstream, options, rest
+
+    def command(self) -> list[str]:
+        """Write named.conf."""
+        rows = [
+            "options {",
+            f"  listen-on port {self.port} {{ {self.host}; }};",
+            "  listen-on-v6 { none; };",
+            f'  directory "{self.directory}";',
+            "  pid-file none;",
+            "  session-keyfile none;",
+            f"  forwarders port {self._upstream} {{ 127.0.0.1; }};",
+            "  forward only;",
+            "  recursion yes;",
+            "  dnssec-validation no;",
+            "  notify no;",
+            *self._options,
+            "};",
+            "controls { };",
+            *self._rest,
+        ]
+        conf = self.directory / "named.conf"
+        conf.write_text("\n".join(row.replace("{directory}", str(self.directory)) for row in rows) + "\n")
+        return ["named", "-g", "-n", "1", "-c", str(conf)]
+
+
+class Recursor(RealServer):
+    """PowerDNS Recursor with Lua of the test's own; it asks `upstream` for everything."""
+
+    def __init__(self, directory: Path, upstream: int, settings: list[str], lua: str) -> None:
+        """Keep the lines."""
+        super().__init__(directory)
+        self._upstream, self._settings, self._lua = upstream, settings, lua
+
+    def command(self) -> list[str]:
+        """Write recursor.conf and recursor.lua."""
+        (self.directory / "recursor.lua").write_text(self._lua)
+        rows = [
+            f"local-address={self.host}",
+            f"local-port={self.port}",
+            f"forward-zones-recurse=.=127.0.0.1:{self._upstream}",
+            "dont-query=",
+            "threads=1",
+            "dnssec=off",
+            f"lua-config-file={self.directory}/recursor.lua",
+            f"socket-dir={self.directory}",
+            "daemon=no",
+            "disable-syslog=yes",
+            "security-poll-suffix=",
+            *self._settings,
+        ]
+        (self.directory / "recursor.conf").write_text("\n".join(rows) + "\n")
+        return ["pdns_recursor", f"--config-dir={self.directory}"]

@@ -284,6 +284,17 @@ fn read_list<'py>(
     report(py, &compiled.reports[0][0])
 }
 
+/// Every name that a list gives, as the compiler reads it, in its order. OSError when it cannot be read.
+#[pyfunction]
+fn list_names(list: PyList, to_ascii: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    let (list, mut names) = (list_input(list)?, Vec::new());
+    let file = File::open(&list.file)?;
+    lists::read(file, list.format, list.may_be_public, &mut ascii_by(to_ascii), &mut |_, line| {
+        names.extend(line.ok().map(|(_, name)| name.to_string()));
+    })?;
+    Ok(names)
+}
+
 fn report<'py>(py: Python<'py>, list: &snapshot::ListReport) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("format", list.format)?;
@@ -623,7 +634,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
-        list_changes, load, read_list,
+        list_changes, list_names, load, read_list,
     };
     use pyo3::prelude::*;
 

@@ -1,0 +1,437 @@
+"""A hidden primary for response policy zones: AXFR, IXFR and NOTIFY with TSIG; the daemon runs it as a process.
+
+It reads commands from standard input, a line each, and says on standard output what became of them. It is a process of
+its own: a zone of a million records takes seconds to write and megabytes to hold, and neither may be taken from the
+answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.query
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+import dns.tsig
+
+from blockd.fastpath import end_with_parent
+from blockd.policy.compile import SNAPSHOT
+from blockd.policy.inputs import read_inputs
+from blockd.policy.zones import policy_zone
+from blockd.problems import InputError
+from blockd.settings.schema import TransferCatalog, TransferZone
+from blockd.settings.source import Kept
+
+#: Older states of a zone that are kept for IXFR.
+KEPT = 4
+#: Connections at once, and seconds until a silent one is closed.
+CONNECTIONS, IDLE = 32, 10.0
+#: Octets of records in one message of a transfer, about: below the most that TCP can frame, signature included.
+MESSAGE_OCTETS = 16_000
+#: Seconds between NOTIFYs of one serial that nobody confirms; then the secondary's own refresh has to do.
+NOTIFY_WAITS = (1.0, 2.0, 4.0, 8.0)
+#: Of the SOA, seconds: how often secondaries look by themselves, and how long they enforce without us (RFC 1035).
+REFRESH, RETRY, EXPIRE = 60, 15, 30 * 86_400
+
+Peer = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A zone at one serial."""
+
+    serial: int
+    #: `owner TTL type data`, in order, relative to the zone.
+    lines: tuple[str, ...]
+
+
+@dataclass
+class Zone:
+    """A zone that is served, and whom it is for."""
+
+    origin: dns.name.Name
+    #: Empty for a catalog.
+    group: str
+    #: Where each is told of changes, and what it signs with.
+    secondaries: list[tuple[Peer, dns.tsig.Key | None]]
+    #: The newest first.
+    versions: list[Version] = field(default_factory=list)
+    #: The serial that secondaries were told of last.
+    told: int = 0
+    transfers: dict[str, int] = field(default_factory=lambda: {"AXFR": 0, "IXFR": 0, "refused": 0})
+
+    def soa(self, serial: int) -> dns.rrset.RRset:
+        """Give the SOA at a serial."""
+        text = f"blockd.invalid. hostmaster.invalid. {serial} {REFRESH} {RETRY} {EXPIRE} {RETRY}"
+        return dns.rrset.from_text(self.origin, REFRESH, dns.rdataclass.IN, dns.rdatatype.SOA, text)
+
+    def admits(self, address: str, message: dns.message.Message) -> bool:
+        """Say whether a peer may have it: it is listed, and signs with its key where it has one."""
+        signed_by = message.keyname if message.had_tsig else None
+        return any(host == address and (key is None or key.name == signed_by) for (host, _), key in self.secondaries)
+
+
+def catalog_lines(members: list[str]) -> tuple[str, ...]:
+    """Write the records of a catalog (RFC 9432 4): its version, and each member under a label that stays its own."""
+    labels = [(hashlib.sha256(member.encode()).hexdigest()[:16], member) for member in members]
+    return ('version 0 TXT "2"', *(f"{label}.zones 0 PTR {member}." for label, member in sorted(labels)))
+
+
+def read_key(name: str, algorithm: str, file: Path) -> dns.tsig.Key:
+    """Read a secret, base64 in a file of its own. ValueError says what is wrong with it."""
+    try:
+        secret = base64.b64decode(file.read_text().strip(), validate=True)
+    except OSError as error:
+        raise ValueError(f"transfer.keys.{name}.file: {file}: {error.strerror}") from None
+    except (binascii.Error, UnicodeDecodeError):
+        raise ValueError(
+            f"transfer.keys.{name}.file: {file}: expected a secret in base64, as tsig-keygen writes it"
+        ) from None
+    if len(secret) < 16:
+        raise ValueError(
+            f"transfer.keys.{name}.file: {file}: a secret of {len(secret)} octets can be guessed: give 16 or more"
+        )
+    return dns.tsig.Key(dns.name.from_text(name), secret, algorithm)
+
+
+class Primary:
+    """Serves zones to their secondaries."""
+
+    def __init__(self, say: Callable[[dict[str, Any]], None], state: Path) -> None:
+        """`state` is a directory for what must outlive the process: serials that never go back, and older states."""
+        self._say, self._state = say, state
+        self._zones: dict[dns.name.Name, Zone] = {}
+        self._keys: dict[dns.name.Name, dns.tsig.Key] = {}
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+
+    # Commands
+
+    def take(self, command: dict[str, Any]) -> None:
+        """Take a generation in: write its zones anew, and tell their secondaries."""
+        generation = Path(command["generation"])
+        inputs = read_inputs(Path(command["config"]), Kept(generation))
+        settings = inputs.settings.transfer
+        keys = {name: read_key(name, key.algorithm, inputs.relative(key.file)) for name, key in settings.keys.items()}
+        zones: dict[dns.name.Name, Zone] = {}
+        for group, wanted in settings.zones.items():
+            written = policy_zone(inputs, generation / SNAPSHOT, group, wanted.zone)
+            zone = self._zone(wanted, group, keys, tuple(written.lines))
+            zones[zone.origin] = zone
+            self._say(
+                {
+                    "zone": wanted.zone,
+                    "group": group,
+                    "serial": zone.versions[0].serial,
+                    "records": len(written.lines),
+                    "not_expressed": dict(written.not_expressed),
+                }
+            )
+        if settings.catalog is not None:
+            members = [wanted.zone for wanted in settings.zones.values()]
+            zone = self._zone(settings.catalog, "", keys, catalog_lines(members))
+            zones[zone.origin] = zone
+        with self._lock:
+            self._zones = zones
+            self._keys = {key.name: key for key in keys.values()}
+        for zone in [zone for zone in zones.values() if zone.told != zone.versions[0].serial]:
+            zone.told = zone.versions[0].serial
+            for peer, key in zone.secondaries:
+                threading.Thread(target=self._notify, args=(zone, peer, key), daemon=True).start()
+
+    def _zone(
+        self, wanted: TransferZone | TransferCatalog, group: str, keys: dict[str, dns.tsig.Key], lines: tuple[str, ...]
+    ) -> Zone:
+        """Give a zone that has these records now, under a new serial if it had others."""
+        origin = dns.name.from_text(wanted.zone)
+        before = self._zones.get(origin)
+        peers = [
+            ((str(each.address[0]), each.address[1]), None if each.key is None else keys[each.key])
+            for each in wanted.secondaries
+        ]
+        zone = Zone(origin, group, peers, before.versions if before else self._kept(wanted.zone))
+        if before is not None:
+            zone.transfers, zone.told = before.transfers, before.told
+        if not zone.versions or zone.versions[0].lines != lines:
+            last = zone.versions[0].serial if zone.versions else 0
+            # By the clock, so that a state directory that was lost takes no serial back; 32 bits are full in 2106.
+            serial = max(last + 1, int(time.time()))
+            zone.versions = [Version(serial, lines), *zone.versions[: KEPT - 1]]
+            self._keep(wanted.zone, zone.versions)
+        return zone
+
+    def _kept(self, name: str) -> list[Version]:
+        found = []
+        with suppress(OSError):
+            for file in sorted((self._state / name).glob("*.zone"), reverse=True):
+                found.append(Version(int(file.stem), tuple(file.read_text().splitlines())))
+        return found[:KEPT]
+
+    def _keep(self, name: str, versions: list[Version]) -> None:
+        directory = self._state / name
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        file = directory / f"{versions[0].serial:010}.zone"
+        with file.with_suffix(".new").open("w") as out:
+            out.writelines(f"{line}\n" for line in versions[0].lines)
+            out.flush()
+            os.fsync(out.fileno())
+        file.with_suffix(".new").replace(file)
+        for old in sorted(directory.glob("*.zone"), reverse=True)[KEPT:]:
+            old.unlink()
+
+    def _notify(self, zone: Zone, peer: Peer, key: dns.tsig.Key | None) -> None:
+        """Tell a secondary of a new serial, until it confirms or time is up (RFC 1996)."""
+        serial = zone.versions[0].serial
+        for wait in NOTIFY_WAITS:
+            current = self._zones.get(zone.origin)
+            if current is None or current.versions[0].serial != serial:
+                return
+            notify = dns.message.make_query(zone.origin, dns.rdatatype.SOA)
+            notify.set_opcode(dns.opcode.NOTIFY)
+            notify.flags = (notify.flags | dns.flags.AA) & ~dns.flags.RD
+            notify.answer.append(zone.soa(serial))
+            if key is not None:
+                notify.use_tsig(key)
+            began = time.monotonic()
+            with suppress(OSError, dns.exception.DNSException):
+                dns.query.udp(notify, peer[0], timeout=wait, port=peer[1], ignore_unexpected=True)
+                return
+            # A port that nobody listens on answers at once.
+            time.sleep(max(0.0, wait - (time.monotonic() - began)))
+        self._say({"zone": zone.origin.to_text(omit_final_dot=True), "unconfirmed": f"{peer[0]}:{peer[1]}"})
+
+    # Questions
+
+    def listen(self, host: str, port: int) -> None:
+        """Serve an address over UDP and TCP. OSError when it cannot be opened."""
+        family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
+        datagrams = socket.socket(family, socket.SOCK_DGRAM)
+        streams = socket.socket(family, socket.SOCK_STREAM)
+        streams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for one in (datagrams, streams):
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((host, port))
+        streams.listen(CONNECTIONS)
+        threading.Thread(target=self._serve_datagrams, args=(datagrams,), daemon=True).start()
+        threading.Thread(target=self._serve_streams, args=(streams,), daemon=True).start()
+
+    def _peers(self) -> set[str]:
+        with self._lock:
+            return {host for zone in self._zones.values() for (host, _), _ in zone.secondaries}
+
+    def _serve_datagrams(self, datagrams: socket.socket) -> None:
+        while True:
+            wire, peer = datagrams.recvfrom(65_535)
+            # Whoever is not listed is neither read nor answered: nobody is sent what another asked for in his name.
+            if peer[0] not in self._peers():
+                continue
+            for reply in self._answers(wire, peer[0], is_stream=False):
+                with suppress(OSError):
+                    datagrams.sendto(reply, peer)
+
+    def _serve_streams(self, streams: socket.socket) -> None:
+        while True:
+            connection, peer = streams.accept()
+            if peer[0] not in self._peers() or not self._room.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._serve_stream, args=(connection, peer[0]), daemon=True).start()
+
+    def _serve_stream(self, connection: socket.socket, address: str) -> None:
+        try:
+            with connection, suppress(OSError):
+                connection.settimeout(IDLE)
+                while wire := _framed(connection):
+                    for reply in self._answers(wire, address, is_stream=True):
+                        connection.sendall(struct.pack("!H", len(reply)) + reply)
+        finally:
+            self._room.release()
+
+    def _answers(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
+        """Answer one message of a listed peer; nothing for what cannot be read."""
+        with self._lock:
+            zones, keys = self._zones, self._keys
+        try:
+            query = dns.message.from_wire(wire, keyring=keys)
+        except dns.tsig.BadSignature:
+            yield from _refused(wire, dns.rcode.NOTAUTH)
+            return
+        except (dns.exception.DNSException, ValueError, struct.error, IndexError):
+            # An unknown key is among them.
+            yield from _refused(wire, dns.rcode.NOTAUTH if b"\x00\xfa\x00\xff" in wire else dns.rcode.FORMERR)
+            return
+        if query.flags & dns.flags.QR or len(query.question) != 1:
+            return
+        question = query.question[0]
+        zone = zones.get(question.name)
+        reply = dns.message.make_response(query)
+        if zone is None or not zone.admits(address, query) or query.opcode() != dns.opcode.QUERY:
+            if zone is not None:
+                self._count(zone, "refused")
+            reply.set_rcode(dns.rcode.REFUSED)
+            yield reply.to_wire()
+            return
+        if question.rdtype in (dns.rdatatype.AXFR, dns.rdatatype.IXFR) and is_stream:
+            yield from self._transfer(zone, query)
+            return
+        reply.flags |= dns.flags.AA
+        if question.rdtype in (dns.rdatatype.SOA, dns.rdatatype.IXFR):
+            # Over UDP the SOA alone: the secondary comes by TCP (RFC 1995 2).
+            reply.answer.append(zone.soa(zone.versions[0].serial))
+        elif question.rdtype == dns.rdatatype.AXFR:
+            reply.set_rcode(dns.rcode.FORMERR)
+        yield reply.to_wire()
+
+    def _transfer(self, zone: Zone, query: dns.message.Message) -> Iterator[bytes]:
+        newest = zone.versions[0]
+        records = self._whole(zone, newest)
+        kind = "AXFR"
+        if query.question[0].rdtype == dns.rdatatype.IXFR:
+            serial = next(
+                (rdata.serial for rrset in query.authority for rdata in rrset if hasattr(rdata, "serial")), None
+            )
+            older = next((version for version in zone.versions if version.serial == serial), None)
+            if older is newest:
+                records = iter([zone.soa(newest.serial)])
+            elif older is not None:
+                records = self._difference(zone, older, newest)
+            if older is not None:
+                kind = "IXFR"
+        self._count(zone, kind)
+        yield from _messages(query, records)
+
+    def _whole(self, zone: Zone, version: Version) -> Iterator[dns.rrset.RRset]:
+        yield zone.soa(version.serial)
+        yield dns.rrset.from_text(zone.origin, REFRESH, dns.rdataclass.IN, dns.rdatatype.NS, "blockd.invalid.")
+        for line in version.lines:
+            yield _record(line, zone.origin)
+        yield zone.soa(version.serial)
+
+    def _difference(self, zone: Zone, older: Version, newer: Version) -> Iterator[dns.rrset.RRset]:
+        """Give what changed as one step (RFC 1995 4)."""
+        old, new = set(older.lines), set(newer.lines)
+        yield zone.soa(newer.serial)
+        yield zone.soa(older.serial)
+        for line in older.lines:
+            if line not in new:
+                yield _record(line, zone.origin)
+        yield zone.soa(newer.serial)
+        for line in newer.lines:
+            if line not in old:
+                yield _record(line, zone.origin)
+        yield zone.soa(newer.serial)
+
+    def _count(self, zone: Zone, kind: str) -> None:
+        if not zone.group:
+            return
+        zone.transfers[kind] += 1
+        self._say({"zone": zone.origin.to_text(omit_final_dot=True), "group": zone.group, "transfers": zone.transfers})
+
+
+def _record(line: str, origin: dns.name.Name) -> dns.rrset.RRset:
+    owner, ttl, kind, data = line.split(" ", 3)
+    return dns.rrset.from_text(dns.name.from_text(owner, origin), int(ttl), dns.rdataclass.IN, kind, data)
+
+
+def _messages(query: dns.message.Message, records: Iterator[dns.rrset.RRset]) -> Iterator[bytes]:
+    """Frame records into messages, signed one after the other where the question was (RFC 8945 5.3.1)."""
+    context: Any = None
+
+    def message(held: list[dns.rrset.RRset]) -> bytes:
+        nonlocal context
+        reply = dns.message.make_response(query)
+        reply.flags |= dns.flags.AA
+        reply.use_edns(False)
+        reply.answer.extend(held)
+        wire = reply.to_wire(multi=True, tsig_ctx=context, max_size=65_535)
+        context = reply.tsig_ctx
+        return wire
+
+    held: list[dns.rrset.RRset] = []
+    octets = 0
+    for rrset in records:
+        held.append(rrset)
+        octets += len(rrset.name.to_wire() or b"") + 40
+        if octets >= MESSAGE_OCTETS:
+            yield message(held)
+            held, octets = [], 0
+    if held:
+        yield message(held)
+
+
+def _refused(wire: bytes, rcode: int) -> Iterator[bytes]:
+    """A header alone, to a listed peer whose message cannot be read or believed."""
+    if len(wire) >= 12 and not wire[2] & 0x80:
+        yield wire[:2] + bytes([wire[2] & 0x78 | 0x80, rcode]) + bytes(8)
+
+
+def _framed(connection: socket.socket) -> bytes:
+    """Read a message; nothing at the end."""
+    head = _exactly(connection, 2)
+    return _exactly(connection, struct.unpack("!H", head)[0]) if head else b""
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    read = b""
+    while len(read) < count:
+        chunk = connection.recv(count - len(read))
+        if not chunk:
+            return b""
+        read += chunk
+    return read
+
+
+def main(words: list[str]) -> int:
+    """Run one for a daemon: its process ID, the directory of states, and where to listen, host and port in turn."""
+    parent, state, *endpoints = words
+    if not end_with_parent(int(parent)):
+        return 1
+    os.umask(0o027)
+    lock = threading.Lock()
+
+    def say(what: dict[str, Any]) -> None:
+        with lock:
+            print(json.dumps(what), flush=True)
+
+    primary = Primary(say, Path(state))
+    for host, port in zip(endpoints[::2], endpoints[1::2], strict=True):
+        try:
+            primary.listen(host, int(port))
+        except OSError as error:
+            say({"error": f"transfer.listen: {host} port {port}: {error.strerror}"})
+            return 1
+    for line in sys.stdin:
+        try:
+            primary.take(json.loads(line))
+        except (InputError, ValueError, KeyError, OSError) as error:
+            # What was served before goes on being served.
+            say({"error": f"the zones stay as they were: {error}"})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""Keeps the process that serves response policy zones alive, and knows what it said."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from blockd.priority import COMPILE, give_way
+
+log = logging.getLogger("blockd")
+
+#: Seconds until a process that ended is started again.
+PAUSE = 5.0
+
+
+class Transfers:
+    """One process, started when there is an address to serve on, and anew when it ends."""
+
+    def __init__(self, listen: Sequence[tuple[object, int]], state: Path) -> None:
+        """`state` is where the process keeps what must outlive it."""
+        self._listen = [str(part) for endpoint in listen for part in endpoint]
+        self._state = state
+        self._command: dict[str, Any] | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self._is_ending = False
+        #: Zone -> what was last said of it.
+        self.zones: dict[str, dict[str, Any]] = {}
+        #: Why the zones are not those of the policy in force, if they are not.
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        """Start it, if there is an address."""
+        if self._listen:
+            threading.Thread(target=self._keep_running, daemon=True).start()
+
+    def publish(self, config: Path, generation: Path) -> None:
+        """Have the zones of a generation served."""
+        self._command = {"config": str(config), "generation": str(generation)}
+        self._send()
+
+    def stop(self) -> None:
+        """End it."""
+        with self._lock:
+            self._is_ending = True
+            if self._process is not None:
+                self._process.kill()
+
+    def transfers(self) -> Counter[tuple[str, str]]:
+        """Count transfers by group and kind."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for zone in list(self.zones.values()):
+            for kind, count in zone.get("transfers", {}).items():
+                counts[zone["group"], kind] += count
+        return counts
+
+    def _send(self) -> None:
+        with self._lock:
+            process = self._process
+            if process is not None and process.stdin is not None and self._command is not None:
+                with suppress(OSError):
+                    process.stdin.write(json.dumps(self._command) + "\n")
+                    process.stdin.flush()
+
+    def _keep_running(self) -> None:
+        while True:
+            # -P: a file in the working directory must not pass for a module of ours.
+            command = [sys.executable, "-P", "-m", "blockd.transferring", str(os.getpid()), str(self._state)]
+            with self._lock:
+                if self._is_ending:
+                    return
+                self._process = subprocess.Popen(
+                    [*command, *self._listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+            give_way(self._process.pid, COMPILE)
+            self._send()
+            assert self._process.stdout is not None
+            for line in self._process.stdout:
+                self._said(json.loads(line))
+            code = self._process.wait()
+            if self._is_ending:
+                return
+            self.problem = self.problem or f"the process that serves them ended with {code}"
+            log.error("zone transfers: it ended with %d, and is started again in %g s", code, PAUSE)
+            time.sleep(PAUSE)
+
+    def _said(self, said: dict[str, Any]) -> None:
+        if "error" in said:
+            self.problem = said["error"]
+            log.error("zone transfers: %s", said["error"])
+        elif "unconfirmed" in said:
+            log.warning("zone %s: %s does not confirm a NOTIFY; it looks by itself", said["zone"], said["unconfirmed"])
+        elif "zone" in said:
+            before = self.zones.get(said["zone"], {})
+            self.zones = {**self.zones, said["zone"]: {**before, **said}}
+            if "serial" in said:
+                self.problem = None
+                if said["serial"] != before.get("serial"):
+                    log.info(
+                        "zone %s of %s: serial %d, %d records", *map(said.get, ("zone", "group", "serial", "records"))
+                    )
