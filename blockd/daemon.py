@@ -573,13 +573,19 @@ class Daemon:
             return self._refuse(generation, against)
         for problem in against:
             log.warning("accepted by an operator: %s", problem)
+        # What says the same is no generation of its own: the way back must not lead to where one is.
+        is_same = _digest(generation) == _digest(self._live.generation)
         try:
             lists = _lists(generation)
-            self._generations.accept(generation)
+            if not is_same:
+                self._generations.accept(generation)
             self._generations.hold(False)
             self._generations.unstage()
         except OSError as error:
             return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
+        if is_same:
+            self._generations.reject(generation)
+            generation = self._live.generation
         rules, views = self._put_in_force(inputs, generation, snapshot, lists)
         self._fetches.forget_others(self._generations.root / FETCHED)
         self._reloads.success(wall_clock())

@@ -30,7 +30,10 @@ SECRET = base64.b64encode(b"a secret of thirty-two octets...").decode()
 KEY = dns.tsig.Key(dns.name.from_text("fleet"), SECRET, "hmac-sha256")
 
 #: As docs/fleet.md has them, with the ports of a test.
-BIND_OPTIONS = [f'  response-policy {{ zone "{ZONE}"; }} qname-wait-recurse no min-update-interval 1;', "  min-refresh-time 1;"]
+BIND_OPTIONS = [
+    f'  response-policy {{ zone "{ZONE}"; }} qname-wait-recurse no min-update-interval 1;',
+    "  min-refresh-time 1;",
+]
 BIND_REST = """key "fleet" { algorithm hmac-sha256; secret "SECRET"; };
 zone "ZONE" {
   type secondary;
