@@ -19,6 +19,7 @@ from blockd.fastpath import _native, end_with_parent, read_list
 from blockd.lists.gate import refusals, samples
 from blockd.lists.remote import State, Task, install, read_state, read_task, write_state
 from blockd.lists.sources import FetchError, fetch
+from blockd.settings.records import record_data
 from blockd.settings.values import to_ascii
 
 #: Seconds between two lines that say how far it is.
@@ -55,7 +56,7 @@ def _judged(task: Task, learned: State, now: float) -> State:
     remote = task.remote
     native_list = cast("_native.List", {**task.as_read, "file": str(remote.candidate)})
     try:
-        report = read_list(native_list, task.guarded, to_ascii)
+        report = read_list(native_list, task.guarded, to_ascii, record_data)
     except (OSError, ValueError) as error:
         remote.candidate.unlink()
         raise FetchError(f"it cannot be read: {error}") from None

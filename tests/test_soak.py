@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Serve
+from tests.interop import test_rpz_in
 from tests.properties import test_decision
 from tests.support.daemon import Blockd
 from tests.support.questions import CORPORATE, ask, rcode
@@ -104,3 +105,9 @@ def test_killed_two_hundred_times_it_starts_with_one_whole_generation(tmp_path: 
         last = whole[0]
         blockd.file.write_text(good)
     blockd.stop()
+
+
+def test_a_hundred_thousand_questions_to_three_resolvers(tmp_path: Path) -> None:
+    """Over eighty sets of random response policy zones, blockd says what BIND or Unbound says."""
+    seen = test_rpz_in.compare(tmp_path, range(100, 180), 100_000)
+    assert seen.total() == 100_000

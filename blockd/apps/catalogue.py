@@ -64,10 +64,10 @@ class AppList(Section):
         300.0, ge=1, le=3_600, description="Time for all of a fetch of `url`.", json_schema_extra={"default": "5min"}
     )
     largest_mb: int = Field(64, ge=1, le=4_096, description="Largest size of what `url` gives, MiB, uncompressed.")
-    format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq"] = Field(
+    format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq", "rpz"] = Field(
         "auto",
-        description="How it is written: `domains` block a name and all below, `hosts` that name alone, `adblock` and "
-        "`dnsmasq` as they say; `auto` tells by the first lines.",
+        description="How it is written: `domains` block a name and all below, `hosts` that name alone, `adblock`, "
+        "`dnsmasq` and `rpz` as they say; `auto` tells by the first lines.",
     )
     kind: Literal["block", "hole"] = Field("block", description="What its names are.")
     largest_shrink: Percent | None = Field(None, description="In place of `reload.largest_shrink`, for this list.")
@@ -78,6 +78,8 @@ class AppList(Section):
         given = [key for key in ("file", "directory", "url") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"expected one of file, directory and url, and found {' and '.join(given) or 'none'}")
+        if self.format == "rpz" and self.kind == "hole":
+            raise ValueError("kind: hole is for lists of names: a zone says itself what passes (CNAME rpz-passthru.)")
         idle = sorted(self.model_fields_set & {"every", "ca", "patience", "largest_mb"})
         if idle and self.url is None:
             raise ValueError(f"{idle[0]} is for lists with url: a {given[0]} is read at each reload")

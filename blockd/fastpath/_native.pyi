@@ -13,6 +13,11 @@ class List(TypedDict):
     is_hole: bool
     public_suffix: bool
 
+class ZoneAnswers(TypedDict):
+    nxdomain: int
+    nodata: int
+    silence: int
+
 class App(TypedDict):
     suffixes: Sequence[str]
     hosts: Sequence[str]
@@ -20,6 +25,7 @@ class App(TypedDict):
     lists: Sequence[List]
     networks: Sequence[tuple[_Address, int]]
     needs: int
+    zone_answers: ZoneAnswers
     embedded: bool
     patterns: Sequence[str]
 
@@ -131,10 +137,20 @@ def list_changes(
 def end_with_parent(parent: int) -> bool: ...
 def check_patterns(patterns: Sequence[str]) -> tuple[int, str] | None: ...
 def compile_rules(
-    rules: Rules, views: Views, meta: bytes, to_ascii: Callable[[str], str], output: str
+    rules: Rules,
+    views: Views,
+    meta: bytes,
+    to_ascii: Callable[[str], str],
+    to_data: Callable[[str, str], tuple[int, bytes]],
+    output: str,
 ) -> list[list[ListReport]]: ...
 def list_names(list: List, to_ascii: Callable[[str], str]) -> list[str]: ...
-def read_list(list: List, guarded: Sequence[str], to_ascii: Callable[[str], str]) -> ListReport: ...
+def read_list(
+    list: List,
+    guarded: Sequence[str],
+    to_ascii: Callable[[str], str],
+    to_data: Callable[[str, str], tuple[int, bytes]],
+) -> ListReport: ...
 def load(path: str) -> Snapshot: ...
 
 class Snapshot:

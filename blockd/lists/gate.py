@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 FEW = 1_000
 #: Reasons for skipped lines that are not counted among those that give no name: what every hosts file has, and what is
 #: refused for itself.
-USUAL = ("the machine's own name", "a public suffix")
+USUAL = (
+    "the machine's own name",
+    "a public suffix",
+    "a trigger of name servers, which a forwarder does not see",
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from blockd.policy.inputs import Inputs
 from blockd.policy.local_records import local_names
 from blockd.policy.views import GroupView, client_prefixes, device_prefixes, group_views
 from blockd.problems import InputError, Problem
+from blockd.settings.records import record_data
+from blockd.settings.schema import Answer, Policy
 from blockd.settings.source import INPUTS, MANIFEST, Source
 from blockd.settings.values import to_ascii
 
@@ -56,7 +58,12 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
     rules: _native.Rules = {
         "digest": b"",
         "apps": [
-            native_app(inputs.catalogue.entries[app], inputs.source, _mask(inputs.catalogue.needs(app), bits))
+            native_app(
+                inputs.catalogue.entries[app],
+                inputs.source,
+                _mask(inputs.catalogue.needs(app), bits),
+                _zone_answers(inputs, app, templates, generation),
+            )
             for app in live
         ],
         "any_template": templates.add(answers.any_refused()),
@@ -98,7 +105,7 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
         "masks": [{k: spec[k] for k in ("block", "monitor", "allow", "exempt")} for spec in view_specs],
     }
     try:
-        reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii, str(output))
+        reports = compile_rules(rules, spec, json.dumps(meta).encode(), to_ascii, record_data, str(output))
     except ValueError as error:
         # A bound on all rules together: no single place is at fault.
         raise InputError([inputs.document.problem(("policies",), str(error))]) from None
@@ -167,6 +174,18 @@ class _Templates:
         return first
 
 
+def _zone_answers(inputs: Inputs, app: str, templates: _Templates, generation: str) -> _native.ZoneAnswers | None:
+    """Prepare how an app's response policy zones answer, if it may have any."""
+    own = inputs.catalogue.entries[app].app
+    if not any(item.format in ("auto", "rpz") for item in own.lists):
+        return None
+
+    def template(kind: Answer) -> int:
+        return templates.add(answers.blocked(inputs.settings, Policy(), kind, own.title, generation))
+
+    return {"nxdomain": template("nxdomain"), "nodata": template("nodata"), "silence": template("drop")}
+
+
 def _mask(apps: Iterable[str], bits: dict[str, int]) -> int:
     return sum(bits[app] for app in set(apps) if app in bits)
 
@@ -204,7 +223,9 @@ def _native_list(entry: Entry, at: int, file: Path) -> _native.List:
     }
 
 
-def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
+def native_app(
+    entry: Entry, source: Source, needs: int, zone_answers: _native.ZoneAnswers | None = None
+) -> _native.App:
     """Give an app as the crate takes it; lists that were not read yet are."""
     app = entry.app
     return {
@@ -214,6 +235,7 @@ def native_app(entry: Entry, source: Source, needs: int) -> _native.App:
         "lists": [_native_list(entry, at, source.list_file(entry.list_path(at))) for at in range(len(app.lists))],
         "networks": [(n.network_address, n.prefixlen) for n in app.networks],
         "needs": needs,
+        "zone_answers": zone_answers or {"nxdomain": 0, "nodata": 0, "silence": 0},
         "embedded": app.embedded,
         "patterns": app.patterns,
     }

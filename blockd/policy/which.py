@@ -15,6 +15,7 @@ from blockd.policy.compile import native_app
 from blockd.policy.explain import Place, locate, read_client, read_question
 from blockd.policy.inputs import MAX_LIVE_APPS, Inputs
 from blockd.problems import InputError, Problem
+from blockd.settings.records import record_data
 from blockd.settings.source import Disk, Source
 from blockd.settings.values import Address, to_ascii
 
@@ -120,5 +121,5 @@ def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source)
         },
     }
     with tempfile.NamedTemporaryFile() as file:
-        compile_rules(rules, views, json.dumps({}).encode(), to_ascii, file.name)
+        compile_rules(rules, views, json.dumps({}).encode(), to_ascii, record_data, file.name)
         return Fastpath(load(file.name), [], 0, 0)

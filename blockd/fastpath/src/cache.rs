@@ -281,7 +281,19 @@ impl Cache {
     /// Finds out where the entry of a question stands, of this variant, and has the processor fetch that place.
     pub fn locate<'a>(&self, question: &Question<'a>, without_ech: bool) -> Hashed<'a> {
         let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
-        let lookup = Lookup::new(question.name, question.qtype, dnssec_ok, question.checking_disabled, without_ech);
+        self.locate_name(question.name, question.qtype, dnssec_ok, question.checking_disabled, without_ech)
+    }
+
+    /// The same for any name.
+    pub fn locate_name<'a>(
+        &self,
+        name: &'a FoldedName,
+        qtype: u16,
+        dnssec_ok: bool,
+        checking_disabled: bool,
+        without_ech: bool,
+    ) -> Hashed<'a> {
+        let lookup = Lookup::new(name, qtype, dnssec_ok, checking_disabled, without_ech);
         let hash = self.hash(lookup);
         prefetch(self.sets(hash)[0]);
         Hashed { lookup, hash }

@@ -1,5 +1,6 @@
 //! What a name means and what a view does about it: the rules of the policy, each written once.
 
+use crate::chain::Chain;
 use crate::domains::{DomainTable, HashKey, Suffixes};
 use crate::identity::Address;
 use crate::patterns::Patterns;
@@ -118,7 +119,7 @@ pub struct Match {
 /// One rule that decided, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RulePlace {
-    /// `suffix`, `host`, `hole`, `list suffix`, `list host`, `embedded` or `pattern`.
+    /// `suffix`, `host`, `hole`, `list suffix`, `list host`, `embedded`, `pattern` or `zone`.
     pub kind: &'static str,
     /// The name, or the pattern, as it was written.
     pub rule: String,
@@ -248,6 +249,8 @@ pub struct Rules {
     pub routes: Vec<Route>,
     /// Answer to ANY (RFC 8482).
     pub any_template: u16,
+    /// Response policy zones, where there are any.
+    pub chain: Option<Box<Chain>>,
 }
 
 impl Rules {
@@ -328,8 +331,11 @@ impl Rules {
                 }
             }
         }
-        let pattern = self.patterns.source_for(name, bit)?;
-        Some(RulePlace { kind: "pattern", rule: pattern.to_string() })
+        if let Some(pattern) = self.patterns.source_for(name, bit) {
+            return Some(RulePlace { kind: "pattern", rule: pattern.to_string() });
+        }
+        let rule = self.chain.as_ref()?.deciding_rule(self.key, app, name)?;
+        Some(RulePlace { kind: "zone", rule })
     }
 
     fn deciding_rule_of_path(&self, name: &FoldedName, bit: AppMask) -> Option<RulePlace> {

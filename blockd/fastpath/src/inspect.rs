@@ -257,6 +257,44 @@ pub fn read_answer(
     Ok(answer)
 }
 
+/// The answer of one name given to a question for another, which policy made its alias.
+///
+/// `body` is what [`read_answer`] or a template keeps for `target`; `ttl` is the alias's. Nothing when it does not fit.
+pub fn through_alias(
+    asked: &FoldedName,
+    target: &FoldedName,
+    (qtype, dnssec_ok): (u16, bool),
+    ttl: u32,
+    (rcode, counts, body): (u16, Counts, &[u8]),
+    bounds: TtlBounds,
+) -> Option<Answer> {
+    let mut packet = vec![0; HEADER_OCTETS];
+    packet.extend_from_slice(target.as_wire());
+    packet.extend_from_slice(&qtype.to_be_bytes());
+    packet.extend_from_slice(&CLASS_IN.to_be_bytes());
+    let body_at = packet.len();
+    packet.extend_from_slice(body);
+    let mut reader = Reader::new(&packet, body_at);
+    let mut hops_left = 256 + 8 * packet.len();
+    let answers = read_section(&packet, &mut reader, counts.answer, &mut hops_left)?;
+    let authority = read_section(&packet, &mut reader, counts.authority, &mut hops_left)?;
+    let mut kept = Keeper::new(&packet, asked, bounds, &mut hops_left);
+    let mut targets = Targets::default();
+    targets.push_name(target);
+    kept.write_record(asked, rtype::CNAME, ttl, target.as_wire()).ok()?;
+    if qtype != rtype::CNAME {
+        let last = kept.follow_chain(&answers, target, qtype, dnssec_ok, rcode, &mut targets).ok()?;
+        let is_positive = kept.keep_terminal(&answers, &last, qtype, dnssec_ok, &mut targets).ok()?;
+        kept.answer.counts.answer = kept.count;
+        kept.count = 0;
+        kept.keep_authority(&authority, &last, is_positive, dnssec_ok).ok()?;
+        kept.answer.counts.authority = kept.count;
+    } else {
+        kept.answer.counts.answer = kept.count;
+    }
+    Some(Answer { rcode, targets, ..kept.answer })
+}
+
 fn read_section<'a>(
     packet: &'a [u8],
     reader: &mut Reader<'a>,

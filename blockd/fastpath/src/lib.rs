@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod cache;
+pub mod chain;
 pub mod counters;
 pub mod decide;
 pub mod domains;

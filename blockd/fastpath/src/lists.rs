@@ -5,6 +5,7 @@ mod adblock;
 mod dnsmasq;
 mod domains;
 mod hosts;
+pub mod rpz;
 
 use crate::domains::HashKey;
 use crate::wire::{FoldedName, MAX_NAME_OCTETS};
@@ -24,15 +25,18 @@ pub enum Format {
     Adblock,
     /// dnsmasq's options `address`, `local` and `server`.
     Dnsmasq,
+    /// A response policy zone: rules of its own kind, that [`rpz::read`] reads.
+    Rpz,
 }
 
 impl Format {
-    const WORDS: [(&'static str, Self); 5] = [
+    const WORDS: [(&'static str, Self); 6] = [
         ("auto", Self::Auto),
         ("domains", Self::Domains),
         ("hosts", Self::Hosts),
         ("adblock", Self::Adblock),
         ("dnsmasq", Self::Dnsmasq),
+        ("rpz", Self::Rpz),
     ];
 
     /// From the word in the config.
@@ -57,6 +61,8 @@ impl Format {
             Some(Self::Adblock)
         } else if dnsmasq::is_one(line) {
             Some(Self::Dnsmasq)
+        } else if rpz::is_one(line) {
+            Some(Self::Rpz)
         } else {
             hosts::is_one(line).then_some(Self::Hosts)
         }
@@ -124,6 +130,8 @@ pub fn read(
         Format::Dnsmasq => LineReader::Dnsmasq,
         Format::Hosts => LineReader::Hosts(hosts::LastAddress::default()),
         Format::Domains | Format::Auto => LineReader::Domains,
+        // A zone's rules are not what lists of names say: whoever wants those asks for them.
+        Format::Rpz => return Ok(format),
     };
     each_line(&mut list, &mut chunk, &mut |number, line| match line {
         Ok(line) => match &mut reader {
@@ -135,6 +143,16 @@ pub fn read(
         Err(beginning) => each(number, Err(("a line that is too long", beginning))),
     })?;
     Ok(format)
+}
+
+/// The format of a list, found out where it is not given.
+pub fn format_of(mut list: impl Read, format: Format) -> io::Result<Format> {
+    if format != Format::Auto {
+        return Ok(format);
+    }
+    let mut chunk = vec![0u8; CHUNK_OCTETS];
+    let count = fill(&mut list, &mut chunk)?;
+    Ok(Format::detect(&chunk[..count]))
 }
 
 /// What a format keeps from line to line.
@@ -271,14 +289,27 @@ pub fn is_public_suffix(name: &FoldedName) -> bool {
     })
 }
 
-/// The first line of a list that gives a name.
+/// The first line of a list that gives a name; of a zone, with `is_below`, that has the wildcard of one.
 pub fn line_of(
-    list: impl Read + Seek,
+    mut list: impl Read + Seek,
     format: Format,
-    wanted: &FoldedName,
+    (wanted, is_below): (&FoldedName, bool),
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
 ) -> io::Result<Option<u64>> {
     let mut found = None;
+    let format = format_of(&mut list, format)?;
+    list.rewind()?;
+    if format == Format::Rpz {
+        rpz::read(list, true, &mut |number, rule| {
+            let is_it = match rule {
+                Ok((rpz::Trigger::Name(name), _)) => !is_below && name == *wanted,
+                Ok((rpz::Trigger::Below(name), _)) => is_below && name == *wanted,
+                _ => false,
+            };
+            found = found.or(is_it.then_some(number));
+        })?;
+        return Ok(found);
+    }
     read(list, format, true, to_ascii, &mut |number, line| {
         if found.is_none() && line.is_ok_and(|(_, name)| name == wanted) {
             found = Some(number);
@@ -312,10 +343,16 @@ pub fn changes(
 ) -> io::Result<Changes> {
     let mut each = |lists: &[(PathBuf, Format)], see: &mut dyn FnMut(u64, &FoldedName)| {
         lists.iter().try_for_each(|(file, format)| {
+            if format_of(std::fs::File::open(file)?, *format)? == Format::Rpz {
+                return rpz::read(std::fs::File::open(file)?, true, &mut |_, found| match found {
+                    Ok((rpz::Trigger::Name(name), deed)) => see(print_of(key, &name) ^ deed.mark(), &name),
+                    Ok((rpz::Trigger::Below(name), deed)) => see(!print_of(key, &name) ^ deed.mark(), &name),
+                    _ => {}
+                });
+            }
             read(std::fs::File::open(file)?, *format, true, to_ascii, &mut |_, line| {
                 if let Ok((means, name)) = line {
-                    let print = key.suffixes(name).last().copied().unwrap_or(0);
-                    see(print ^ means as u64, name);
+                    see(print_of(key, name) ^ means as u64, name);
                 }
             })
             .map(drop)
@@ -344,6 +381,10 @@ pub fn changes(
         }
     })?;
     Ok(found)
+}
+
+fn print_of(key: HashKey, name: &FoldedName) -> u64 {
+    key.suffixes(name).last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::cache::Key;
 use crate::identity::Identity;
 use crate::lock;
-use crate::wire::Asker;
+use crate::wire::{Asker, FoldedName};
 use hashbrown::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,6 +30,8 @@ pub struct Waiter {
     pub origin: Origin,
     /// When its query was received, microseconds.
     pub received_us: u64,
+    /// The name that it asked for, where the question is another's by policy.
+    pub asked: Option<Box<FoldedName>>,
 }
 
 /// How a waiter was taken in.
@@ -191,7 +193,6 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::FoldedName;
 
     fn waiter(client: u32, id: u16) -> Waiter {
         Waiter {
@@ -207,6 +208,7 @@ mod tests {
             identity: Identity { address: crate::identity::Address::V4(client), port: 1 },
             origin: Origin::Stream(u64::from(id)),
             received_us: 0,
+            asked: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The seam: what Python may call. Typed in `_native.pyi`, which a test holds against this.
 
+use crate::chain::ZoneAnswers;
 use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
 use crate::decide::{AppMask, Sections, Template, Tuning, View, Views, Zone};
 use crate::identity::{Address, Identity};
@@ -50,7 +51,17 @@ fn is_public_suffix(name: &str) -> PyResult<bool> {
 fn line_of(list: PathBuf, format: &str, name: &str, to_ascii: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
     let format = Format::from_word(format).ok_or_else(|| bad(format!("no list format is called {format}")))?;
     let file = File::open(&list)?;
-    Ok(lists::line_of(file, format, &rule_name(name)?, &mut ascii_by(to_ascii))?)
+    let (name, is_below) = match name.strip_prefix('*') {
+        Some("") => (FoldedName::ROOT, true),
+        Some(rest) => (rule_name(rest.trim_start_matches('.'))?, true),
+        None => (rule_name(name)?, false),
+    };
+    Ok(lists::line_of(file, format, (&name, is_below), &mut ascii_by(to_ascii))?)
+}
+
+fn data_by<'py>(call: &'py Bound<'_, PyAny>) -> impl FnMut(&str, &str) -> Option<(u16, Vec<u8>)> + 'py {
+    // As with names: an error in the callback is a record that cannot be read.
+    |kind: &str, text: &str| call.call1((kind, text)).ok()?.extract().ok()
 }
 
 fn ascii_by<'py>(call: &'py Bound<'_, PyAny>) -> impl FnMut(&str) -> Option<String> + 'py {
@@ -81,6 +92,7 @@ struct PyApp {
     lists: Vec<PyList>,
     networks: Vec<Network>,
     needs: u64,
+    zone_answers: ZoneAnswers,
     embedded: bool,
     patterns: Vec<String>,
 }
@@ -145,6 +157,7 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
             needs: AppMask(app.needs),
             embedded: app.embedded,
             patterns: app.patterns,
+            zone_answers: app.zone_answers,
             ..AppInput::default()
         };
         input.rules.extend(names(RuleKind::Suffix, app.suffixes)?);
@@ -249,6 +262,7 @@ fn compile_rules<'py>(
     views: PyViews,
     meta: &[u8],
     to_ascii: &Bound<'py, PyAny>,
+    to_data: &Bound<'py, PyAny>,
     output: PathBuf,
 ) -> PyResult<ListReports<'py>> {
     crate::sockets::keep_no_large_blocks();
@@ -256,7 +270,7 @@ fn compile_rules<'py>(
     let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
     let views = views_of(views)?;
     let Compiled { rules, entries, reports } =
-        snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii)).map_err(bad)?;
+        snapshot::build_rules(rules_input(rules)?, key, &mut ascii_by(to_ascii), &mut data_by(to_data)).map_err(bad)?;
     let unwritten = |error: io::Error| io_error(&output.display().to_string(), &error);
     let mut file = File::create(&output).map_err(unwritten)?;
     snapshot::encode(&rules, &entries, &views, meta, &mut file).map_err(unwritten)?;
@@ -274,13 +288,16 @@ fn read_list<'py>(
     list: PyList,
     guarded: Vec<String>,
     to_ascii: &Bound<'py, PyAny>,
+    to_data: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let app = AppInput { lists: vec![list_input(list)?], ..AppInput::default() };
     let guarded = guarded.iter().map(|name| rule_name(name)).collect::<PyResult<_>>()?;
-    let input = RulesInput { apps: vec![app], guarded, ..RulesInput::default() };
+    // Local data is answered by templates beside this one.
+    let templates = vec![Template::default()];
+    let input = RulesInput { apps: vec![app], guarded, templates, ..RulesInput::default() };
     let mut entropy = Entropy::default();
     let key = crate::domains::HashKey(entropy.draw(), entropy.draw());
-    let compiled = snapshot::build_rules(input, key, &mut ascii_by(to_ascii)).map_err(bad)?;
+    let compiled = snapshot::build_rules(input, key, &mut ascii_by(to_ascii), &mut data_by(to_data)).map_err(bad)?;
     report(py, &compiled.reports[0][0])
 }
 
@@ -288,7 +305,16 @@ fn read_list<'py>(
 #[pyfunction]
 fn list_names(list: PyList, to_ascii: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
     let (list, mut names) = (list_input(list)?, Vec::new());
+    let format = lists::format_of(File::open(&list.file)?, list.format)?;
     let file = File::open(&list.file)?;
+    if format == Format::Rpz {
+        lists::rpz::read(file, true, &mut |_, rule| {
+            if let Ok((lists::rpz::Trigger::Name(name) | lists::rpz::Trigger::Below(name), _)) = rule {
+                names.push(name.to_string());
+            }
+        })?;
+        return Ok(names);
+    }
     lists::read(file, list.format, list.may_be_public, &mut ascii_by(to_ascii), &mut |_, line| {
         names.extend(line.ok().map(|(_, name)| name.to_string()));
     })?;

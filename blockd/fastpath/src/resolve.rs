@@ -2,6 +2,7 @@
 
 use crate::admission::{Admission, Buckets};
 use crate::cache::{self, Cache, Entry, Hashed, Key};
+use crate::chain::{Act, Chain, NO_ACT};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
 use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
 use crate::identity::{Address, Identity};
@@ -295,6 +296,17 @@ struct Recipient<'a> {
     is_stream: bool,
 }
 
+/// What came of an attempt to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// The reply is written.
+    Reply,
+    /// There is none, by policy.
+    Silence,
+    /// The answer is this name's.
+    Alias(FoldedName),
+}
+
 /// Runs what reads hostile bytes; a panic in there costs this packet and no more.
 pub fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
     GUARDED.with(|flag| flag.set(true));
@@ -576,19 +588,34 @@ impl Core {
         let guard = cache::pin();
         if let Some(entry) = self.cached(pair, lane, name, hashed, now_ms, &guard) {
             lane.count(Counter::CacheHits);
-            let has_reply = self.reply_from(pair, &to, entry, now_ms, out);
-            return if has_reply { Outcome::Reply } else { Outcome::Silence };
+            return match self.reply_from(pair, &to, entry, now_ms, out) {
+                Said::Reply => Outcome::Reply,
+                Said::Silence => Outcome::Silence,
+                Said::Alias(target) => {
+                    self.follow(pair, &to, &target, (arrival.origin)(), now_us, now_us, arrival.is_overloaded, out)
+                }
+            };
         }
         drop(guard);
         let suffixes = rules.key.suffixes(name);
         let no_targets = Targets::NONE;
-        let meaning = inspect::meaning(rules, rules.find_by(&suffixes, name), &no_targets);
-        let verdict = decide(view, meaning.asked, AppMask::EMPTY);
+        let mut meaning = inspect::meaning(rules, rules.find_by(&suffixes, name), &no_targets);
+        let mut verdict = decide(view, meaning.asked, AppMask::EMPTY);
+        if let Some(step) = self.walked(pair, &to, &mut meaning, &mut verdict, None::<&Targets>) {
+            self.decided(pair, &to, &meaning, &no_targets, &verdict);
+            return match self.take_step(pair, &to, &meaning, step, out) {
+                Said::Reply => Outcome::Reply,
+                Said::Silence => Outcome::Silence,
+                Said::Alias(target) => {
+                    self.follow(pair, &to, &target, (arrival.origin)(), now_us, now_us, arrival.is_overloaded, out)
+                }
+            };
+        }
         let count = || self.decided(pair, &to, &meaning, &no_targets, &verdict);
         if verdict.action == Action::Block {
             count();
-            let has_reply = self.write_block(pair, &to, &meaning, &verdict, out);
-            return if has_reply { Outcome::Reply } else { Outcome::Silence };
+            let said = self.write_block(pair, &to, &meaning, &verdict, out);
+            return if said == Said::Silence { Outcome::Silence } else { Outcome::Reply };
         }
         let zone = rules.zone_of(&suffixes, name);
         let template = match zone {
@@ -627,14 +654,33 @@ impl Core {
             without_ech,
             route: rules.routes[route].tag,
         });
-        let tuning = &pair.views.views.tuning;
         let waiter = Waiter {
             asker: asker.clone(),
             echo: question.echo.into(),
             identity: arrival.identity,
             origin: (arrival.origin)(),
             received_us: now_us,
+            asked: None,
         };
+        let outcome = self.join(pair, &to, key, waiter, now_ms, out);
+        if matches!(outcome, Outcome::Reply) {
+            // Shed: it is a decision all the same.
+            count();
+        }
+        outcome
+    }
+
+    /// Has a question wait for its answer; when too many do, the reply says so.
+    fn join(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        key: Arc<Key>,
+        waiter: Waiter,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let (lane, tuning) = (&self.lanes[to.lane], &pair.views.views.tuning);
         match self.pending.join(&key, waiter, tuning.pending_in_all, tuning.pending_a_client, now_ms) {
             Joined::First(serial) => Outcome::Ask(key, serial),
             Joined::Coalesced => {
@@ -647,11 +693,161 @@ impl Core {
             }
             over @ (Joined::OverAll | Joined::OverClient) => {
                 lane.count(if over == Joined::OverAll { Counter::PendingShedAll } else { Counter::PendingShedClient });
-                count();
-                let error = ExtendedError { code: 0, text: b"too many questions are under way" };
-                self.plain_reply(arrival, question, rcode::SERVFAIL, Some(error), out)
+                self.failure(to, b"too many questions are under way", out)
             }
         }
+    }
+
+    /// SERVFAIL, and why.
+    fn failure(&self, to: &Recipient<'_>, text: &[u8], out: &mut Vec<u8>) -> Outcome {
+        let error = Some(ExtendedError { code: 0, text });
+        wire::write_reply(out, to.asker, to.echo, rcode::SERVFAIL, false, Counts::default(), &[], error);
+        self.replied(&self.lanes[to.lane], to.is_stream, out)
+    }
+
+    /// Walks the response policy zones where no app has decided; gives the rule to obey, and puts its app in the verdict.
+    fn walked(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        meaning: &mut Meaning,
+        verdict: &mut Verdict,
+        targets: Option<&Targets<impl AsRef<[u8]>>>,
+    ) -> Option<u16> {
+        let chain = pair.rules.chain.as_deref()?;
+        if !matches!(verdict.action, Action::Pass | Action::Monitor) {
+            return None;
+        }
+        let view = &pair.views.views.views[usize::from(to.view)];
+        let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, targets);
+        meaning.asked = meaning.asked.or(walked.watched);
+        *verdict = decide(view, meaning.asked, meaning.found);
+        let met = walked.met?;
+        match chain.acts[usize::from(met.act)] {
+            Act::Pass => return None,
+            Act::TcpOnly if to.is_stream => return None,
+            _ => {}
+        }
+        let bit = AppMask::of(met.app.into());
+        let side = if met.depth == 0 { &mut meaning.asked } else { &mut meaning.found };
+        *side = side.or(bit);
+        *verdict = Verdict { action: Action::Block, app: Some(met.app), touched: verdict.touched.or(bit) };
+        Some(met.act)
+    }
+
+    /// Does what a rule of a zone says.
+    fn take_step(&self, pair: &Pair, to: &Recipient<'_>, meaning: &Meaning, step: u16, out: &mut Vec<u8>) -> Said {
+        let acts = pair.rules.chain.as_deref().map_or(&[][..], |chain| &chain.acts);
+        match acts.get(usize::from(step)) {
+            Some(Act::Template(template)) => self.write_prepared(pair, to, meaning, *template, out),
+            Some(Act::Alias(target, is_prefixed)) => match Chain::alias(target, *is_prefixed, to.name) {
+                Some(target) => Said::Alias(target),
+                None => {
+                    self.failure(to, b"the name that policy leads to is too long", out);
+                    Said::Reply
+                }
+            },
+            Some(Act::TcpOnly) => {
+                wire::write_reply(out, to.asker, to.echo, rcode::NOERROR, false, Counts::default(), &[], None);
+                wire::set_truncated(out);
+                self.lanes[to.lane].count(Counter::RepliesTruncated);
+                self.replied(&self.lanes[to.lane], to.is_stream, out);
+                Said::Reply
+            }
+            Some(Act::Pass) | None => Said::Silence,
+        }
+    }
+
+    /// Answers a question by another name's answer, at once or when there is one; no zone has a word about that name.
+    fn follow(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        target: &FoldedName,
+        origin: Origin,
+        received_us: u64,
+        now_us: u64,
+        is_overloaded: bool,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let (rules, asker, now_ms) = (&pair.rules, to.asker, now_us / 1000);
+        let view = &pair.views.views.views[usize::from(to.view)];
+        let without_ech = view.strip_ech && matches!(to.qtype, rtype::SVCB | rtype::HTTPS);
+        let suffixes = rules.key.suffixes(target);
+        let route = match rules.zone_of(&suffixes, target) {
+            Some((Zone::Local { apex: template, .. } | Zone::Host(template), _)) => {
+                let template = &rules.templates[usize::from(template)];
+                let Sections { answer, authority, body } = template.sections(to.qtype);
+                let counts = Counts { answer: *answer, authority: *authority };
+                return self.write_through(pair, to, target, (template.rcode, counts, body), now_ms, now_ms, out);
+            }
+            Some((Zone::Route(route), _)) => usize::from(route),
+            None => 0,
+        };
+        let lane = &self.lanes[to.lane];
+        let hashed =
+            self.cache.locate_name(target, to.qtype, asker.is_dnssec_ok(), asker.checking_disabled, without_ech);
+        let guard = cache::pin();
+        if let Some(entry) = self.cached(pair, lane, target, &hashed, now_ms, &guard) {
+            let parts = (entry.rcode, entry.counts, entry.body());
+            return self.write_through(pair, to, target, parts, entry.stored_ms, now_ms, out);
+        }
+        drop(guard);
+        if is_overloaded {
+            lane.count(Counter::PendingShedOverload);
+            return self.failure(to, b"this resolver is asked more than it can answer", out);
+        }
+        let key = Arc::new(Key {
+            hash: hashed.hash,
+            name: *target,
+            qtype: to.qtype,
+            dnssec_ok: asker.is_dnssec_ok(),
+            checking_disabled: asker.checking_disabled,
+            without_ech,
+            route: rules.routes[route].tag,
+        });
+        let waiter = Waiter {
+            asker: asker.clone(),
+            echo: to.echo.into(),
+            identity: *to.identity,
+            origin,
+            received_us,
+            asked: Some(Box::new(*to.name)),
+        };
+        self.join(pair, to, key, waiter, now_ms, out)
+    }
+
+    /// Writes another name's answer behind the alias that leads to it.
+    fn write_through(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        target: &FoldedName,
+        parts: (u16, Counts, &[u8]),
+        stored_ms: u64,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let ttl = pair.views.views.tuning.live_ttl;
+        let question = (to.qtype, to.asker.is_dnssec_ok());
+        let through =
+            guarded(|| inspect::through_alias(to.name, target, question, ttl, parts, pair.bounds())).flatten();
+        let Some(answer) = through else {
+            return self.failure(to, b"the name that policy leads to cannot be given", out);
+        };
+        let key = Key {
+            hash: 0,
+            name: *to.name,
+            qtype: to.qtype,
+            dnssec_ok: to.asker.is_dnssec_ok(),
+            checking_disabled: to.asker.checking_disabled,
+            without_ech: false,
+            route: 0,
+        };
+        let nothing = inspect::judge(&pair.rules, target, &Targets::NONE);
+        let entry = Entry::new(&key, answer, nothing, pair.rules_generation, stored_ms);
+        self.write_entry(pair, to, &entry, now_ms, out);
+        Outcome::Reply
     }
 
     /// What the cache holds for a question, judged by the rules in force.
@@ -679,16 +875,24 @@ impl Core {
         Some(self.cache.judge_anew(entry, name, &pair.rules, pair.rules_generation, guard))
     }
 
-    /// Decides on an entry and writes the reply; false is silence by policy.
-    fn reply_from(&self, pair: &Pair, to: &Recipient<'_>, entry: &Entry, now_ms: u64, out: &mut Vec<u8>) -> bool {
+    /// Decides on an entry and writes the reply, or says whose answer it is.
+    fn reply_from(&self, pair: &Pair, to: &Recipient<'_>, entry: &Entry, now_ms: u64, out: &mut Vec<u8>) -> Said {
         let view = &pair.views.views.views[usize::from(to.view)];
-        let verdict = decide(view, entry.meaning.asked, entry.meaning.found);
+        let mut verdict = decide(view, entry.meaning.asked, entry.meaning.found);
+        if pair.rules.chain.is_some() {
+            let mut meaning = entry.meaning;
+            let step = self.walked(pair, to, &mut meaning, &mut verdict, Some(&entry.targets()));
+            if let Some(step) = step {
+                self.decided(pair, to, &meaning, &entry.targets(), &verdict);
+                return self.take_step(pair, to, &meaning, step, out);
+            }
+        }
         self.decided(pair, to, &entry.meaning, &entry.targets(), &verdict);
         if verdict.action == Action::Block {
             return self.write_block(pair, to, &entry.meaning, &verdict, out);
         }
         self.write_entry(pair, to, entry, now_ms, out);
-        true
+        Said::Reply
     }
 
     /// Writes what an entry says, to a view that may have it.
@@ -713,7 +917,9 @@ impl Core {
             lane.count(Counter::RepliesTruncated);
         } else {
             let view = &views.views[usize::from(to.view)];
-            let most = if is_live(view, asked, found) { views.tuning.live_ttl } else { u32::MAX };
+            // What a zone's rule would do is not in the masks: where any are watched, all is short.
+            let is_watched = pair.rules.chain.is_some() && !view.monitor.is_empty();
+            let most = if is_watched || is_live(view, asked, found) { views.tuning.live_ttl } else { u32::MAX };
             let age = entry.age(now_ms);
             let body_at = HEADER_OCTETS + to.echo.len();
             for place in entry.ttl_places() {
@@ -736,15 +942,28 @@ impl Core {
         meaning: &Meaning,
         verdict: &Verdict,
         out: &mut Vec<u8>,
-    ) -> bool {
+    ) -> Said {
+        let view = &pair.views.views.views[usize::from(to.view)];
+        let app = usize::from(verdict.app.unwrap_or(0));
+        self.write_prepared(pair, to, meaning, view.answers[app], out)
+    }
+
+    /// Writes a prepared answer.
+    fn write_prepared(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        meaning: &Meaning,
+        template: u16,
+        out: &mut Vec<u8>,
+    ) -> Said {
         let lane = &self.lanes[to.lane];
         let rules = &pair.rules;
         let view = &pair.views.views.views[usize::from(to.view)];
-        let app = usize::from(verdict.app.unwrap_or(0));
-        let template = &rules.templates[usize::from(view.answers[app])];
+        let template = &rules.templates[usize::from(template)];
         if template.is_silent {
             lane.count(Counter::DroppedPolicy);
-            return false;
+            return Said::Silence;
         }
         let exists = template.rcode == rcode::NXDOMAIN
             && meaning.exact.is_some_and(|set| is_empty_non_terminal(view, &rules.sets[set as usize]));
@@ -760,7 +979,7 @@ impl Core {
             lane.count(Counter::RepliesTruncated);
         }
         self.replied(lane, to.is_stream, out);
-        true
+        Said::Reply
     }
 
     /// Writes a prepared answer; the SOA of a local zone belongs to the zone's own name.
@@ -879,12 +1098,31 @@ impl Core {
             identity: &waiter.identity,
             asker: &waiter.asker,
             echo: &waiter.echo,
-            name: &key.name,
+            name: waiter.asked.as_deref().unwrap_or(&key.name),
             qtype: key.qtype,
             is_stream: matches!(waiter.origin, Origin::Stream(_)),
         };
         let out = replies.buffer();
-        let has_reply = self.reply_from(pair, &to, entry, now_us / 1000, out);
+        let said = if waiter.asked.is_some() {
+            let parts = (entry.rcode, entry.counts, entry.body());
+            self.write_through(pair, &to, &key.name, parts, entry.stored_ms, now_us / 1000, out);
+            Said::Reply
+        } else {
+            self.reply_from(pair, &to, entry, now_us / 1000, out)
+        };
+        let has_reply = match said {
+            Said::Reply => true,
+            Said::Silence => false,
+            Said::Alias(target) => {
+                let origin = waiter.origin.clone();
+                match self.follow(pair, &to, &target, origin, waiter.received_us, now_us, false, out) {
+                    Outcome::Reply => true,
+                    Outcome::Silence => false,
+                    Outcome::Waiting => return,
+                    Outcome::Ask(key, serial) => return self.ask_elsewhere(Command::Ask(key, serial)),
+                }
+            }
+        };
         match waiter.origin {
             Origin::Datagram(path) => {
                 if has_reply {
@@ -1207,8 +1445,8 @@ impl Core {
             }
             None => cached.map(|entry| entry.targets().to_owned()),
         };
-        let meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::NONE));
-        let verdict = decide(view, meaning.asked, meaning.found);
+        let mut meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::NONE));
+        let mut verdict = decide(view, meaning.asked, meaning.found);
         let mut out = Vec::new();
         let question = if let Asked::Question(question, _) = asked { Some(question) } else { None };
         let reply = question.and_then(|question| {
@@ -1225,6 +1463,7 @@ impl Core {
                 qtype,
                 is_stream: true,
             };
+            let step = self.walked(&pair, &to, &mut meaning, &mut verdict, targets.as_ref());
             let plain = |code, out: &mut Vec<u8>| {
                 wire::write_reply(out, &asker, question.echo, code, false, Counts::default(), &[], None);
                 true
@@ -1237,7 +1476,13 @@ impl Core {
             let has_reply = match zone {
                 _ if qtype == rtype::OPT => plain(rcode::FORMERR, &mut out),
                 _ if (rtype::TKEY..=rtype::MAILA).contains(&qtype) => plain(rcode::REFUSED, &mut out),
-                _ if verdict.action == Action::Block => self.write_block(&pair, &to, &meaning, &verdict, &mut out),
+                _ if step.is_some() => {
+                    let step = step.unwrap_or(NO_ACT);
+                    self.take_step(&pair, &to, &meaning, step, &mut out) == Said::Reply
+                }
+                _ if verdict.action == Action::Block => {
+                    self.write_block(&pair, &to, &meaning, &verdict, &mut out) == Said::Reply
+                }
                 Some((Zone::Local { apex, below }, octets)) => {
                     template(if octets == name.wire_length() { apex } else { below }, octets, &mut out)
                 }

@@ -1,8 +1,10 @@
 //! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
 
+use crate::chain::{Act, AtName, Chain, ChainBuilder, ChainZone, MAX_ZONES, NO_ACT, ToData, ZoneAnswers};
 use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
 use crate::domains::{DomainTable, Entry, HashKey, MAX_SETS, Slots};
 use crate::identity::Address;
+use crate::lists::rpz::{Deed, Trigger};
 use crate::lists::{self, Format, Means};
 use crate::patterns::Patterns;
 use crate::prefixes::{Prefix, PrefixTable, Ranges};
@@ -15,7 +17,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x06";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x07";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub struct AppInput {
     pub patterns: Vec<String>,
     /// What it needs, transitively, itself included.
     pub needs: AppMask,
+    /// How its response policy zones answer.
+    pub zone_answers: ZoneAnswers,
 }
 
 /// All that rules are made of.
@@ -384,6 +388,10 @@ fn each_listed_rule(
         let mut app_reports = Vec::new();
         for list in &app.lists {
             let mut report = ListReport::default();
+            if list.format == Format::Rpz {
+                app_reports.push(report);
+                continue;
+            }
             let unread = |error: io::Error| format!("{}: cannot be read: {error}", list.file.display());
             let file = File::open(&list.file).map_err(unread)?;
             let format = lists::read(file, list.format, list.may_be_public, to_ascii, &mut |number, line| match line {
@@ -409,6 +417,45 @@ fn each_listed_rule(
     Ok(reports)
 }
 
+/// Every rule of the apps' response policy zones, apps in the order of their names and zones as their files have them.
+fn read_zones(
+    input: &RulesInput,
+    guard: &Guard,
+    chain: &mut ChainBuilder,
+    to_data: &mut ToData<'_>,
+    reports: &mut [Vec<ListReport>],
+) -> Result<(), String> {
+    for (bit, (app, reports)) in input.apps.iter().zip(reports).enumerate() {
+        for (list, report) in app.lists.iter().zip(reports).filter(|(list, _)| list.format == Format::Rpz) {
+            chain.zone(bit as u8, app.zone_answers)?;
+            report.format = list.format.word();
+            let unread = |error: io::Error| format!("{}: cannot be read: {error}", list.file.display());
+            let file = File::open(&list.file).map_err(unread)?;
+            lists::rpz::read(file, list.may_be_public, &mut |number, found| match found {
+                Ok((trigger, deed)) => {
+                    let named = match &trigger {
+                        Trigger::Name(name) => Some((RuleKind::ListHost, *name)),
+                        Trigger::Below(name) => Some((RuleKind::ListSuffix, *name)),
+                        _ => None,
+                    };
+                    if let Some((kind, name)) = named.filter(|_| deed != Deed::Pass) {
+                        if let Some(why) = guard.forbids(kind, &name) {
+                            report.refuse(number, why, name.to_string().as_bytes());
+                        }
+                    }
+                    match chain.rule(trigger, deed, to_data) {
+                        Ok(()) => report.kept += 1,
+                        Err(why) => report.skip(number, why, b""),
+                    }
+                }
+                Err((why, text)) => report.skip(number, why, &text),
+            })
+            .map_err(unread)?;
+        }
+    }
+    Ok(())
+}
+
 /// What a snapshot is written of.
 pub struct Compiled {
     /// The rules, but for their domain table.
@@ -421,10 +468,15 @@ pub struct Compiled {
 
 /// Makes rules from their inputs. The error names a pattern, or a list that cannot be read.
 pub fn build_rules(
-    input: RulesInput,
+    mut input: RulesInput,
     key: HashKey,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+    to_data: &mut ToData<'_>,
 ) -> Result<Compiled, String> {
+    for list in input.apps.iter_mut().flat_map(|app| &mut app.lists) {
+        let found = File::open(&list.file).and_then(|file| lists::format_of(file, list.format));
+        list.format = found.map_err(|error| format!("{}: cannot be read: {error}", list.file.display()))?;
+    }
     let with_masks = |(bit, app): (usize, &AppInput)| {
         app.patterns.iter().map(move |source| (source.clone(), AppMask::of(bit))).collect::<Vec<_>>()
     };
@@ -442,10 +494,10 @@ pub fn build_rules(
     }
     each_own_rule(&input, |app, kind, name| builder.own(app, kind, name));
     // Where no list covers what is below its names, own rules alone do, which are known: one reading is enough.
-    let is_once =
-        input.apps.iter().flat_map(|app| &app.lists).all(|list| list.format == Format::Hosts && !list.is_hole);
+    let mut lists = input.apps.iter().flat_map(|app| &app.lists).filter(|list| list.format != Format::Rpz);
+    let is_once = lists.all(|list| list.format == Format::Hosts && !list.is_hole);
     let guard = Guard::new(key, &input.guarded);
-    let reports = each_listed_rule(&input, &guard, to_ascii, |app, kind, name| {
+    let mut reports = each_listed_rule(&input, &guard, to_ascii, |app, kind, name| {
         let suffixes = key.suffixes(name);
         let Some(&print) = suffixes.last() else { return };
         if kind.is_opening() || !shared.contains(&print) {
@@ -465,6 +517,9 @@ pub fn build_rules(
     builder.settle()?;
     let Builder { mut entries, sets, .. } = builder;
     entries.shrink_to_fit();
+    let mut chain = ChainBuilder::new(key);
+    read_zones(&input, &guard, &mut chain, to_data, &mut reports)?;
+    let chain = chain.finish(&mut input.templates)?.map(Box::new);
 
     let mut network_masks: Vec<AppMask> = Vec::new();
     let mut networks: HashMap<(Address, u8), AppMask> = HashMap::new();
@@ -501,6 +556,7 @@ pub fn build_rules(
         hosts: Zones::new(key, input.hosts),
         routes,
         any_template: input.any_template,
+        chain,
     };
     Ok(Compiled { rules, entries, reports })
 }
@@ -678,6 +734,69 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
         w.each(&route.servers, |w, server| w.bytes(server.to_string().as_bytes()));
     });
     w.u16(rules.any_template);
+    w.u8(u8::from(rules.chain.is_some()));
+    if let Some(chain) = &rules.chain {
+        write_chain(w, chain);
+    }
+}
+
+fn write_chain(w: &mut Writer, chain: &Chain) {
+    let at_name = |w: &mut Writer, at: &AtName| {
+        w.u8(at.zone);
+        w.u16(at.alone);
+        w.u16(at.below);
+    };
+    w.each(&chain.zones, |w, zone| {
+        w.u8(zone.app);
+        w.table(&zone.answers);
+        w.table(&zone.clients);
+    });
+    w.each(&chain.table.prints, |w, &print| w.u64(print));
+    w.each(&chain.table.sets, |w, &set| w.u16(set));
+    w.each(&chain.sets, |w, set| w.each(set, at_name));
+    w.each(&chain.root, at_name);
+    w.each(&chain.acts, |w, act| match act {
+        Act::Pass => w.u8(0),
+        Act::TcpOnly => w.u8(1),
+        Act::Template(template) => {
+            w.u8(2);
+            w.u16(*template);
+        }
+        Act::Alias(target, is_prefixed) => {
+            w.u8(3 + u8::from(*is_prefixed));
+            w.bytes(target.as_wire());
+        }
+    });
+}
+
+fn read_chain(r: &mut Reader<'_>) -> Option<Chain> {
+    let at_name = |r: &mut Reader<'_>| Some(AtName { zone: r.u8()?, alone: r.u16()?, below: r.u16()? });
+    let chain = Chain {
+        zones: r.each(|r| Some(ChainZone { app: r.u8()?, answers: r.table()?, clients: r.table()? }))?,
+        table: DomainTable { prints: r.each(Reader::u64)?, sets: r.each(Reader::u16)? },
+        sets: r.each(|r| r.each(at_name))?,
+        root: r.each(at_name)?,
+        acts: r.each(|r| {
+            Some(match r.u8()? {
+                0 => Act::Pass,
+                1 => Act::TcpOnly,
+                2 => Act::Template(r.u16()?),
+                kind => Act::Alias(FoldedName::from_wire(r.bytes()?)?, kind == 4),
+            })
+        })?,
+    };
+    let act = |index: u16| index == NO_ACT || usize::from(index) < chain.acts.len();
+    let at = |at: &AtName| usize::from(at.zone) < chain.zones.len() && act(at.alone) && act(at.below);
+    let table = &chain.table;
+    let is_consistent = chain.zones.len() <= MAX_ZONES
+        && table.is_sound()
+        && table.sets.iter().zip(&table.prints).all(|(&set, &p)| p == 0 || usize::from(set) < chain.sets.len())
+        && chain.sets.iter().flatten().chain(&chain.root).all(at)
+        && chain
+            .zones
+            .iter()
+            .all(|zone| is_table(&zone.answers, chain.acts.len()) && is_table(&zone.clients, chain.acts.len()));
+    is_consistent.then_some(chain)
 }
 
 fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
@@ -729,6 +848,10 @@ fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
             Some(route(servers))
         })?,
         any_template: r.u16()?,
+        chain: match r.u8()? {
+            0 => None,
+            _ => Some(Box::new(read_chain(r)?)),
+        },
     };
     rules.names = rules.table.prints.iter().filter(|&&print| print != 0).count() as u64;
     is_consistent(&rules).then_some(rules)
@@ -750,6 +873,10 @@ fn is_consistent(rules: &Rules) -> bool {
         && !rules.routes.is_empty()
         && rules.templates.iter().all(is_template)
         && template(rules.any_template)
+        && rules.chain.iter().all(|chain| {
+            chain.zones.iter().all(|zone| usize::from(zone.app) < rules.needs.len())
+                && chain.acts.iter().all(|act| !matches!(act, Act::Template(index) if !template(*index)))
+        })
         && rules.zones.names.values().chain(rules.hosts.names.values()).all(|zone| match *zone {
             Zone::Local { apex, below } => template(apex) && template(below),
             Zone::Route(route) => usize::from(route) < rules.routes.len(),
@@ -1018,7 +1145,8 @@ pub(crate) mod tests {
             routes: vec![vec!["127.0.0.1:53".parse().unwrap()]],
             ..RulesInput::default()
         };
-        let Compiled { mut rules, entries, .. } = build_rules(input, HashKey(1, 2), &mut |_| None).unwrap();
+        let Compiled { mut rules, entries, .. } =
+            build_rules(input, HashKey(1, 2), &mut |_| None, &mut |_, _| None).unwrap();
         rules.table = DomainTable::build(&entries);
         rules
     }

@@ -685,6 +685,13 @@ pub fn write_reply(
     is_cut
 }
 
+/// Says that a reply is cut, so that the client asks again over TCP.
+pub fn set_truncated(reply: &mut [u8]) {
+    if let Some(flags) = reply.get_mut(2) {
+        *flags |= FLAG_TC;
+    }
+}
+
 /// Writes an OPT record: size, extended rcode, DO, and one Extended DNS Error at most.
 pub fn write_opt(
     out: &mut Vec<u8>,
