@@ -194,7 +194,7 @@ class Daemon:
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
         )
         self._metrics.fetches = self._fetches
-        self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES)
+        self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
@@ -376,6 +376,15 @@ class Daemon:
 
         for task in [] if self._is_ending else self._fetches.due():
             begin(task)
+
+    def _hear_of_zone(self, zone: str) -> None:
+        """Fetch a list that is a zone at once: its primary has news. Called from a thread of its own."""
+
+        def fetch() -> None:
+            self._fetches.hear_of(zone)
+            self._fetch_what_is_due()
+
+        self._reactor.callFromThread(fetch)
 
     def _on_ending(self) -> None:
         """Take no more queries, answer those that were taken, and stop."""
@@ -629,7 +638,7 @@ class Daemon:
         self._decisions.read(self._fastpath)
         self._metrics.lists = lists
         self._fetches.publish(self._live.tasks)
-        self._transfers.publish(self.config, self._live.generation)
+        self._transfers.publish(self.config, self._live.generation, self._fetches.zones())
         for report in lists:
             for sample in report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])

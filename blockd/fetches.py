@@ -41,6 +41,8 @@ class Fetches:
         self._tasks: dict[Path, Task] = {}
         self._states: dict[Path, State] = {}
         self._due: dict[Path, float] = {}
+        #: Those that somebody said to have changed while they were fetched.
+        self._again: set[Path] = set()
         #: What is under way: path -> octets so far, and in all where the server said so.
         self._progress: dict[Path, tuple[int, int | None]] = {}
         self._processes: set[subprocess.Popen[str]] = set()
@@ -78,9 +80,26 @@ class Fetches:
             self._due[path] = 0.0
         return chosen
 
+    def zones(self) -> list[tuple[str, str, str | None]]:
+        """Give zone, primary's address and key of each list that is a zone."""
+        remotes = [task.remote for task in self._tasks.values()]
+        return [
+            (remote.zone, remote.server[0], None if remote.key is None else remote.key.name)
+            for remote in remotes
+            if remote.zone is not None and remote.server is not None
+        ]
+
+    def hear_of(self, zone: str) -> None:
+        """Make the lists due that are this zone; one that is being fetched may be the older, and is fetched again."""
+        for path, task in self._tasks.items():
+            if task.remote.zone == zone:
+                self._due[path] = 0.0
+                self._again.add(path)
+
     def begin(self, task: Task) -> None:
         """Note that a fetch is under way."""
         self._progress[task.remote.path] = (0, None)
+        self._again.discard(task.remote.path)
 
     def run(self, task: Task) -> State:
         """Fetch one, in this thread; give what is known then. Never raises."""
@@ -136,7 +155,7 @@ class Fetches:
         self.counts[app, state.result or "failed"] += 1
         if path in self._tasks:
             self._states[path] = state
-            self._due[path] = self._due_time(self._tasks[path], state)
+            self._due[path] = 0.0 if path in self._again else self._due_time(self._tasks[path], state)
         if state.result == "new":
             log.info("fetched %s for %s: %s names", task.remote.url, app, state.kept)
         elif state.result in ("failed", "refused") and (state.result, state.reason) != (before.result, before.reason):

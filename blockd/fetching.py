@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,13 +18,14 @@ from typing import NoReturn, cast
 
 from blockd.fastpath import _native, end_with_parent, read_list
 from blockd.lists.gate import refusals, samples
-from blockd.lists.remote import State, Task, install, read_state, read_task, write_state
-from blockd.lists.sources import FetchError, fetch
+from blockd.lists.remote import FetchError, State, Task, install, read_state, read_task, write_state
 from blockd.settings.records import record_data
 from blockd.settings.values import to_ascii
 
 #: Seconds between two lines that say how far it is.
 PROGRESS_INTERVAL = 0.5
+#: Address space of a fetch, and of it for each octet that a list may have: a zone's records are objects meanwhile.
+MEMORY_OCTETS, MEMORY_FACTOR = 1 << 30, 64
 
 
 def run(task: Task, now: float) -> State:
@@ -32,7 +34,7 @@ def run(task: Task, now: float) -> State:
     before = read_state(remote.path)
     tried = replace(before, url=remote.url, tried=now, result="failed", failures=before.failures + 1)
     try:
-        learned = fetch(remote, before, _progress())
+        learned = _fetch(task, before)
         # What came is put in its place whole, however long that takes.
         signal.setitimer(signal.ITIMER_REAL, 0)
         learned = replace(learned, tried=now, failures=0)
@@ -42,6 +44,8 @@ def run(task: Task, now: float) -> State:
             after = replace(learned, result="unchanged", reason=None, confirmed=now)
     except FetchError as error:
         after = replace(tried, reason=str(error))
+    except MemoryError:
+        after = replace(tried, reason="it takes more memory than a list of largest_mb may")
     except OSError as error:
         text = f"{error.filename or remote.path}: {error.strerror or error}"
         after = replace(tried, reason=text)
@@ -49,6 +53,17 @@ def run(task: Task, now: float) -> State:
         # A disk that is full now may have room when there is something new.
         write_state(remote.path, after)
     return after
+
+
+def _fetch(task: Task, before: State) -> State:
+    """Ask the source, whatever it is; what each takes is loaded when it is wanted."""
+    if task.remote.zone is not None:
+        from blockd.lists.transfers import fetch_zone
+
+        return fetch_zone(task.remote, before, _progress())
+    from blockd.lists.sources import fetch
+
+    return fetch(task.remote, before, _progress())
 
 
 def _judged(task: Task, learned: State, now: float) -> State:
@@ -93,6 +108,9 @@ def main(words: list[str]) -> int:
         return 1
     os.umask(0o027)
     task = read_task(sys.stdin.read())
+    # Whatever a server makes of it, this process does not take the machine's memory: what does not fit is a failure.
+    most = MEMORY_OCTETS + MEMORY_FACTOR * task.remote.largest_octets
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
     def give_up(*_: object) -> NoReturn:
         raise FetchError(f"it took longer than {task.remote.patience:g} s")

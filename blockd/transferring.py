@@ -7,8 +7,6 @@ answers.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import os
@@ -38,6 +36,7 @@ import dns.rrset
 import dns.tsig
 
 from blockd.fastpath import end_with_parent
+from blockd.lists.keys import read_key
 from blockd.policy.compile import SNAPSHOT
 from blockd.policy.inputs import read_inputs
 from blockd.policy.zones import policy_zone
@@ -100,23 +99,6 @@ def catalog_lines(members: list[str]) -> tuple[str, ...]:
     return ('version 0 TXT "2"', *(f"{label}.zones 0 PTR {member}." for label, member in sorted(labels)))
 
 
-def read_key(name: str, algorithm: str, file: Path) -> dns.tsig.Key:
-    """Read a secret, base64 in a file of its own. ValueError says what is wrong with it."""
-    try:
-        secret = base64.b64decode(file.read_text().strip(), validate=True)
-    except OSError as error:
-        raise ValueError(f"transfer.keys.{name}.file: {file}: {error.strerror}") from None
-    except (binascii.Error, UnicodeDecodeError):
-        raise ValueError(
-            f"transfer.keys.{name}.file: {file}: expected a secret in base64, as tsig-keygen writes it"
-        ) from None
-    if len(secret) < 16:
-        raise ValueError(
-            f"transfer.keys.{name}.file: {file}: a secret of {len(secret)} octets can be guessed: give 16 or more"
-        )
-    return dns.tsig.Key(dns.name.from_text(name), secret, algorithm)
-
-
 class Primary:
     """Serves zones to their secondaries."""
 
@@ -124,6 +106,8 @@ class Primary:
         """`state` is a directory for what must outlive the process: serials that never go back, and older states."""
         self._say, self._state = say, state
         self._zones: dict[dns.name.Name, Zone] = {}
+        #: Zones that lists are made of -> the address of their primary, and the key that it signs with.
+        self._inbound: dict[dns.name.Name, tuple[str, dns.name.Name | None]] = {}
         self._keys: dict[dns.name.Name, dns.tsig.Key] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CONNECTIONS)
@@ -157,6 +141,10 @@ class Primary:
         with self._lock:
             self._zones = zones
             self._keys = {key.name: key for key in keys.values()}
+            self._inbound = {
+                dns.name.from_text(zone): (host, None if key is None else dns.name.from_text(key))
+                for zone, host, key in command["inbound"]
+            }
         for zone in [zone for zone in zones.values() if zone.told != zone.versions[0].serial]:
             zone.told = zone.versions[0].serial
             for peer, key in zone.secondaries:
@@ -241,7 +229,8 @@ class Primary:
 
     def _peers(self) -> set[str]:
         with self._lock:
-            return {host for zone in self._zones.values() for (host, _), _ in zone.secondaries}
+            listed = {host for zone in self._zones.values() for (host, _), _ in zone.secondaries}
+            return listed | {host for host, _ in self._inbound.values()}
 
     def _serve_datagrams(self, datagrams: socket.socket) -> None:
         while True:
@@ -274,7 +263,7 @@ class Primary:
     def _answers(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
         """Answer one message of a listed peer; nothing for what cannot be read."""
         with self._lock:
-            zones, keys = self._zones, self._keys
+            zones, keys, inbound = self._zones, self._keys, self._inbound
         try:
             query = dns.message.from_wire(wire, keyring=keys)
         except dns.tsig.BadSignature:
@@ -287,6 +276,9 @@ class Primary:
         if query.flags & dns.flags.QR or len(query.question) != 1:
             return
         question = query.question[0]
+        if query.opcode() == dns.opcode.NOTIFY:
+            yield self._notified(query, inbound.get(question.name), address)
+            return
         zone = zones.get(question.name)
         reply = dns.message.make_response(query)
         if zone is None or not zone.admits(address, query) or query.opcode() != dns.opcode.QUERY:
@@ -305,6 +297,19 @@ class Primary:
         elif question.rdtype == dns.rdatatype.AXFR:
             reply.set_rcode(dns.rcode.FORMERR)
         yield reply.to_wire()
+
+    def _notified(
+        self, query: dns.message.Message, primary: tuple[str, dns.name.Name | None] | None, address: str
+    ) -> bytes:
+        """Take a NOTIFY of a zone that a list is made of: its primary's word counts, and nobody else's (RFC 1996)."""
+        reply = dns.message.make_response(query)
+        reply.flags |= dns.flags.AA
+        signed_by = query.keyname if query.had_tsig else None
+        if primary is None or primary[0] != address or primary[1] not in (None, signed_by):
+            reply.set_rcode(dns.rcode.REFUSED)
+        else:
+            self._say({"notify": query.question[0].name.to_text(omit_final_dot=True)})
+        return reply.to_wire()
 
     def _transfer(self, zone: Zone, query: dns.message.Message) -> Iterator[bytes]:
         newest = zone.versions[0]

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ PAUSE = 5.0
 class Transfers:
     """One process, started when there is an address to serve on, and anew when it ends."""
 
-    def __init__(self, listen: Sequence[tuple[object, int]], state: Path) -> None:
-        """`state` is where the process keeps what must outlive it."""
+    def __init__(self, listen: Sequence[tuple[object, int]], state: Path, notified: Callable[[str], None]) -> None:
+        """`state` is where the process keeps what must outlive it.
+
+        `notified` is called, from another thread, with the name of a zone whose primary has news.
+        """
         self._listen = [str(part) for endpoint in listen for part in endpoint]
-        self._state = state
+        self._state, self._notified = state, notified
         self._command: dict[str, Any] | None = None
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -44,9 +47,9 @@ class Transfers:
         if self._listen:
             threading.Thread(target=self._keep_running, daemon=True).start()
 
-    def publish(self, config: Path, generation: Path) -> None:
-        """Have the zones of a generation served."""
-        self._command = {"config": str(config), "generation": str(generation)}
+    def publish(self, config: Path, generation: Path, inbound: list[tuple[str, str, str | None]]) -> None:
+        """Have the zones of a generation served; `inbound` are zone, primary's address and key of those we take."""
+        self._command = {"config": str(config), "generation": str(generation), "inbound": inbound}
         self._send()
 
     def stop(self) -> None:
@@ -95,7 +98,9 @@ class Transfers:
             time.sleep(PAUSE)
 
     def _said(self, said: dict[str, Any]) -> None:
-        if "error" in said:
+        if "notify" in said:
+            self._notified(said["notify"])
+        elif "error" in said:
             self.problem = said["error"]
             log.error("zone transfers: %s", said["error"])
         elif "unconfirmed" in said:

@@ -18,7 +18,17 @@ from blockd.settings.document import Document
 from blockd.settings.load import NAME
 from blockd.settings.schema import Answer, Section
 from blockd.settings.source import Source
-from blockd.settings.values import DomainName, Duration, Growth, HttpsUrl, NetworkValue, Percent, Printable
+from blockd.settings.values import (
+    DomainName,
+    Duration,
+    Growth,
+    HttpsUrl,
+    NetworkValue,
+    Percent,
+    Printable,
+    Upstream,
+    show_endpoint,
+)
 
 BUILTIN = Path(__file__).parent / "builtin"
 #: Zones of content delivery networks: beside the apps, and a site's own beside its apps.
@@ -50,20 +60,23 @@ class AppList(Section):
         None, description="In place of `file`: every file in it, but those that begin with a dot or are YAML."
     )
     url: HttpsUrl | None = Field(None, description="In place of `file`: where it is fetched, over HTTPS.")
+    zone: DomainName | None = Field(None, description="In place of `file`: a zone, transferred from `server`.")
+    server: Upstream | None = Field(None, description="The primary of `zone`.")
+    key: str | None = Field(None, description="The key of `transfer.keys` that the primary of `zone` signs with.")
     every: Duration = Field(
         6 * 3_600.0,
         ge=30,
         le=30 * 86_400,
-        description="Time between fetches of `url`.",
+        description="Time between fetches of `url` or `zone`.",
         json_schema_extra={"default": "6h"},
     )
     ca: str | None = Field(
         None, description="Certificates to trust for `url` in place of the system's: a PEM file, relative to the app's."
     )
     patience: Duration = Field(
-        300.0, ge=1, le=3_600, description="Time for all of a fetch of `url`.", json_schema_extra={"default": "5min"}
+        300.0, ge=1, le=3_600, description="Time for all of a fetch.", json_schema_extra={"default": "5min"}
     )
-    largest_mb: int = Field(64, ge=1, le=4_096, description="Largest size of what `url` gives, MiB, uncompressed.")
+    largest_mb: int = Field(64, ge=1, le=4_096, description="Largest size of what is fetched, MiB, uncompressed.")
     format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq", "rpz"] = Field(
         "auto",
         description="How it is written: `domains` block a name and all below, `hosts` that name alone, `adblock`, "
@@ -73,16 +86,31 @@ class AppList(Section):
     largest_shrink: Percent | None = Field(None, description="In place of `reload.largest_shrink`, for this list.")
     largest_growth: Growth | None = Field(None, description="In place of `reload.largest_growth`, for this list.")
 
+    @property
+    def source(self) -> str | None:
+        """Where it comes from, if it is fetched; what it is told apart by."""
+        if self.zone is not None and self.server is not None:
+            return f"dns://{show_endpoint(self.server)}/{self.zone}"
+        return self.url
+
     @model_validator(mode="after")
     def _one_place(self) -> AppList:
-        given = [key for key in ("file", "directory", "url") if getattr(self, key) is not None]
+        given = [key for key in ("file", "directory", "url", "zone") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"expected one of file, directory and url, and found {' and '.join(given) or 'none'}")
+            found = " and ".join(given) or "none"
+            raise ValueError(f"expected one of file, directory, url and zone, and found {found}")
         if self.format == "rpz" and self.kind == "hole":
             raise ValueError("kind: hole is for lists of names: a zone says itself what passes (CNAME rpz-passthru.)")
-        idle = sorted(self.model_fields_set & {"every", "ca", "patience", "largest_mb"})
-        if idle and self.url is None:
-            raise ValueError(f"{idle[0]} is for lists with url: a {given[0]} is read at each reload")
+        for keys, is_used, kind in (
+            ({"every", "patience", "largest_mb"}, self.url or self.zone, "url or zone"),
+            ({"ca"}, self.url, "url"),
+            ({"server", "key"}, self.zone, "zone"),
+        ):
+            idle = sorted(self.model_fields_set & keys)
+            if idle and not is_used:
+                raise ValueError(f"{idle[0]} is for lists with {kind}: a {given[0]} has none")
+        if self.zone is not None and self.server is None:
+            raise ValueError("zone needs the server that it is transferred from: server: 10.0.0.9")
         return self
 
 
@@ -178,8 +206,8 @@ class Entry:
     def list_path(self, at: int) -> Path:
         """Give the path of one of its lists; where a URL is kept, whether it was fetched yet or not."""
         item = self.app.lists[at]
-        if item.url is not None:
-            return self.fetched / _key(self.app.app, item.url)
+        if item.source is not None:
+            return self.fetched / _key(self.app.app, item.source)
         return self.list_places[at].document.file.parent / (item.file or item.directory or "")
 
     def ca_path(self, at: int) -> Path | None:
@@ -304,7 +332,7 @@ def _key(app: str, url: str) -> str:
 
 
 def _list_key(item: AppList) -> str:
-    return "url" if item.url is not None else "directory" if item.directory is not None else "file"
+    return next(key for key in ("url", "zone", "directory", "file") if getattr(item, key) is not None)
 
 
 def _entry(app: App, document: Document) -> Entry:

@@ -20,11 +20,25 @@ ENDINGS = (".json", ".json.new", ".new", ".refused")
 Result = Literal["new", "unchanged", "failed", "refused"]
 
 
+class FetchError(Exception):
+    """Why there is no list; the text is for people."""
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A TSIG key and where its secret is."""
+
+    name: str
+    algorithm: str
+    file: Path
+
+
 @dataclass(frozen=True)
 class Remote:
     """Where a list comes from, and where it is kept."""
 
     app: str
+    #: Of a zone: `dns://address:port/zone`, for people.
     url: str
     #: The list as it was last good; this is the path that policy reads.
     path: Path
@@ -34,6 +48,10 @@ class Remote:
     largest_octets: int
     #: Seconds for all of a fetch.
     patience: float
+    #: A zone that is transferred, from which server, and the key that it signs with.
+    zone: str | None = None
+    server: tuple[str, int] | None = None
+    key: KeyFile | None = None
 
     @property
     def candidate(self) -> Path:
@@ -139,7 +157,9 @@ def read_task(text: str) -> Task:
     parts = json.loads(text)
     remote = parts["remote"]
     ca = None if remote["ca"] is None else Path(remote["ca"])
-    parts["remote"] = Remote(**{**remote, "path": Path(remote["path"]), "ca": ca})
+    key = None if remote["key"] is None else KeyFile(**{**remote["key"], "file": Path(remote["key"]["file"])})
+    server = None if remote["server"] is None else tuple(remote["server"])
+    parts["remote"] = Remote(**{**remote, "path": Path(remote["path"]), "ca": ca, "key": key, "server": server})
     return Task(**{**parts, "limits": Limits(**parts["limits"])})
 
 

@@ -25,7 +25,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as HttpTimeoutError
 
-from blockd.lists.remote import Remote, State
+from blockd.lists.remote import FetchError, Remote, State
 
 #: Seconds without an octet, on connecting and on reading; the whole of a fetch has `PATIENCE`.
 SILENCE = 20.0
@@ -34,10 +34,6 @@ REDIRECTS = 5
 CHUNK_OCTETS = 1 << 16
 #: What a server may say of an ETag that we give back; a larger one is as good as none.
 HEADER_OCTETS = 1_024
-
-
-class FetchError(Exception):
-    """Why there is no list; the text is for people."""
 
 
 def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], None]) -> State:

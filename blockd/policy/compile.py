@@ -13,7 +13,7 @@ from typing import Any
 from blockd.apps.catalogue import App, Entry, Origin
 from blockd.fastpath import Fastpath, _native, check_patterns, compile_rules, load
 from blockd.lists.gate import limits, samples
-from blockd.lists.remote import Remote, Task
+from blockd.lists.remote import KeyFile, Remote, Task
 from blockd.policy import answers
 from blockd.policy.inputs import Inputs
 from blockd.policy.local_records import local_names
@@ -203,14 +203,30 @@ def fetch_tasks(inputs: Inputs) -> list[Task]:
     for app in inputs.live_apps():
         entry = inputs.catalogue.entries[app]
         for at, item in enumerate(entry.app.lists):
-            if item.url is None:
+            if item.source is None:
                 continue
             own = {"largest_shrink": item.largest_shrink, "largest_growth": item.largest_growth}
             judged_by = replace(for_all, **{key: value for key, value in own.items() if value is not None})
-            path, ca = entry.list_path(at), entry.ca_path(at)
-            remote = Remote(app, item.url, path, ca, item.largest_mb << 20, item.patience)
+            remote = Remote(
+                app,
+                item.source,
+                entry.list_path(at),
+                entry.ca_path(at),
+                item.largest_mb << 20,
+                item.patience,
+                item.zone,
+                None if item.server is None else (str(item.server[0]), item.server[1]),
+                _key_file(inputs, item.key),
+            )
             tasks.append(Task(remote, dict(_native_list(entry, at, remote.path)), guarded, judged_by, item.every))
     return tasks
+
+
+def _key_file(inputs: Inputs, name: str | None) -> KeyFile | None:
+    if name is None:
+        return None
+    key = inputs.settings.transfer.keys[name]
+    return KeyFile(name, key.algorithm, inputs.relative(key.file))
 
 
 def _native_list(entry: Entry, at: int, file: Path) -> _native.List:

@@ -86,8 +86,11 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         entry = catalogue.entries.get(name)
         for at in range(len(entry.app.lists) if entry else 0):
             assert entry is not None
+            item = entry.app.lists[at]
+            if item.key is not None and item.key not in settings.transfer.keys:
+                problems.append(entry.list_places[at].problem(f"there is no key {item.key} under transfer.keys"))
             try:
-                source.list_file(entry.list_path(at), may_lack=entry.app.lists[at].url is not None)
+                source.list_file(entry.list_path(at), may_lack=item.source is not None)
             except InputError as error:
                 text = f"{error.problems[0].file} {error.problems[0].text}"
                 problems.append(entry.list_places[at].problem(text))

@@ -50,7 +50,7 @@ def which(catalogue: Catalogue, inputs: Inputs | None, name: str) -> tuple[str, 
     for at, entry in enumerate(entries):
         try:
             for place in range(len(entry.app.lists)):
-                source.list_file(entry.list_path(place), may_lack=entry.app.lists[place].url is not None)
+                source.list_file(entry.list_path(place), may_lack=entry.app.lists[place].source is not None)
         except InputError as error:
             # An app that no policy names may have a list that is not there: its own rules are looked at all the same.
             problems += error.problems

@@ -370,12 +370,14 @@ def test_a_directory_of_lists_is_as_many_as_it_has(serve: Serve, upstream: Upstr
         ({"url": "https://me:secret@lists.example/x"}, "expected a URL without a user and password"),
         ({"url": "https://lists.example/x", "every": "1s"}, "lists.0.every: "),
         ({"url": "https://lists.example/x", "every": "soon"}, "expected a time with its unit, such as 30min, 6h or 1d"),
-        ({"file": "x", "every": "6h"}, "every is for lists with url: a file is read at each reload"),
+        ({"file": "x", "every": "6h"}, "every is for lists with url or zone: a file has none"),
         (
             {"file": "x", "url": "https://lists.example/x"},
-            "expected one of file, directory and url, and found file and url",
+            "expected one of file, directory, url and zone, and found file and url",
         ),
-        ({}, "expected one of file, directory and url, and found none"),
+        ({"zone": "rpz.example"}, "zone needs the server that it is transferred from"),
+        ({"url": "https://lists.example/x", "server": "192.0.2.1"}, "server is for lists with zone: a url has none"),
+        ({}, "expected one of file, directory, url and zone, and found none"),
     ],
 )
 def test_a_bad_source_says_what_and_where(tmp_path: Path, written: dict[str, str], said: str) -> None:

@@ -308,7 +308,7 @@ fn list_names(list: PyList, to_ascii: &Bound<'_, PyAny>) -> PyResult<Vec<String>
     let format = lists::format_of(File::open(&list.file)?, list.format)?;
     let file = File::open(&list.file)?;
     if format == Format::Rpz {
-        lists::rpz::read(file, true, &mut |_, rule| {
+        lists::rpz::read(file, list.may_be_public, &mut |_, rule| {
             if let Ok((lists::rpz::Trigger::Name(name) | lists::rpz::Trigger::Below(name), _)) = rule {
                 names.push(name.to_string());
             }

@@ -58,6 +58,8 @@ const MAX_RECORD_OCTETS: usize = 64 << 10;
 /// Why triggers of name servers are skipped.
 pub const NOT_SEEN: SkipReason = "a trigger of name servers, which a forwarder does not see";
 
+const NO_TYPE: SkipReason = "a record without a type";
+
 /// Whether a line begins a master file beyond doubt.
 pub(super) fn is_one(line: &[u8]) -> bool {
     let text = line.to_ascii_lowercase();
@@ -182,7 +184,8 @@ impl ZoneFile {
         }
         if gathered.has_owner {
             self.owner = Some(first.to_ascii_lowercase());
-            first = words.next()?;
+            let Some(next) = words.next() else { return skip(NO_TYPE) };
+            first = next;
         }
         let mut ttl = self.ttl;
         loop {
@@ -191,7 +194,8 @@ impl ZoneFile {
             } else if !["in", "ch", "hs"].iter().any(|class| first.eq_ignore_ascii_case(class)) {
                 break;
             }
-            first = words.next()?;
+            let Some(next) = words.next() else { return skip(NO_TYPE) };
+            first = next;
         }
         let kind = first.to_ascii_uppercase();
         let data: Vec<_> = words.collect();
