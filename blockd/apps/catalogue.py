@@ -77,10 +77,10 @@ class AppList(Section):
         300.0, ge=1, le=3_600, description="Time for all of a fetch.", json_schema_extra={"default": "5min"}
     )
     largest_mb: int = Field(64, ge=1, le=4_096, description="Largest size of what is fetched, MiB, uncompressed.")
-    format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq", "rpz"] = Field(
+    format: Literal["auto", "domains", "hosts", "adblock", "dnsmasq", "rpz", "regex"] = Field(
         "auto",
         description="How it is written: `domains` block a name and all below, `hosts` that name alone, `adblock`, "
-        "`dnsmasq` and `rpz` as they say; `auto` tells by the first lines.",
+        "`dnsmasq`, `rpz` and `regex` as they say; `auto` tells all but the last by the first lines.",
     )
     kind: Literal["block", "hole"] = Field("block", description="What its names are.")
     largest_shrink: Percent | None = Field(None, description="In place of `reload.largest_shrink`, for this list.")
@@ -99,8 +99,8 @@ class AppList(Section):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"expected one of file, directory, url and zone, and found {found}")
-        if self.format == "rpz" and self.kind == "hole":
-            raise ValueError("kind: hole is for lists of names: a zone says itself what passes (CNAME rpz-passthru.)")
+        if self.format in ("rpz", "regex") and self.kind == "hole":
+            raise ValueError("kind: hole is for lists of names; what passes is CNAME rpz-passthru. in a zone")
         for keys, is_used, kind in (
             ({"every", "patience", "largest_mb"}, self.url or self.zone, "url or zone"),
             ({"ca"}, self.url, "url"),

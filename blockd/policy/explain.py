@@ -215,7 +215,8 @@ def locate(source: Source, entry: Entry, kind: str, rule: str) -> Place:
         origin = entry.places.get((key, rule))
         if origin is not None:
             return Place(app.app, kind, rule, str(origin.document.file), origin.line)
-    for at, item in enumerate(app.lists):
+    # A pattern that is not the app's own is a list's, as it was written or around it.
+    for at, item in enumerate(app.lists if kind != "pattern" else ()):
         if (item.kind == "hole") == (kind == "hole"):
             found = line_of(str(source.list_file(entry.list_path(at))), item.format, rule, to_ascii)
             if found is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 
 import pytest
 
-from blockd.fastpath import list_names, read_list
+from blockd.fastpath import _native, list_names, read_list
 from blockd.settings.records import record_data
 from blockd.settings.values import to_ascii
 
@@ -77,6 +76,14 @@ data.example A not-an-address
 ns.example.rpz-nsdname CNAME .
 com CNAME .
 odd.example DNAME elsewhere.example.
+"""
+
+REGEX = """# comment
+^ads[0-9]+[.]example$
+tracker
+/^pixel[.]/
+(unclosed
+with space
 """
 
 #: Format -> text, the names in their order, how many lines were skipped for which reason, and how many names refuse it.
@@ -156,9 +163,9 @@ def read(text: str, format: str) -> tuple[str, list[str], dict[str, int], int]:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(text)
         file.flush()
-        spec = {"file": file.name, "format": format, "is_hole": False, "public_suffix": False}
-        report = read_list(spec, [], to_ascii, record_data)  # type: ignore[typeddict-item]
-        names = list_names(spec, to_ascii)  # type: ignore[typeddict-item]
+        spec: _native.List = {"file": file.name, "format": format, "is_hole": False, "public_suffix": False}
+        report = read_list(spec, [], to_ascii, record_data)
+        names = list_names(spec, to_ascii)
     return report["format"], names, report["skipped"], report["refused"]
 
 
@@ -168,6 +175,15 @@ def test_every_line_of_a_list_has_its_fate(format: str) -> None:
     text, *wanted = GOLDEN[format]
     for declared in (format, "auto"):
         assert list(read(text, declared)) == [format, *wanted]
+
+
+def test_expressions_are_kept_or_skipped() -> None:
+    """They give no names; each that can be read is a pattern."""
+    skipped = {
+        "a regular expression that cannot be read": 1,
+        "no expression of at most 200 printable characters": 1,
+    }
+    assert read(REGEX, "regex") == ("regex", [], skipped, 0)
 
 
 @pytest.mark.parametrize("format", [*sorted(GOLDEN), "auto"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conftest import Serve
-from tests.support.questions import CORPORATE, addresses, ask
+from tests.support.questions import CORPORATE, addresses, ask, rcode
 from tests.support.upstream import Asked, Reply, Upstream, answer
 
 ADBLOCK = """! Title: somebody's
@@ -76,3 +76,20 @@ def test_formats_are_found_out_and_obeyed(serve: Serve, upstream: Upstream) -> N
     assert blockd.metric("blockd_list_lines_skipped", app="listed", reason="a modifier that is not honoured") == 1
     found = blockd.run("explain", "--client", CORPORATE, "worse.ok.ads.example").stdout
     assert "a.txt:4" in found, found
+
+
+def test_expressions_of_a_list_are_patterns(serve: Serve, upstream: Upstream) -> None:
+    """Found anywhere in a name, or where they say; a bad line is skipped, and the reload takes the others."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_unparsed": "50%"})
+    (blockd.directory / "apps" / "r.txt").write_text("tracker\\d\n^exact[.]example$\n(\n")
+    blockd.write_app("listed", lists=[{"file": "r.txt", "format": "regex"}])
+    blockd.values["policies"]["corporate"]["block"].append("listed")
+    assert blockd.reload().returncode == 0
+    blocked = {"a.tracker1.example": True, "tracker.example": False, "exact.example": True, "www.exact.example": False}
+    for name, is_blocked in blocked.items():
+        assert (rcode(ask(blockd, name, client=CORPORATE)) == "NXDOMAIN") == is_blocked, name
+    explained = blockd.run("explain", "--client", CORPORATE, "a.tracker1.example")
+    assert explained.returncode == 0, explained.stderr
+    assert "pattern" in explained.stdout
+    assert blockd.metric("blockd_list_names", app="listed") == 2

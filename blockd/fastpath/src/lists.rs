@@ -5,6 +5,7 @@ mod adblock;
 mod dnsmasq;
 mod domains;
 mod hosts;
+pub mod regex;
 pub mod rpz;
 
 use crate::domains::HashKey;
@@ -27,16 +28,19 @@ pub enum Format {
     Dnsmasq,
     /// A response policy zone: rules of its own kind, that [`rpz::read`] reads.
     Rpz,
+    /// Regular expressions, that [`regex::read`] reads.
+    Regex,
 }
 
 impl Format {
-    const WORDS: [(&'static str, Self); 6] = [
+    const WORDS: [(&'static str, Self); 7] = [
         ("auto", Self::Auto),
         ("domains", Self::Domains),
         ("hosts", Self::Hosts),
         ("adblock", Self::Adblock),
         ("dnsmasq", Self::Dnsmasq),
         ("rpz", Self::Rpz),
+        ("regex", Self::Regex),
     ];
 
     /// From the word in the config.
@@ -71,6 +75,13 @@ impl Format {
 
 /// How many lines are looked at before a list is taken to be of plain names.
 const DETECTED_LINES: usize = 1_000;
+
+impl Format {
+    /// Whether its lines are about names, one by one.
+    pub fn is_of_names(self) -> bool {
+        !matches!(self, Self::Rpz | Self::Regex)
+    }
+}
 
 /// What a line says of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,8 +141,8 @@ pub fn read(
         Format::Dnsmasq => LineReader::Dnsmasq,
         Format::Hosts => LineReader::Hosts(hosts::LastAddress::default()),
         Format::Domains | Format::Auto => LineReader::Domains,
-        // A zone's rules are not what lists of names say: whoever wants those asks for them.
-        Format::Rpz => return Ok(format),
+        // These are not what lists of names say: whoever wants those asks for them.
+        Format::Rpz | Format::Regex => return Ok(format),
     };
     each_line(&mut list, &mut chunk, &mut |number, line| match line {
         Ok(line) => match &mut reader {

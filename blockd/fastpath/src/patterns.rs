@@ -164,7 +164,8 @@ fn automaton_of(sources: &[String]) -> Result<dense::DFA<Vec<u32>>, Box<dense::B
         .map_err(Box::new)
 }
 
-fn parse_error(source: &str) -> Option<String> {
+/// Why a pattern cannot be read, if it cannot.
+pub fn parse_error(source: &str) -> Option<String> {
     let error = syntax::parse_with(&whole(source), &rules_of_text()).err()?;
     // The last line says what; those before it draw where.
     Some(error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_string())

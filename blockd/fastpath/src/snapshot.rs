@@ -388,7 +388,7 @@ fn each_listed_rule(
         let mut app_reports = Vec::new();
         for list in &app.lists {
             let mut report = ListReport::default();
-            if list.format == Format::Rpz {
+            if !list.format.is_of_names() {
                 app_reports.push(report);
                 continue;
             }
@@ -456,6 +456,31 @@ fn read_zones(
     Ok(())
 }
 
+/// Adds the expressions of the apps' lists to their patterns; gives what became of each list, by app and place.
+fn read_expressions(
+    input: &RulesInput,
+    sources: &mut Vec<(String, AppMask)>,
+) -> Result<Vec<(usize, usize, ListReport)>, String> {
+    let mut reports = Vec::new();
+    for (bit, app) in input.apps.iter().enumerate() {
+        for (at, list) in app.lists.iter().enumerate().filter(|(_, list)| list.format == Format::Regex) {
+            let mut report = ListReport { format: list.format.word(), ..ListReport::default() };
+            let read = File::open(&list.file).and_then(|file| {
+                lists::regex::read(file, &mut |number, line| match line {
+                    Ok(source) => {
+                        report.kept += 1;
+                        sources.push((source, AppMask::of(bit)));
+                    }
+                    Err((why, text)) => report.skip(number, why, text),
+                })
+            });
+            read.map_err(|error| format!("{}: cannot be read: {error}", list.file.display()))?;
+            reports.push((bit, at, report));
+        }
+    }
+    Ok(reports)
+}
+
 /// What a snapshot is written of.
 pub struct Compiled {
     /// The rules, but for their domain table.
@@ -480,8 +505,9 @@ pub fn build_rules(
     let with_masks = |(bit, app): (usize, &AppInput)| {
         app.patterns.iter().map(move |source| (source.clone(), AppMask::of(bit))).collect::<Vec<_>>()
     };
-    let patterns = Patterns::build(input.apps.iter().enumerate().flat_map(with_masks).collect())
-        .map_err(|(at, text)| format!("pattern {at}: {text}"))?;
+    let mut sources: Vec<_> = input.apps.iter().enumerate().flat_map(with_masks).collect();
+    let expressions = read_expressions(&input, &mut sources)?;
+    let patterns = Patterns::build(sources).map_err(|(at, text)| format!("pattern {at}: {text}"))?;
     let embedded = input.apps.iter().enumerate().filter(|(_, app)| app.embedded);
     let embedded = embedded.fold(AppMask::EMPTY, |all, (bit, _)| all.or(AppMask::of(bit)));
     let mut builder = Builder::new(key);
@@ -494,7 +520,7 @@ pub fn build_rules(
     }
     each_own_rule(&input, |app, kind, name| builder.own(app, kind, name));
     // Where no list covers what is below its names, own rules alone do, which are known: one reading is enough.
-    let mut lists = input.apps.iter().flat_map(|app| &app.lists).filter(|list| list.format != Format::Rpz);
+    let mut lists = input.apps.iter().flat_map(|app| &app.lists).filter(|list| list.format.is_of_names());
     let is_once = lists.all(|list| list.format == Format::Hosts && !list.is_hole);
     let guard = Guard::new(key, &input.guarded);
     let mut reports = each_listed_rule(&input, &guard, to_ascii, |app, kind, name| {
@@ -519,6 +545,9 @@ pub fn build_rules(
     entries.shrink_to_fit();
     let mut chain = ChainBuilder::new(key);
     read_zones(&input, &guard, &mut chain, to_data, &mut reports)?;
+    for (app, at, report) in expressions {
+        reports[app][at] = report;
+    }
     let chain = chain.finish(&mut input.templates)?.map(Box::new);
 
     let mut network_masks: Vec<AppMask> = Vec::new();
