@@ -110,6 +110,8 @@ class Daemon:
         self._reload_running: Deferred[list[Problem]] | None = None
         self._reload_wanted: Deferred[list[Problem]] | None = None
         self._accepts_loss = False
+        #: A rollback is under way: what is fetched meanwhile must not undo it.
+        self._is_going_back = False
         self._is_ending = False
 
     def _first_generation(self) -> tuple[Inputs, Generations, Path]:
@@ -366,9 +368,10 @@ class Daemon:
 
         def begin(task: Task) -> None:
             def end(state: FetchState) -> None:
+                is_new = self._fetches.end(task, state)
                 # What was rolled back stays so, until somebody says otherwise.
-                if not self._is_ending and self._fetches.end(task, state) and not self._generations.is_held:
-                    self.reload()
+                if is_new and not (self._is_ending or self._is_going_back or self._generations.is_held):
+                    self.reload().addCallback(self._fetched_taken_in)
 
             self._fetches.begin(task)
             running = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._fetches.run, task)
@@ -376,6 +379,13 @@ class Daemon:
 
         for task in [] if self._is_ending else self._fetches.due():
             begin(task)
+
+    def _fetched_taken_in(self, problems: list[Problem]) -> list[Problem]:
+        try:
+            self._fetches.taken_in(str(problems[0]) if problems else None)
+        except OSError as error:
+            log.error("%s: lists cannot be put back: %s", self._generations.root, error.strerror)
+        return problems
 
     def _hear_of_zone(self, zone: str) -> None:
         """Fetch a list that is a zone at once: its primary has news. Called from a thread of its own."""
@@ -458,6 +468,7 @@ class Daemon:
 
         def finished(problems: list[Problem]) -> None:
             self._reload_running = None
+            self._is_going_back = False
             if not self._is_ending:
                 self._tell_ready()
             wanted, self._reload_wanted = self._reload_wanted, None
@@ -497,6 +508,7 @@ class Daemon:
         elif self._reload_running is not None:
             done.callback([Problem(str(self.config), 0, "", "a reload is under way: try again when it has ended")])
         else:
+            self._is_going_back = True
             self._run(done, lambda: self._read_back(previous), lambda parts: self._go_back(previous, *parts))
         return done
 
@@ -522,6 +534,8 @@ class Daemon:
             self._generations.hold(True)
             self._generations.accept(generation)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._generations.hold(False)
             return [Problem(str(generation), 0, "", f"cannot be put in force: {error.strerror}")]
         self._put_in_force(inputs, generation, snapshot, lists)
         # The next rollback goes further back, and not to what was left.

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blockd.lists.remote import ENDINGS, State, Task, accept, read_state, write_state
+from blockd.lists.remote import ENDINGS, State, Task, accept, put_back, read_state, write_state
 from blockd.priority import COMPILE, give_way
 
 log = logging.getLogger("blockd")
@@ -43,6 +43,8 @@ class Fetches:
         self._due: dict[Path, float] = {}
         #: Those that somebody said to have changed while they were fetched.
         self._again: set[Path] = set()
+        #: New lists that no reload has taken in yet -> what was known of the one before.
+        self._untried: dict[Path, State] = {}
         #: What is under way: path -> octets so far, and in all where the server said so.
         self._progress: dict[Path, tuple[int, int | None]] = {}
         self._processes: set[subprocess.Popen[str]] = set()
@@ -157,6 +159,7 @@ class Fetches:
             self._states[path] = state
             self._due[path] = 0.0 if path in self._again else self._due_time(self._tasks[path], state)
         if state.result == "new":
+            self._untried.setdefault(path, before)
             log.info("fetched %s for %s: %s names", task.remote.url, app, state.kept)
         elif state.result in ("failed", "refused") and (state.result, state.reason) != (before.result, before.reason):
             kept = "the last good one stays in use" if path.exists() else "there is none yet"
@@ -164,6 +167,23 @@ class Fetches:
         elif state.result == "unchanged" and before.result in ("failed", "refused"):
             log.info("the list of %s from %s is well again", app, task.remote.url)
         return state.result == "new"
+
+    def taken_in(self, problem: str | None) -> None:
+        """Note that a reload took the new lists in, or why it did not: then those before them are put back.
+
+        A list that is good by itself and bad with all others must not hold up every reload to come. OSError when the
+        disk refuses.
+        """
+        untried, self._untried = self._untried, {}
+        for path, known in untried.items():
+            task = self._tasks.get(path)
+            if task is None:
+                continue
+            if problem is None:
+                task.remote.before.unlink(missing_ok=True)
+                continue
+            self._states[path] = put_back(task.remote, known, problem)
+            log.error("the list of %s from %s was put back: %s", task.remote.app, task.remote.url, problem)
 
     def fetch_lacking(self, tasks: Iterable[Task]) -> None:
         """Fetch lists that were never there, all at once, and wait for them a while: a first start has no other."""
@@ -177,12 +197,15 @@ class Fetches:
             for task, state in zip(lacking, pool.map(self.run, lacking), strict=True):
                 self.end(task, state)
         clock.cancel()
+        clock.join()
         self._is_ending = False
+        self._untried.clear()
 
     def accept_refused(self) -> None:
         """Put in use what was fetched and refused, for an operator who says so. OSError when the disk refuses."""
-        for task in self._tasks.values():
-            if accept(task.remote, self._now()):
+        for path, task in list(self._tasks.items()):
+            # One that is being fetched is judged in a moment, by somebody who writes to the same place.
+            if path not in self._progress and accept(task.remote, self._now()):
                 log.warning("accepted by an operator: what was fetched from %s", task.remote.url)
                 self._states[task.remote.path] = read_state(task.remote.path)
 

@@ -34,6 +34,8 @@ def run(task: Task, now: float) -> State:
     before = read_state(remote.path)
     tried = replace(before, url=remote.url, tried=now, result="failed", failures=before.failures + 1)
     try:
+        # What one that was killed left is half of something.
+        remote.candidate.unlink(missing_ok=True)
         learned = _fetch(task, before)
         # What came is put in its place whole, however long that takes.
         signal.setitimer(signal.ITIMER_REAL, 0)

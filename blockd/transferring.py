@@ -52,6 +52,8 @@ CONNECTIONS, IDLE = 32, 10.0
 MESSAGE_OCTETS = 16_000
 #: Seconds between NOTIFYs of one serial that nobody confirms; then the secondary's own refresh has to do.
 NOTIFY_WAITS = (1.0, 2.0, 4.0, 8.0)
+#: Seconds between two NOTIFYs of a zone that are passed on.
+NOTIFY_PAUSE = 1.0
 #: Of the SOA, seconds: how often secondaries look by themselves, and how long they enforce without us (RFC 1035).
 REFRESH, RETRY, EXPIRE = 60, 15, 30 * 86_400
 
@@ -107,7 +109,11 @@ class Primary:
         self._say, self._state = say, state
         self._zones: dict[dns.name.Name, Zone] = {}
         #: Zones that lists are made of -> the address of their primary, and the key that it signs with.
-        self._inbound: dict[dns.name.Name, tuple[str, dns.name.Name | None]] = {}
+        self._inbound: dict[dns.name.Name, set[tuple[str, dns.name.Name | None]]] = {}
+        #: When a NOTIFY of each was last passed on.
+        self._heard: dict[dns.name.Name, float] = {}
+        #: Those of which one is passed on in a moment.
+        self._waiting: set[dns.name.Name] = set()
         self._keys: dict[dns.name.Name, dns.tsig.Key] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CONNECTIONS)
@@ -138,13 +144,14 @@ class Primary:
             members = [wanted.zone for wanted in settings.zones.values()]
             zone = self._zone(settings.catalog, "", keys, catalog_lines(members))
             zones[zone.origin] = zone
+        self._say({"taken": [zone.origin.to_text(omit_final_dot=True) for zone in zones.values()]})
         with self._lock:
             self._zones = zones
             self._keys = {key.name: key for key in keys.values()}
-            self._inbound = {
-                dns.name.from_text(zone): (host, None if key is None else dns.name.from_text(key))
-                for zone, host, key in command["inbound"]
-            }
+            self._inbound = {}
+            for name, host, key in command["inbound"]:
+                signed_by = None if key is None else dns.name.from_text(key)
+                self._inbound.setdefault(dns.name.from_text(name), set()).add((host, signed_by))
         for zone in [zone for zone in zones.values() if zone.told != zone.versions[0].serial]:
             zone.told = zone.versions[0].serial
             for peer, key in zone.secondaries:
@@ -230,11 +237,15 @@ class Primary:
     def _peers(self) -> set[str]:
         with self._lock:
             listed = {host for zone in self._zones.values() for (host, _), _ in zone.secondaries}
-            return listed | {host for host, _ in self._inbound.values()}
+            return listed | {host for primaries in self._inbound.values() for host, _ in primaries}
 
     def _serve_datagrams(self, datagrams: socket.socket) -> None:
         while True:
-            wire, peer = datagrams.recvfrom(65_535)
+            try:
+                wire, peer = datagrams.recvfrom(65_535)
+            except OSError:
+                # Such as a port that somebody's answer did not reach.
+                continue
             # Whoever is not listed is neither read nor answered: nobody is sent what another asked for in his name.
             if peer[0] not in self._peers():
                 continue
@@ -244,11 +255,20 @@ class Primary:
 
     def _serve_streams(self, streams: socket.socket) -> None:
         while True:
-            connection, peer = streams.accept()
+            try:
+                connection, peer = streams.accept()
+            except OSError:
+                # No descriptor left: others are given back soon.
+                time.sleep(0.1)
+                continue
             if peer[0] not in self._peers() or not self._room.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._serve_stream, args=(connection, peer[0]), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve_stream, args=(connection, peer[0]), daemon=True).start()
+            except RuntimeError:
+                self._room.release()
+                connection.close()
 
     def _serve_stream(self, connection: socket.socket, address: str) -> None:
         try:
@@ -277,7 +297,7 @@ class Primary:
             return
         question = query.question[0]
         if query.opcode() == dns.opcode.NOTIFY:
-            yield self._notified(query, inbound.get(question.name), address)
+            yield self._notified(query, inbound.get(question.name, set()), address)
             return
         zone = zones.get(question.name)
         reply = dns.message.make_response(query)
@@ -299,17 +319,40 @@ class Primary:
         yield reply.to_wire()
 
     def _notified(
-        self, query: dns.message.Message, primary: tuple[str, dns.name.Name | None] | None, address: str
+        self, query: dns.message.Message, primaries: set[tuple[str, dns.name.Name | None]], address: str
     ) -> bytes:
         """Take a NOTIFY of a zone that a list is made of: its primary's word counts, and nobody else's (RFC 1996)."""
         reply = dns.message.make_response(query)
         reply.flags |= dns.flags.AA
         signed_by = query.keyname if query.had_tsig else None
-        if primary is None or primary[0] != address or primary[1] not in (None, signed_by):
+        name = query.question[0].name.canonicalize()
+        if not any(host == address and key in (None, signed_by) for host, key in primaries):
             reply.set_rcode(dns.rcode.REFUSED)
         else:
-            self._say({"notify": query.question[0].name.to_text(omit_final_dot=True)})
+            self._hear(name)
         return reply.to_wire()
+
+    def _hear(self, name: dns.name.Name) -> None:
+        """Pass a NOTIFY on, at most one a second: who forges an address must not make us fetch without end.
+
+        One that comes sooner is passed on when the second is over, for it may be of something newer.
+        """
+
+        def pass_on() -> None:
+            self._heard[name] = time.monotonic()
+            self._waiting.discard(name)
+            self._say({"notify": name.to_text(omit_final_dot=True)})
+
+        if name in self._waiting:
+            return
+        wait = self._heard.get(name, -NOTIFY_PAUSE) + NOTIFY_PAUSE - time.monotonic()
+        if wait <= 0:
+            pass_on()
+            return
+        self._waiting.add(name)
+        later = threading.Timer(wait, pass_on)
+        later.daemon = True
+        later.start()
 
     def _transfer(self, zone: Zone, query: dns.message.Message) -> Iterator[bytes]:
         newest = zone.versions[0]

@@ -76,26 +76,41 @@ class Transfers:
                     process.stdin.flush()
 
     def _keep_running(self) -> None:
-        while True:
-            # -P: a file in the working directory must not pass for a module of ours.
-            command = [sys.executable, "-P", "-m", "blockd.transferring", str(os.getpid()), str(self._state)]
-            with self._lock:
-                if self._is_ending:
-                    return
-                self._process = subprocess.Popen(
-                    [*command, *self._listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
-            give_way(self._process.pid, COMPILE)
-            self._send()
-            assert self._process.stdout is not None
-            for line in self._process.stdout:
-                self._said(json.loads(line))
-            code = self._process.wait()
+        while not self._is_ending:
+            try:
+                ended = self._run_once()
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                self.stop_process()
+                ended = str(error)
             if self._is_ending:
                 return
-            self.problem = self.problem or f"the process that serves them ended with {code}"
-            log.error("zone transfers: it ended with %d, and is started again in %g s", code, PAUSE)
+            self.problem = self.problem or f"the process that serves them ended: {ended}"
+            log.error("zone transfers: the process ended (%s), and is started again in %g s", ended, PAUSE)
             time.sleep(PAUSE)
+
+    def _run_once(self) -> str:
+        # -P: a file in the working directory must not pass for a module of ours.
+        command = [sys.executable, "-P", "-m", "blockd.transferring", str(os.getpid()), str(self._state)]
+        with self._lock:
+            if self._is_ending:
+                return "the daemon ends"
+            self._process = process = subprocess.Popen(
+                [*command, *self._listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        give_way(process.pid, COMPILE)
+        self._send()
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._said(json.loads(line))
+        return f"exit code {process.wait()}"
+
+    def stop_process(self) -> None:
+        """End the process, whatever state it is in."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _said(self, said: dict[str, Any]) -> None:
         if "notify" in said:
@@ -105,12 +120,11 @@ class Transfers:
             log.error("zone transfers: %s", said["error"])
         elif "unconfirmed" in said:
             log.warning("zone %s: %s does not confirm a NOTIFY; it looks by itself", said["zone"], said["unconfirmed"])
+        elif "taken" in said:
+            self.problem = None
+            self.zones = {zone: known for zone, known in self.zones.items() if zone in said["taken"]}
         elif "zone" in said:
             before = self.zones.get(said["zone"], {})
             self.zones = {**self.zones, said["zone"]: {**before, **said}}
-            if "serial" in said:
-                self.problem = None
-                if said["serial"] != before.get("serial"):
-                    log.info(
-                        "zone %s of %s: serial %d, %d records", *map(said.get, ("zone", "group", "serial", "records"))
-                    )
+            if "serial" in said and said["serial"] != before.get("serial"):
+                log.info("zone %s of %s: serial %d, %d records", *map(said.get, ("zone", "group", "serial", "records")))

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from blockd.lists.gate import Limits
 
-#: Of the files beside a list: what is known, what is being written, what is judged, what was refused.
-ENDINGS = (".json", ".json.new", ".new", ".refused")
+#: Of the files beside a list: what is known, what is being written, what is judged, what was refused, what was there
+#: before, as long as no reload has taken the new one in.
+ENDINGS = (".json", ".json.new", ".new", ".refused", ".before")
 
 Result = Literal["new", "unchanged", "failed", "refused"]
 
@@ -62,6 +63,11 @@ class Remote:
     def refused(self) -> Path:
         """Where one lies that was fetched and does not get in."""
         return self.path.with_name(self.path.name + ".refused")
+
+    @property
+    def before(self) -> Path:
+        """Where the one in use lies until a reload has taken a new one in."""
+        return self.path.with_name(self.path.name + ".before")
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ def write_state(path: Path, state: State) -> None:
 
 def install(remote: Remote) -> None:
     """Put what was fetched in the place of the list; it is on the disk when this returns."""
+    if remote.path.exists() and not remote.before.exists():
+        os.link(remote.path, remote.before)
     remote.candidate.replace(remote.path)
     with suppress(FileNotFoundError):
         remote.refused.unlink()
@@ -167,9 +175,22 @@ def accept(remote: Remote, now: float) -> bool:
     """Put what was refused in use, for an operator who says so; say whether there was any."""
     if not remote.refused.exists():
         return False
-    remote.refused.replace(remote.candidate)
-    install(remote)
+    remote.refused.replace(remote.path)
+    _sync(remote.path.parent)
     # How many names it has is what the next one is compared with: unknown, until one passes by itself.
     state = read_state(remote.path)
     write_state(remote.path, replace(state, result="new", reason=None, confirmed=now, kept=None))
     return True
+
+
+def put_back(remote: Remote, known: State, reason: str) -> State:
+    """Put what was there before in the place of a list that no reload takes in; give what is known now."""
+    remote.path.replace(remote.refused)
+    with suppress(FileNotFoundError):
+        remote.before.replace(remote.path)
+    _sync(remote.path.parent)
+    state = replace(
+        read_state(remote.path), result="refused", reason=reason, kept=known.kept, confirmed=known.confirmed
+    )
+    write_state(remote.path, state)
+    return state

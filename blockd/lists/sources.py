@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,8 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
         headers |= {"If-Modified-Since": state.modified} if state.modified else {}
     try:
         reply = _open(remote, headers)
+        if reply.status == 304 and not headers.keys() & {"If-None-Match", "If-Modified-Since"}:
+            raise FetchError("the server says that nothing changed, and was not asked")
         if reply.status == 304:
             # What was refused is judged again: somebody may have changed by what.
             with suppress(FileNotFoundError):
@@ -56,7 +59,7 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
         if reply.status != 200:
             raise FetchError(f"the server says {reply.status} {str(reply.reason or '')[:80]!r}")
         _save(remote, reply, progress)
-    except (HTTPError, OSError, ValueError, FetchError) as error:
+    except (HTTPError, OSError, ValueError, zlib.error, FetchError) as error:
         with suppress(OSError):
             remote.candidate.unlink()
         raise error if isinstance(error, FetchError) else FetchError(_words(error)) from None
@@ -106,8 +109,7 @@ def _save(remote: Remote, reply: urllib3.BaseHTTPResponse, progress: Callable[[i
         raise FetchError(too_large)
     octets = 0
     with remote.candidate.open("wb") as file:
-        # Bounded by urllib3 after decoding too: a small answer cannot become a gigabyte in one read.
-        while chunk := reply.read(CHUNK_OCTETS, decode_content=True):
+        for chunk in _unpacked(reply):
             octets += len(chunk)
             if octets > limit:
                 raise FetchError(too_large)
@@ -117,6 +119,31 @@ def _save(remote: Remote, reply: urllib3.BaseHTTPResponse, progress: Callable[[i
         os.fsync(file.fileno())
     if not octets:
         raise FetchError("the list is empty")
+
+
+def _unpacked(reply: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Give the body piece by piece, never more at once than a chunk: a small answer must not become a gigabyte.
+
+    Its end must be said by the protocol, and by the compression if there is one: what is cut off is no list.
+    """
+    if reply.headers.get("Content-Length") is None and not reply.headers.get("Transfer-Encoding"):
+        raise FetchError("the server does not say where it ends, so that a part would pass for the whole")
+    encoding = (reply.headers.get("Content-Encoding") or "identity").strip().lower()
+    pieces = iter(lambda: reply.read(CHUNK_OCTETS, decode_content=False), b"")
+    if encoding == "identity":
+        yield from pieces
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise FetchError(f"it is encoded as {encoding[:40]!r}, which was not asked for")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    for piece in pieces:
+        packed = piece
+        while packed and not unpacker.eof:
+            if chunk := unpacker.decompress(packed, CHUNK_OCTETS):
+                yield chunk
+            packed = unpacker.unconsumed_tail
+    if not unpacker.eof:
+        raise FetchError("it was cut off: its compression has no end")
 
 
 def _header(reply: urllib3.BaseHTTPResponse, name: str) -> str | None:
@@ -139,7 +166,7 @@ def _words(error: Exception) -> str:
     """Say in a line what went wrong, for an operator who does not know urllib3."""
     if isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
-    if isinstance(error, ProtocolError) and isinstance(error.args[-1], IncompleteRead):
+    if isinstance(error, ProtocolError) and error.args and isinstance(error.args[-1], IncompleteRead):
         error = error.args[-1]
     if isinstance(error, SSLError):
         return f"TLS: {_first(error)}"
@@ -151,7 +178,7 @@ def _words(error: Exception) -> str:
         return f"it was cut off: {error.partial} octets came, {error.expected} more were to come"
     if isinstance(error, ProtocolError):
         return f"it was cut off: {_first(error)}"
-    if isinstance(error, DecodeError):
+    if isinstance(error, DecodeError | zlib.error):
         return "it is said to be compressed, and cannot be read as that"
     if isinstance(error, LocationParseError):
         return "it leads to something that is no URL"
@@ -161,4 +188,4 @@ def _words(error: Exception) -> str:
 
 
 def _first(error: BaseException) -> str:
-    return str(error.args[-1] if error.args else error).splitlines()[0][:200]
+    return (str(error.args[-1] if error.args else error).splitlines() or [type(error).__name__])[0][:200]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import dns.exception
 import dns.name
@@ -28,10 +29,8 @@ def fetch_zone(remote: Remote, state: State, progress: Callable[[int, int | None
 
     FetchError says why there is none, and then there is no candidate.
     """
-    with suppress(FileNotFoundError):
-        # What was refused is judged again if the primary has nothing newer: it is asked for what came after it.
-        remote.refused.replace(remote.candidate)
-    known = _read(remote, remote.candidate.exists())
+    # What was refused is newer than what is in use: the primary is asked for what came after it.
+    known = _read(remote, remote.refused if remote.refused.exists() else remote.path)
     try:
         key = None if remote.key is None else read_key(remote.key.name, remote.key.algorithm, remote.key.file)
         zone = known or dns.zone.Zone(remote.zone, relativize=False)
@@ -49,6 +48,9 @@ def fetch_zone(remote: Remote, state: State, progress: Callable[[int, int | None
             raise FetchError(f"its serial goes back, from {before} to {serial}")
         if serial != before:
             _write(remote, zone, progress)
+        elif remote.refused.exists():
+            # Nothing newer: it is judged again, for somebody may have changed by what.
+            remote.refused.replace(remote.candidate)
     except (dns.exception.DNSException, OSError, ValueError, KeyError, EOFError, FetchError) as error:
         with suppress(OSError):
             remote.candidate.unlink()
@@ -56,9 +58,8 @@ def fetch_zone(remote: Remote, state: State, progress: Callable[[int, int | None
     return replace(state, url=remote.url)
 
 
-def _read(remote: Remote, is_candidate: bool) -> dns.zone.Zone | None:
+def _read(remote: Remote, file: Path) -> dns.zone.Zone | None:
     """Read the zone as it is kept; none when it is not there, or is none."""
-    file = remote.candidate if is_candidate else remote.path
     with suppress(OSError, dns.exception.DNSException, ValueError, KeyError):
         zone: dns.zone.Zone = dns.zone.from_file(str(file), remote.zone, relativize=False)
         zone.get_soa()

@@ -259,7 +259,8 @@ def test_a_zone_that_names_what_is_everybodys_is_refused(serve: Serve, upstream:
     blockd.values["policies"]["corporate"]["block"].append("zones")
     file.write_text(f"{head}one.example CNAME .\ncom CNAME rpz-passthru.\n")
     assert blockd.reload().returncode == 0
-    for owner in ("co.uk", "*.com", "*", "www.dept.example"):
+    everybodys = ("0.0.0.0.0.rpz-client-ip", "7.0.0.0.10.rpz-ip", "0.zz.rpz-ip")
+    for owner in ("co.uk", "*.com", "*", "www.dept.example", *everybodys):
         file.write_text(f"{head}one.example CNAME .\n{owner} CNAME .\n")
         refused = blockd.reload()
         assert refused.returncode == 1, owner

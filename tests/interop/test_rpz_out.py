@@ -71,6 +71,12 @@ def filled(text: str, port: int) -> str:
     return text.replace("PORT", str(port)).replace("ZONE", ZONE).replace("SECRET", SECRET)
 
 
+def is_open(port: int) -> bool:
+    """Say whether somebody listens there."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 Fleet = tuple[Blockd, dict[str, RealServer], int]
 
 
@@ -114,6 +120,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         }
         blockd.write()
         with blockd, kinds["BIND"], kinds["Unbound"], kinds["Recursor"]:
+            deadline = time.monotonic() + 30
+            while not is_open(port):
+                assert time.monotonic() < deadline, blockd.log.read_text()
+                time.sleep(0.1)
             yield blockd, kinds, port
 
 

@@ -93,3 +93,16 @@ def test_expressions_of_a_list_are_patterns(serve: Serve, upstream: Upstream) ->
     assert explained.returncode == 0, explained.stderr
     assert "pattern" in explained.stdout
     assert blockd.metric("blockd_list_names", app="listed") == 2
+
+
+def test_expressions_that_fit_everybody_are_refused(serve: Serve, upstream: Upstream) -> None:
+    """Those that fit any name, and those that fit one of ours."""
+    blockd = serve([upstream.address], reload={"never_block": ["dept.example"]})
+    file = blockd.directory / "apps" / "r.txt"
+    blockd.write_app("listed", lists=[{"file": "r.txt", "format": "regex"}])
+    blockd.values["policies"]["corporate"]["block"].append("listed")
+    for line in (".", "[a-z0-9]", "^dept", "e$"):
+        file.write_text(f"tracker\n{line}\n")
+        refused = blockd.reload()
+        assert refused.returncode == 1, line
+        assert "r.txt:2: " in refused.stderr, refused.stderr

@@ -48,10 +48,10 @@ def task(directory: Path, url: str, ca: Path | None, **own: Any) -> Task:
     return Task(remote, native, ["dept.example"], Limits(0.5, 2.0, 0.2), 3600.0)
 
 
-def fetch(task: Task, **environment: str) -> State:
+def fetch(task: Task, *prefix: str, **environment: str) -> State:
     """Run the process that a daemon runs."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "blockd.fetching", str(os.getpid())],
+        [*prefix, sys.executable, "-P", "-m", "blockd.fetching", str(os.getpid())],
         input=task.as_json(),
         capture_output=True,
         text=True,
@@ -80,7 +80,9 @@ def test_a_list_is_fetched_when_it_changed(tmp_path: Path, server: ListServer) -
     server.pages["/list"] = MORE
     assert fetch(one).result == "new"
     assert one.remote.path.read_bytes() == MORE
-    assert {file.name for file in one.remote.path.parent.iterdir()} == {"list", "list.json"}
+    # The one before stays until a reload has taken the new one in.
+    assert {file.name for file in one.remote.path.parent.iterdir()} == {"list", "list.json", "list.before"}
+    assert one.remote.before.read_bytes() == NAMES
 
 
 def send(*parts: bytes, pause: float = 0.0) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -123,6 +125,9 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "cut in the middle": (send(WITH_LENGTH + NAMES[:700]), "failed", f"{CUT}: 700 octets came, 690 more were to come"),
     "cut in a chunk": (send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2bc\r\n" + NAMES[:300]), "failed", CUT),
     "half of a compressed one": (send(PACKED % len(ZIPPED) + ZIPPED[:100]), "failed", CUT),
+    "one that ends nowhere": (send(HEAD + b"\r\n" + NAMES), "failed", "the server does not say where it ends"),
+    "a cut one that is framed well": (send(PACKED % 100 + ZIPPED[:100]), "failed", "its compression has no end"),
+    "another encoding": (send(HEAD + b"Content-Encoding: br\r\nContent-Length: 1\r\n\r\nx"), "failed", "not asked for"),
     "less by far": (b"n1.example\n", "refused", "would lose 99 of its 100 rules"),
     "ten times as much": (TEN_TIMES, "refused", "would grow from 100 names to 2000"),
     "larger than allowed": (b"x.example\n" * 200_000, "failed", LARGE),
@@ -179,15 +184,14 @@ def test_what_was_refused_is_judged_again(tmp_path: Path, server: ListServer) ->
     assert one.remote.path.read_bytes() == b"n1.example\n"
 
 
-def test_a_disk_that_is_full_keeps_the_last_good_list(tmp_path: Path, server: ListServer) -> None:
+def test_a_disk_that_takes_no_more_keeps_the_last_good_list(tmp_path: Path, server: ListServer) -> None:
     """What cannot be written is a failure that says so."""
     server.pages["/list"] = NAMES
     one = task(tmp_path, server.url("/list"), server.ca)
     fetch(one)
     server.pages["/list"] = MORE
-    one.remote.candidate.symlink_to("/dev/full")
-    state = fetch(one)
-    assert (state.result, state.reason) == ("failed", "No space left on device")
+    state = fetch(one, "prlimit", "--fsize=1000")
+    assert (state.result, state.reason) == ("failed", "File too large")
     assert one.remote.path.read_bytes() == NAMES
     assert fetch(one).result == "new"
 
@@ -314,6 +318,40 @@ def test_a_list_that_was_refused_is_accepted_by_an_operator(
     assert blockd.run("reload", "--accept").returncode == 0
     assert blockd.reload().returncode == 0
     assert list((blockd.directory / "state" / "lists").iterdir()) == []
+
+
+def test_a_list_that_no_reload_takes_is_put_back(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """Good by itself, and against `must_allow` with all others: later reloads are not held up by it."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"must_allow": ["www.open.example"]})
+    server.pages["/remote"] = NAMES
+    with_list(blockd, server, "remote")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    server.pages["/remote"] = MORE + b"open.example\n"
+    told = blockd.run("lists", "fetch")
+    assert told.returncode == 1
+    assert "www.open.example would be blocked for corporate" in told.stderr, told.stderr
+    assert "was put back" in blockd.log.read_text()
+    assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NOERROR"
+    assert blockd.reload().returncode == 0
+    assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
+    kept = {file.name.rpartition("-")[2] for file in (blockd.directory / "state" / "lists").iterdir()}
+    assert kept == {"remote", "remote.json", "remote.refused"}
+    server.pages["/remote"] = MORE
+    assert blockd.run("lists", "fetch").returncode == 0
+    assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
+
+
+def test_what_a_killed_fetch_left_is_not_taken_for_a_list(tmp_path: Path, server: ListServer) -> None:
+    """Half of something lies there, and the server has nothing new: it is not judged, and not used."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca)
+    assert fetch(one).result == "new"
+    one.remote.candidate.write_bytes(NAMES[:800])
+    assert fetch(one).result == "unchanged"
+    assert one.remote.path.read_bytes() == NAMES
+    assert not one.remote.candidate.exists()
 
 
 def test_a_server_that_hangs_delays_no_other_list(serve: Serve, server: ListServer, upstream: Upstream) -> None:

@@ -141,7 +141,9 @@ impl Chain {
                     (found, _) => found,
                 };
                 let Some(does) = self.acts.get(act as usize) else {
-                    may_come |= targets.is_none() && zone.answers != PrefixTable::default();
+                    // Zones that are only watched end nothing, so nobody waits for them.
+                    let is_obeyed = !view.block.and(bit).is_empty();
+                    may_come |= targets.is_none() && is_obeyed && zone.answers != PrefixTable::default();
                     continue;
                 };
                 if !view.monitor.and(bit).is_empty() {
@@ -333,7 +335,8 @@ impl ChainBuilder {
 
     fn settle(self) -> Result<Chain, String> {
         let Self { mut zones, mut names, acts, answers, clients, .. } = self;
-        names.sort_unstable_by_key(|&(print, at)| (print, at.zone));
+        // Stable: of two rules for one name the first one counts.
+        names.sort_by_key(|&(print, at)| (print, at.zone));
         let mut numbers: HashMap<Vec<AtName>, u16> = HashMap::new();
         let (mut sets, mut entries, mut root): (Vec<Vec<AtName>>, Vec<Entry>, Vec<AtName>) = (vec![], vec![], vec![]);
         for of_name in names.chunk_by(|one, other| one.0 == other.0) {

@@ -591,9 +591,7 @@ impl Core {
             return match self.reply_from(pair, &to, entry, now_ms, out) {
                 Said::Reply => Outcome::Reply,
                 Said::Silence => Outcome::Silence,
-                Said::Alias(target) => {
-                    self.follow(pair, &to, &target, (arrival.origin)(), now_us, now_us, arrival.is_overloaded, out)
-                }
+                Said::Alias(target) => self.follow_asked(pair, arrival, &to, question, &target, now_us, out),
             };
         }
         drop(guard);
@@ -606,9 +604,7 @@ impl Core {
             return match self.take_step(pair, &to, &meaning, step, out) {
                 Said::Reply => Outcome::Reply,
                 Said::Silence => Outcome::Silence,
-                Said::Alias(target) => {
-                    self.follow(pair, &to, &target, (arrival.origin)(), now_us, now_us, arrival.is_overloaded, out)
-                }
+                Said::Alias(target) => self.follow_asked(pair, arrival, &to, question, &target, now_us, out),
             };
         }
         let count = || self.decided(pair, &to, &meaning, &no_targets, &verdict);
@@ -718,6 +714,12 @@ impl Core {
         if !matches!(verdict.action, Action::Pass | Action::Monitor) {
             return None;
         }
+        // Names that are answered here, or asked of servers of their own, are ours: no zone has a word about them. The root
+        // is everybody's, whoever is asked.
+        let own = pair.rules.zone_of(&pair.rules.key.suffixes(to.name), to.name);
+        if own.is_some_and(|(_, octets)| octets > 1) {
+            return None;
+        }
         let view = &pair.views.views.views[usize::from(to.view)];
         let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, targets);
         meaning.asked = meaning.asked.or(walked.watched);
@@ -756,6 +758,28 @@ impl Core {
             }
             Some(Act::Pass) | None => Said::Silence,
         }
+    }
+
+    /// Answers a question by another name's answer, as far as questions of its kind are answered at all.
+    fn follow_asked(
+        &self,
+        pair: &Pair,
+        arrival: &Arrival<'_>,
+        to: &Recipient<'_>,
+        question: &Question<'_>,
+        target: &FoldedName,
+        now_us: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        if question.qtype == rtype::ANY {
+            self.write_template(&pair.rules, to, question, pair.rules.any_template, to.name.wire_length(), out);
+            return Outcome::Reply;
+        }
+        if !question.recursion_desired {
+            self.lanes[to.lane].count(Counter::RefusedRecursion);
+            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
+        }
+        self.follow(pair, to, target, (arrival.origin)(), now_us, now_us, arrival.is_overloaded, out)
     }
 
     /// Answers a question by another name's answer, at once or when there is one; no zone has a word about that name.
@@ -828,7 +852,9 @@ impl Core {
         now_ms: u64,
         out: &mut Vec<u8>,
     ) -> Outcome {
-        let ttl = pair.views.views.tuning.live_ttl;
+        // Aged with the answer that it leads to, the alias has its own TTL all the same.
+        let age = u32::try_from(now_ms.saturating_sub(stored_ms) / 1000).unwrap_or(u32::MAX);
+        let ttl = pair.views.views.tuning.live_ttl.saturating_add(age);
         let question = (to.qtype, to.asker.is_dnssec_ok());
         let through =
             guarded(|| inspect::through_alias(to.name, target, question, ttl, parts, pair.bounds())).flatten();

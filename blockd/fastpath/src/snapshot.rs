@@ -139,7 +139,7 @@ impl ListReport {
         if self.samples.len() < SAMPLES {
             self.samples.push((line, why, text[..text.len().min(80)].to_vec()));
         }
-        if why == lists::PUBLIC_SUFFIX {
+        if why == lists::PUBLIC_SUFFIX || why == lists::rpz::EVERYBODYS || why == lists::regex::EVERYBODYS {
             self.refuse(line, why, text);
         }
     }
@@ -456,29 +456,45 @@ fn read_zones(
     Ok(())
 }
 
-/// Adds the expressions of the apps' lists to their patterns; gives what became of each list, by app and place.
-fn read_expressions(
-    input: &RulesInput,
-    sources: &mut Vec<(String, AppMask)>,
-) -> Result<Vec<(usize, usize, ListReport)>, String> {
-    let mut reports = Vec::new();
-    for (bit, app) in input.apps.iter().enumerate() {
-        for (at, list) in app.lists.iter().enumerate().filter(|(_, list)| list.format == Format::Regex) {
+/// A list of expressions, as it was read: app, place, report, and where its pattern stands.
+struct Expressions {
+    app: usize,
+    at: usize,
+    report: ListReport,
+    pattern: Option<usize>,
+}
+
+/// Adds a pattern for each of the apps' lists of expressions.
+fn read_expressions(input: &RulesInput, sources: &mut Vec<(String, AppMask)>) -> Result<Vec<Expressions>, String> {
+    let mut all = Vec::new();
+    for (app, of) in input.apps.iter().enumerate() {
+        for (at, list) in of.lists.iter().enumerate().filter(|(_, list)| list.format == Format::Regex) {
             let mut report = ListReport { format: list.format.word(), ..ListReport::default() };
+            let mut lines: Vec<(u64, String)> = Vec::new();
             let read = File::open(&list.file).and_then(|file| {
-                lists::regex::read(file, &mut |number, line| match line {
-                    Ok(source) => {
-                        report.kept += 1;
-                        sources.push((source, AppMask::of(bit)));
-                    }
+                lists::regex::read(file, list.may_be_public, &mut |number, line| match line {
+                    Ok(source) => lines.push((number, source)),
                     Err((why, text)) => report.skip(number, why, text),
                 })
             });
             read.map_err(|error| format!("{}: cannot be read: {error}", list.file.display()))?;
-            reports.push((bit, at, report));
+            report.kept = lines.len() as u64;
+            for guarded in &input.guarded {
+                let text = guarded.to_string();
+                let hit = lines.iter().find(|(_, source)| lists::regex::fits(source, text.as_bytes()));
+                if let Some((number, source)) = hit {
+                    report.refuse(*number, "an expression that fits a name that no list may block", source.as_bytes());
+                }
+            }
+            let expressions: Vec<String> = lines.into_iter().map(|(_, source)| source).collect();
+            let pattern = (!expressions.is_empty()).then_some(sources.len());
+            if pattern.is_some() {
+                sources.push((lists::regex::any_of(&expressions), AppMask::of(app)));
+            }
+            all.push(Expressions { app, at, report, pattern });
         }
     }
-    Ok(reports)
+    Ok(all)
 }
 
 /// What a snapshot is written of.
@@ -507,7 +523,13 @@ pub fn build_rules(
     };
     let mut sources: Vec<_> = input.apps.iter().enumerate().flat_map(with_masks).collect();
     let expressions = read_expressions(&input, &mut sources)?;
-    let patterns = Patterns::build(sources).map_err(|(at, text)| format!("pattern {at}: {text}"))?;
+    let patterns = Patterns::build(sources).map_err(|(at, text)| {
+        let list = expressions.iter().find(|list| list.pattern == Some(at));
+        match list.map(|list| &input.apps[list.app].lists[list.at].file) {
+            Some(file) => format!("{}: its expressions: {text}", file.display()),
+            None => format!("pattern {at}: {text}"),
+        }
+    })?;
     let embedded = input.apps.iter().enumerate().filter(|(_, app)| app.embedded);
     let embedded = embedded.fold(AppMask::EMPTY, |all, (bit, _)| all.or(AppMask::of(bit)));
     let mut builder = Builder::new(key);
@@ -545,8 +567,8 @@ pub fn build_rules(
     entries.shrink_to_fit();
     let mut chain = ChainBuilder::new(key);
     read_zones(&input, &guard, &mut chain, to_data, &mut reports)?;
-    for (app, at, report) in expressions {
-        reports[app][at] = report;
+    for list in expressions {
+        reports[list.app][list.at] = list.report;
     }
     let chain = chain.finish(&mut input.templates)?.map(Box::new);
 

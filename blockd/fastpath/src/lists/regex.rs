@@ -1,19 +1,25 @@
 //! Regular expressions, one a line, as filters for DNS have them: found anywhere in a name unless they are anchored.
 
 use super::{SkipReason, each_line};
-use crate::patterns::parse_error;
+use crate::decide::AppMask;
+use crate::patterns::{Patterns, parse_error};
+use crate::wire::FoldedName;
 use std::io::{self, Read};
 
 /// Longest expression, octets.
 const MAX_OCTETS: usize = 200;
 /// Most expressions of a list: each makes the automaton of all larger.
 const MAX_COUNT: usize = 1_000;
+/// Why an expression is refused, as a public suffix is.
+pub const EVERYBODYS: SkipReason = "an expression that fits everybody's names";
+/// Names that have nothing in common, and are nobody's (RFC 2606): what fits all of them fits anything.
+const STRANGERS: [&[u8]; 3] = [b"a.example.com", b"host-7.example.net", b"www.xn--zckzah"];
 
 /// An expression, or why there is none and the line.
 pub type Found<'a> = Result<String, (SkipReason, &'a [u8])>;
 
-/// Reads every line; `each` gets the line number from 1, and the expression over the whole name or why there is none.
-pub fn read(mut list: impl Read, each: &mut dyn FnMut(u64, Found<'_>)) -> io::Result<()> {
+/// Reads every line; `each` gets the line number from 1, and the expression or why there is none.
+pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, Found<'_>)) -> io::Result<()> {
     let mut chunk = vec![0u8; super::CHUNK_OCTETS];
     let mut count = 0;
     each_line(&mut list, &mut chunk, &mut |number, line| match line {
@@ -23,30 +29,44 @@ pub fn read(mut list: impl Read, each: &mut dyn FnMut(u64, Found<'_>)) -> io::Re
             if text.is_empty() || text.starts_with(b"#") || text.starts_with(b"!") {
                 return;
             }
-            let read = whole(text).and_then(|source| {
+            let read = expression(text).and_then(|source| {
                 count += 1;
-                if count > MAX_COUNT { Err("one of more expressions than a list may have") } else { Ok(source) }
+                match () {
+                    () if count > MAX_COUNT => Err("one of more expressions than a list may have"),
+                    () if !may_be_public && STRANGERS.iter().all(|name| fits(&source, name)) => Err(EVERYBODYS),
+                    () => Ok(source),
+                }
             });
             each(number, read.map_err(|why| (why, text)));
         }
     })
 }
 
-/// The expression over the whole name that finds what one finds anywhere in it.
-fn whole(text: &[u8]) -> Result<String, SkipReason> {
+/// One pattern over whole names that fits what any of the expressions is found in: one automaton of all of them grows with
+/// their sum, one that tells them apart would grow with their product.
+pub fn any_of(expressions: &[String]) -> String {
+    format!("^(?:.*(?:{}).*)$", expressions.join("|"))
+}
+
+/// Whether an expression is found in a name.
+pub fn fits(expression: &str, name: &[u8]) -> bool {
+    let pattern = vec![(any_of(&[expression.to_string()]), AppMask::of(0))];
+    let name = FoldedName::from_rule_text(name);
+    name.is_ok_and(|name| Patterns::build(pattern).is_ok_and(|patterns| !patterns.find(&name).0.is_empty()))
+}
+
+/// An expression as it is written, in slashes or not.
+fn expression(text: &[u8]) -> Result<String, SkipReason> {
     let text = text.strip_prefix(b"/").and_then(|text| text.strip_suffix(b"/")).unwrap_or(text);
-    if text.len() > MAX_OCTETS || !text.iter().all(|octet| octet.is_ascii_graphic()) {
+    if text.len() > MAX_OCTETS || !text.iter().all(u8::is_ascii_graphic) {
         return Err("no expression of at most 200 printable characters");
     }
-    let text = String::from_utf8_lossy(text);
-    let source = match (text.starts_with('^'), text.ends_with('$')) {
-        (true, true) => text.to_string(),
-        _ => format!("^(?:.*(?:{text}).*)$"),
-    };
-    if parse_error(&text).is_some() || parse_error(&source).is_some() {
+    let text = String::from_utf8_lossy(text).into_owned();
+    // By itself first: in brackets of others, half of one might pass.
+    if parse_error(&text).is_some() || parse_error(&any_of(std::slice::from_ref(&text))).is_some() {
         return Err("a regular expression that cannot be read");
     }
-    Ok(source)
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -54,19 +74,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expressions_are_of_whole_names() {
-        let text = "# why\n^ads[0-9]+[.]example$\ntracker\n/^pixel[.]/\n(\n\nwith space\n";
+    fn expressions_are_found_as_they_are_written() {
+        let text = "# why\n^ads[0-9]+[.]example$\ntracker\n/^pixel[.]/\n(\n\nwith space\n.\n^(?:a|b)|c$\n[a-z]\n";
         let mut found = Vec::new();
-        read(io::Cursor::new(text), &mut |number, line| found.push((number, line.map_err(|(why, _)| why)))).unwrap();
+        let mut each = |number, line: Found<'_>| found.push((number, line.map_err(|(why, _)| why)));
+        read(io::Cursor::new(text), false, &mut each).unwrap();
         assert_eq!(
             found,
             [
                 (2, Ok("^ads[0-9]+[.]example$".to_string())),
-                (3, Ok("^(?:.*(?:tracker).*)$".to_string())),
-                (4, Ok("^(?:.*(?:^pixel[.]).*)$".to_string())),
+                (3, Ok("tracker".to_string())),
+                (4, Ok("^pixel[.]".to_string())),
                 (5, Err("a regular expression that cannot be read")),
                 (7, Err("no expression of at most 200 printable characters")),
+                (8, Err(EVERYBODYS)),
+                (9, Ok("^(?:a|b)|c$".to_string())),
+                (10, Err(EVERYBODYS)),
             ]
         );
+        for (expression, name, is_found) in [
+            ("^ads|tracker$", "ads.example", true),
+            ("^ads|tracker$", "my.tracker", true),
+            ("^ads|tracker$", "tracker.example", false),
+            ("^exact[.]example$", "exact.example", true),
+            ("^exact[.]example$", "www.exact.example", false),
+            ("pixel", "www.pixel.example", true),
+        ] {
+            assert_eq!(fits(expression, name.as_bytes()), is_found, "{expression} {name}");
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_one_automaton_of_moderate_size() {
+        let many: Vec<String> = (0..300).map(|at| format!("(^|[.])ads{at}x[0-9]*[.]")).collect();
+        let patterns = Patterns::build(vec![(any_of(&many), AppMask::of(0))]).map_err(|(_, why)| why).unwrap();
+        let fits = |name: &str| !patterns.find(&FoldedName::from_rule_text(name.as_bytes()).unwrap()).0.is_empty();
+        assert!(fits("www.ads7x12.example") && !fits("www.ads7y.example"));
     }
 }

@@ -58,6 +58,11 @@ const MAX_RECORD_OCTETS: usize = 64 << 10;
 /// Why triggers of name servers are skipped.
 pub const NOT_SEEN: SkipReason = "a trigger of name servers, which a forwarder does not see";
 
+/// Shortest prefixes that a list may block: shorter ones are everybody's.
+const WIDEST_V4: u8 = 8;
+const WIDEST_V6: u8 = 16;
+/// Why such a prefix is refused, as a public suffix is.
+pub const EVERYBODYS: SkipReason = "a prefix that is everybody's";
 const NO_TYPE: SkipReason = "a record without a type";
 
 /// Whether a line begins a master file beyond doubt.
@@ -160,7 +165,12 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
                 }
             }
         }
-    })
+    })?;
+    if gathered.depth > 0 {
+        // All that follows it was taken for its inside.
+        each(gathered.first_line, Err(("a parenthesis that is not closed", gathered.words.join(&b' '))));
+    }
+    Ok(())
 }
 
 impl ZoneFile {
@@ -278,8 +288,15 @@ impl ZoneFile {
     fn trigger(&self, relative: &str, deed: &Deed) -> Result<Trigger, SkipReason> {
         let (rest, last) = relative.rsplit_once('.').unwrap_or(("", relative));
         match last {
-            "rpz-ip" => return prefix(rest).map(|(address, length)| Trigger::Answer(address, length)),
-            "rpz-client-ip" => return prefix(rest).map(|(address, length)| Trigger::Client(address, length)),
+            "rpz-ip" | "rpz-client-ip" => {
+                let (address, length) = prefix(rest)?;
+                let least = if matches!(address, Address::V4(_)) { WIDEST_V4 } else { WIDEST_V6 };
+                if length < least && *deed != Deed::Pass && !self.may_be_public {
+                    return Err(EVERYBODYS);
+                }
+                let is_answer = last == "rpz-ip";
+                return Ok(if is_answer { Trigger::Answer(address, length) } else { Trigger::Client(address, length) });
+            }
             "rpz-nsdname" | "rpz-nsip" => return Err(NOT_SEEN),
             _ => {}
         }
@@ -405,7 +422,9 @@ mod tests {
         assert_eq!(of("48.zz.7.db8.2001.rpz-client-ip"), Ok(Trigger::Client(v6("2001:db8:7::"), 48)));
         assert_eq!(of("128.1.zz.rpz-ip"), Ok(Trigger::Answer(v6("::1"), 128)));
         assert_eq!(of("128.1.zz.db8.2001.rpz-ip"), Ok(Trigger::Answer(v6("2001:db8::1"), 128)));
-        assert_eq!(of("0.zz.rpz-ip"), Ok(Trigger::Answer(v6("::"), 0)));
+        assert_eq!(of("16.zz.rpz-ip"), Ok(Trigger::Answer(v6("::"), 16)));
+        assert_eq!(of("0.zz.rpz-ip"), Err(EVERYBODYS));
+        assert_eq!(of("0.0.0.0.0.rpz-client-ip"), Err(EVERYBODYS));
         for bad in ["33.0.2.0.192.rpz-ip", "24.1.2.0.192.rpz-ip", "rpz-ip", "x.rpz-ip", "24.1.2.3.rpz-ip"] {
             assert!(of(bad).is_err(), "{bad}");
         }
