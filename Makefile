@@ -32,7 +32,6 @@ lint: build/dev.stamp lint-tools  ## style, types, arrows between rooms
 	.venv/bin/lint-imports
 	cargo fmt --check --manifest-path $(CRATE)/Cargo.toml
 	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets -- -D warnings
-	cargo clippy --quiet --locked --manifest-path $(CRATE)/Cargo.toml --all-targets --no-default-features -- -D warnings
 	cargo fmt --check --manifest-path benchmarks/load/Cargo.toml
 	cargo clippy --quiet --locked --manifest-path benchmarks/load/Cargo.toml --all-targets -- -D warnings
 

@@ -146,6 +146,7 @@ def test_generated_pages_are_up_to_date() -> None:
     assert (ROOT / "docs" / "metrics.md").read_text() == reference.metrics()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_the_commands_without_the_package_work(tmp_path: Path, upstream: Upstream) -> None:
     """Each line of the block in docs/placement.md, with paths of our own in place of /opt and /etc."""

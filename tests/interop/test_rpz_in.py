@@ -115,6 +115,7 @@ def compare(directory: Path, seeds: range, questions: int) -> Counter[str]:
     return seen
 
 
+@pytest.mark.timeout(400)
 def test_blockd_agrees_where_bind_and_unbound_do(tmp_path: Path) -> None:
     """5,000 questions over random zones: names, wildcards and what hides them, addresses, clients, aliases."""
     seen = compare(tmp_path, range(4), QUESTIONS)

@@ -172,7 +172,7 @@ APPS: dict[str, tuple[dict[str, Any], str]] = {
     "needs-nobody": ({"hosts": ["a.example"], "needs": ["ghost"]}, r"needs\.0: there is no app ghost"),
     "bad-network": ({"networks": ["71.18.0.1/16"]}, r"networks\.0: .*did you mean 71\.18\.0\.0/16"),
     "unknown-key": ({"hosts": ["a.example"], "sufixes": []}, r"sufixes: unknown key; known here: app, title"),
-    "bad-list": ({"lists": [{"file": "l", "format": "rpz"}]}, r"lists\.0\.format: "),
+    "bad-list": ({"lists": [{"file": "l", "format": "xml"}]}, r"lists\.0\.format: "),
     "list-is-gone": (
         {"lists": [{"file": "l", "format": "hosts"}]},
         r"lists\.0\.file: .*/l cannot be read: No such file",

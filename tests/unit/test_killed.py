@@ -48,6 +48,7 @@ def any_address(query: Any, asked: Asked) -> Reply:
     return answer(query, f"{asked.name}. 300 IN A 192.0.2.1")
 
 
+@pytest.mark.timeout(400)
 def test_killed_at_any_point_it_starts_with_one_whole_generation(
     tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -146,24 +145,6 @@ def test_generations_on_disk_are_few(serve: Serve, upstream: Upstream) -> None:
     assert blockd.run("reload").returncode == 1
     blockd.file.write_text(good)
     assert len(list((blockd.directory / "state" / "generations").iterdir())) == 3
-
-
-def test_killed_at_any_moment_it_starts_with_one_whole_generation(serve: Serve, upstream: Upstream) -> None:
-    """kill -9 during reloads: the next start has the policy before or after, never a mixture."""
-    blockd = serve([upstream.address])
-    for turn in range(5):
-        blockd.values["answers"]["ttl"] = 100 + turn
-        blockd.write()
-        blockd.hangup()
-        time.sleep(0.15 * turn)
-        assert blockd.process is not None
-        blockd.process.send_signal(signal.SIGKILL)
-        blockd.process.wait()
-        time.sleep(0.5)
-        blockd.start()
-        got = ask(blockd, "tiktok.com", client=CORPORATE)
-        assert rcode(got) == "NXDOMAIN"
-        assert got.authority[0].ttl == 100 + turn
 
 
 def test_who_does_not_answer_gives_way(serve: Serve, upstream: Upstream) -> None:
