@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blockd.priority import COMPILE, give_way
+from blockd.priority import PYTHON, give_way
 
 log = logging.getLogger("blockd")
 
@@ -97,7 +97,8 @@ class Transfers:
             self._process = process = subprocess.Popen(
                 [*command, *self._listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
-        give_way(process.pid, COMPILE)
+        # Secondaries wait for it, as clients do for the reactor.
+        give_way(process.pid, PYTHON)
         self._send()
         assert process.stdout is not None
         for line in process.stdout:
