@@ -52,6 +52,9 @@ CONNECTIONS, IDLE = 32, 10.0
 MESSAGE_OCTETS = 16_000
 #: Seconds between NOTIFYs of one serial that nobody confirms; then the secondary's own refresh has to do.
 NOTIFY_WAITS = (1.0, 2.0, 4.0, 8.0)
+#: Seconds after which a serial is told again: BIND confirms one that comes while it waits for a primary that was not
+#: there yet, and then does nothing about it for most of a minute.
+NOTIFY_AGAIN = (0.0, 3.0, 15.0)
 #: Seconds between two NOTIFYs of a zone that are passed on.
 NOTIFY_PAUSE = 1.0
 #: Of the SOA, seconds: how often secondaries look by themselves, and how long they enforce without us (RFC 1035).
@@ -198,25 +201,39 @@ class Primary:
             old.unlink()
 
     def _notify(self, zone: Zone, peer: Peer, key: dns.tsig.Key | None) -> None:
-        """Tell a secondary of a new serial, until it confirms or time is up (RFC 1996)."""
+        """Tell a secondary of a new serial, and tell it again, as long as there is no newer one (RFC 1996)."""
         serial = zone.versions[0].serial
-        for wait in NOTIFY_WAITS:
+
+        def is_newest() -> bool:
             current = self._zones.get(zone.origin)
-            if current is None or current.versions[0].serial != serial:
+            return current is not None and current.versions[0].serial == serial
+
+        for pause in NOTIFY_AGAIN:
+            time.sleep(pause)
+            is_confirmed = False
+            for wait in NOTIFY_WAITS:
+                if not is_newest():
+                    return
+                began = time.monotonic()
+                if is_confirmed := self._is_confirmed(zone, serial, peer, key, wait):
+                    break
+                # A port that nobody listens on answers at once.
+                time.sleep(max(0.0, wait - (time.monotonic() - began)))
+            if not is_confirmed:
+                self._say({"zone": zone.origin.to_text(omit_final_dot=True), "unconfirmed": f"{peer[0]}:{peer[1]}"})
                 return
-            notify = dns.message.make_query(zone.origin, dns.rdatatype.SOA)
-            notify.set_opcode(dns.opcode.NOTIFY)
-            notify.flags = (notify.flags | dns.flags.AA) & ~dns.flags.RD
-            notify.answer.append(zone.soa(serial))
-            if key is not None:
-                notify.use_tsig(key)
-            began = time.monotonic()
-            with suppress(OSError, dns.exception.DNSException):
-                dns.query.udp(notify, peer[0], timeout=wait, port=peer[1], ignore_unexpected=True)
-                return
-            # A port that nobody listens on answers at once.
-            time.sleep(max(0.0, wait - (time.monotonic() - began)))
-        self._say({"zone": zone.origin.to_text(omit_final_dot=True), "unconfirmed": f"{peer[0]}:{peer[1]}"})
+
+    def _is_confirmed(self, zone: Zone, serial: int, peer: Peer, key: dns.tsig.Key | None, wait: float) -> bool:
+        notify = dns.message.make_query(zone.origin, dns.rdatatype.SOA)
+        notify.set_opcode(dns.opcode.NOTIFY)
+        notify.flags = (notify.flags | dns.flags.AA) & ~dns.flags.RD
+        notify.answer.append(zone.soa(serial))
+        if key is not None:
+            notify.use_tsig(key)
+        with suppress(OSError, dns.exception.DNSException):
+            dns.query.udp(notify, peer[0], timeout=wait, port=peer[1], ignore_unexpected=True)
+            return True
+        return False
 
     # Questions
 

@@ -120,6 +120,13 @@ class LogRow(TypedDict):
     rule: str
     more: int | None
 
+ZoneAct: TypeAlias = (
+    tuple[Literal["nxdomain", "nodata", "drop", "tcp-only"]]
+    | tuple[Literal["alias"], str, bool]
+    | tuple[Literal["records"], list[tuple[int, int, bytes]]]
+)
+Policy: TypeAlias = int | ZoneAct | None
+
 Work: TypeAlias = (
     tuple[Literal["reply"], int, bytes | None]
     | tuple[Literal["stream"], int, list[tuple[str, int]], bytes, float]
@@ -144,7 +151,7 @@ def compile_rules(
     to_data: Callable[[str, str], tuple[int, bytes]],
     output: str,
 ) -> list[list[ListReport]]: ...
-def list_names(list: List, to_ascii: Callable[[str], str]) -> list[str]: ...
+def list_names(list: List, to_ascii: Callable[[str], str]) -> tuple[list[str], dict[str, int]]: ...
 def read_list(
     list: List,
     guarded: Sequence[str],
@@ -183,6 +190,7 @@ class Fastpath:
     def decide(
         self, client: _Address, name: str, qtype: int, answer: bytes | None = None, view: int | None = None
     ) -> Decision: ...
+    def policy_of(self, names: Sequence[str], view: int) -> list[Policy]: ...
     def counters(self) -> dict[str, int]: ...
     def sizes(self) -> dict[str, int]: ...
     def latencies(self) -> dict[str, tuple[list[int], float]]: ...

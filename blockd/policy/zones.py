@@ -1,6 +1,6 @@
 """A group's policy as a response policy zone (draft-vixie-dnsop-dns-rpz-00), for resolvers that a site runs already.
 
-Owners are relative to the zone. Every name that a rule names is asked for of the snapshot itself, so that a zone says
+Owners are relative to the zone. The snapshot itself is asked about every name that a rule names, so that a zone says
 what blockd would: once for the name, and once for what is below it.
 """
 
@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blockd.fastpath import Fastpath, list_names, load
+from dns import rdata
+from dns.rdataclass import RdataClass
+from dns.rdatatype import RdataType, to_text
+
+from blockd.fastpath import Fastpath, _native, list_names, load
 from blockd.policy.compile import native_app
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import GroupView, group_views
@@ -23,11 +27,20 @@ MAX_NAME_OCTETS = 255
 #: A label that no rule names: what is below a name is judged by it.
 PROBE = "_"
 
-#: Type and data of one record.
-Record = tuple[str, str]
-PASSTHRU: tuple[Record, ...] = (("CNAME", "rpz-passthru."),)
-NXDOMAIN: tuple[Record, ...] = (("CNAME", "."),)
-NODATA: tuple[Record, ...] = (("CNAME", "*."),)
+#: Types and data of an owner's records, with the TTLs that are their own.
+Records = tuple[tuple[str, str, int | None], ...]
+PASSTHRU: Records = (("CNAME", "rpz-passthru.", None),)
+NXDOMAIN: Records = (("CNAME", ".", None),)
+NODATA: Records = (("CNAME", "*.", None),)
+DROP: Records = (("CNAME", "rpz-drop.", None),)
+TCP_ONLY: Records = (("CNAME", "rpz-tcp-only.", None),)
+#: What zones that are taken in have, and a zone that is given on cannot: their order would be lost.
+NOT_EXPRESSED = {
+    "answers": "rules about addresses of zones that are taken in",
+    "clients": "rules about clients of zones that are taken in",
+    "everything": "rules about every name of zones that are taken in",
+    "expressions": "patterns",
+}
 
 
 @dataclass
@@ -56,14 +69,18 @@ class _Writer:
         self._apps: list[str] = meta["apps"]
         self._view_number = meta["groups"].index(view.group)
         self._inputs, self._view = inputs, view
-        self._origin_octets = len(origin) + 2
+        self._longest = MAX_NAME_OCTETS - 2 - len(origin)
         self._zone = PolicyZone()
-        self._actions: dict[str, tuple[Record, ...]] = {}
+        self._written: dict[str, Records] = {}
 
     def zone(self) -> PolicyZone:
         zone, ttl = self._zone, self._inputs.settings.answers.ttl
-        lines = [f"{owner} {ttl} {kind} {data}" for owner, records in self._records() for kind, data in records]
-        zone.lines = sorted(set(lines))
+        lines = {
+            f"{owner} {ttl if own is None else own} {kind} {data}"
+            for owner, records in self._records()
+            for kind, data, own in records
+        }
+        zone.lines = sorted(lines)
         for app in sorted(self._view.block):
             entry = self._inputs.catalogue.entries[app]
             zone.not_expressed["patterns"] += len(entry.app.patterns)
@@ -74,34 +91,33 @@ class _Writer:
         zone.not_expressed = +zone.not_expressed
         return zone
 
-    def _records(self) -> Iterator[tuple[str, tuple[Record, ...]]]:
+    def _records(self) -> Iterator[tuple[str, Records]]:
         owners = self._owners()
-        known = set(owners)
+        alone = self._answers(owners, owners)
+        below = self._answers(owners, [f"{PROBE}.{name}" for name in owners])
         covered: set[str] = set()
         above_open: set[str] = set()
         for name in owners:
             # Where the nearest owner above is blocked with all below, this one must say that it is not.
-            nearest = next((parent for parent in _parents(name) if parent in known), None)
-            if nearest is not None and self._action(f"{PROBE}.{nearest}"):
+            nearest = next((parent for parent in _parents(name) if parent in alone), None)
+            if nearest is not None and below[nearest]:
                 covered.add(name)
-                if not self._action(name) or not self._action(f"{PROBE}.{name}"):
+                if not alone[name] or not below[name]:
                     above_open.update(_parents(name))
         for name in owners:
-            alone = self._action(name)
-            if alone == NXDOMAIN and name in above_open:
+            records = alone[name]
+            if records == NXDOMAIN and name in above_open:
                 # It exists, for something below it is open (RFC 8020).
-                alone = NODATA
-            yield from self._named(name, alone, name in covered)
-            yield from self._named(f"*.{name}", self._action(f"{PROBE}.{name}"), name in covered)
+                records = NODATA
+            yield from self._named(name, records, name in covered)
+            yield from self._named(f"*.{name}", below[name], name in covered)
         for app in sorted(self._view.block):
             for network in self._inputs.catalogue.entries[app].app.networks:
                 yield f"{_address_owner(network)}.rpz-ip", self._answer(app)
 
-    def _named(
-        self, owner: str, action: tuple[Record, ...], is_covered: bool
-    ) -> Iterator[tuple[str, tuple[Record, ...]]]:
-        records = action or (PASSTHRU if is_covered else ())
-        if records and len(owner) + self._origin_octets > MAX_NAME_OCTETS:
+    def _named(self, owner: str, records: Records, is_covered: bool) -> Iterator[tuple[str, Records]]:
+        records = records or (PASSTHRU if is_covered else ())
+        if records and len(owner) > self._longest:
             self._zone.not_expressed["names that are too long beside the zone's"] += 1
         elif records:
             yield owner, records
@@ -113,41 +129,57 @@ class _Writer:
             entry = self._inputs.catalogue.entries[app]
             named.update(entry.app.suffixes, entry.app.hosts, entry.app.holes)
             for item in native_app(entry, self._inputs.source, 0)["lists"]:
-                named.update(list_names(item, to_ascii))
-        named.discard(".")
+                names, others = list_names(item, to_ascii)
+                named.update(names)
+                if app in self._view.block:
+                    for what, count in others.items():
+                        self._zone.not_expressed[NOT_EXPRESSED[what]] += count
         between: set[str] = set()
         for name in named:
             parents = list(_parents(name))
             topmost = max((at for at, parent in enumerate(parents) if parent in named), default=-1)
             between.update(parents[:topmost])
-        return sorted(named | between, key=_from_the_top)
+        return list(named | between)
 
-    def _action(self, name: str) -> tuple[Record, ...]:
-        """Give the records by which a name is answered, none when it passes; each is asked for once."""
-        if name not in self._actions:
-            try:
-                decision = self._fastpath.decide("0.0.0.0", name, 1, view=self._view_number)  # noqa: S104
-            except ValueError:
-                # Too long to be asked for.
-                self._actions[name] = ()
-            else:
-                is_block = decision["action"] == "block"
-                self._actions[name] = self._answer(self._apps[decision["app"] or 0]) if is_block else ()
-        return self._actions[name]
+    def _answers(self, owners: list[str], names: list[str]) -> dict[str, Records]:
+        """Give the records by which names are answered, by the owners that they stand for; none when one passes."""
+        said = self._fastpath.policy_of(names, self._view_number)
+        return {owner: self._write(policy) for owner, policy in zip(owners, said, strict=True)}
 
-    def _answer(self, app: str) -> tuple[Record, ...]:
+    def _write(self, policy: _native.Policy) -> Records:
+        if policy is None:
+            return ()
+        if isinstance(policy, int):
+            return self._answer(self._apps[policy])
+        return _zone_act(policy)
+
+    def _answer(self, app: str) -> Records:
         policy, own = self._view.policy, self._inputs.catalogue.entries[app].app
         kind = policy.answer_by_app.get(app, own.answer or policy.answer)
         if kind == "refused":
             self._zone.not_expressed["answers that are REFUSED, here NXDOMAIN"] += 1
-        if kind == "sinkhole":
-            addresses = (("A", policy.sinkhole.ipv4), ("AAAA", policy.sinkhole.ipv6))
-            return tuple((kind, str(address)) for kind, address in addresses if address is not None)
-        return {
-            "nodata": NODATA,
-            "null": (("A", "0.0.0.0"), ("AAAA", "::")),  # noqa: S104  an answer, not a socket
-            "drop": (("CNAME", "rpz-drop."),),
-        }.get(kind, NXDOMAIN)
+        if app not in self._written:
+            addresses: dict[str, tuple[object, object]] = {
+                "null": ("0.0.0.0", "::"),  # noqa: S104  an answer, not a socket
+                "sinkhole": (policy.sinkhole.ipv4, policy.sinkhole.ipv6),
+            }
+            pairs = zip(("A", "AAAA"), addresses.get(kind, ()), strict=False)
+            prepared = tuple((of, str(address), None) for of, address in pairs if address is not None)
+            self._written[app] = prepared or {"nodata": NODATA, "drop": DROP}.get(kind, NXDOMAIN)
+        return self._written[app]
+
+
+def _zone_act(act: _native.ZoneAct) -> Records:
+    """Write what a rule of a zone that was taken in does."""
+    if act[0] == "alias":
+        return (("CNAME", f"{'*.' if act[2] else ''}{act[1]}.", None),)
+    if act[0] == "records":
+        return tuple((to_text(RdataType.make(kind)), _data(kind, wire), ttl) for kind, ttl, wire in act[1])
+    return {"nodata": NODATA, "drop": DROP, "tcp-only": TCP_ONLY}.get(act[0], NXDOMAIN)
+
+
+def _data(kind: int, wire: bytes) -> str:
+    return rdata.from_wire(RdataClass.IN, RdataType.make(kind), wire, 0, len(wire)).to_text()
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -155,10 +187,6 @@ def _parents(name: str) -> Iterator[str]:
     while "." in name:
         name = name.partition(".")[2]
         yield name
-
-
-def _from_the_top(name: str) -> tuple[str, ...]:
-    return tuple(reversed(name.split(".")))
 
 
 def _address_owner(network: Network) -> str:

@@ -6,16 +6,24 @@ import json
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import dns.exception
+import dns.query
+import dns.xfr
+import dns.zone
 import pytest
 
 from tests.conftest import Serve
-from tests.support.daemon import Blockd
+from tests.support.daemon import Blockd, free_port
 from tests.support.dashboard import DASHBOARD, ROOT, Prometheus, filled_in, metric_names, panels
+from tests.support.list_server import ListServer
 from tests.support.questions import CORPORATE, GUEST, PERSONAL, ask
 from tests.support.upstream import Upstream
 
+ZONE = "corporate.rpz.test"
 PROMETHEUS = ROOT / "config" / "prometheus"
 
 
@@ -40,11 +48,44 @@ def exercise(blockd: Blockd, seconds: float) -> None:
         time.sleep(0.05)
 
 
+def transfer(port: int) -> None:
+    """Take the zone for other resolvers, as one of them would, once it is served."""
+    deadline = time.monotonic() + 20
+    while True:
+        zone = dns.zone.Zone(ZONE)
+        query, _ = dns.xfr.make_query(zone)
+        try:
+            dns.query.inbound_xfr("127.0.0.1", zone, query, port, timeout=5)
+        except (OSError, EOFError, dns.exception.DNSException):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            assert zone.get_rdataset("*.from.elsewhere.example", "CNAME") is not None
+            return
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[ExitStack]:
+    """Give a stack that ends after the daemons that need what is on it."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.timeout(180)
-def test_every_panel_shows_data(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
+def test_every_panel_shows_data(serve: Serve, upstream: Upstream, elsewhere: ExitStack, tmp_path: Path) -> None:
     """Prometheus takes each query, and it gives the numbers of a daemon under load; alerts load and are quiet."""
     upstream.records["www.tiktok.com"] = ["www.tiktok.com. 300 IN A 192.0.2.1"]
-    blockd = serve([upstream.address])
+    lists = elsewhere.enter_context(ListServer(tmp_path))
+    lists.pages["/list"] = b"from.elsewhere.example\n"
+    port = free_port()
+    zones = {"corporate": {"zone": ZONE, "secondaries": [{"address": f"127.0.0.1:{free_port()}"}]}}
+    blockd = serve(
+        [upstream.address],
+        apps={"elsewhere": {"lists": [{"url": lists.url("/list"), "ca": str(lists.ca)}]}},
+        policies={"corporate": {"block": ["tiktok", "bytedance-platform", "elsewhere"]}},
+        transfer={"listen": [f"127.0.0.1:{port}"], "zones": zones},
+    )
+    transfer(port)
     dashboard = json.loads(DASHBOARD.read_text())
     started = time.time()
     with Prometheus(tmp_path, f"127.0.0.1:{blockd.admin}") as prometheus:
@@ -110,7 +151,18 @@ def test_the_dashboard_is_one_that_somebody_would_put_on_a_wall() -> None:
         assert panel["description"]
         assert panel["fieldConfig"]["defaults"]["unit"]
     titles = " ".join(panel["title"].lower() for panel in panels(dashboard))
-    for word in ("by app", "by group", "queries", "cache", "upstreams", "reloads", "generation", "age of the policy"):
+    for word in (
+        "by app",
+        "by group",
+        "queries",
+        "cache",
+        "upstreams",
+        "reloads",
+        "generation",
+        "age of the policy",
+        "elsewhere",
+        "zones",
+    ):
         assert word in titles
     variables = {variable["name"] for variable in dashboard["templating"]["list"]}
     assert variables == {"datasource", "instance", "group"}

@@ -65,6 +65,20 @@ APP = {
     "networks": ["203.0.113.0/24", "2001:db8:7::/48"],
 }
 
+#: A zone that is taken in goes out again with all that it does.
+SUPPLIER = """@ SOA ns.invalid. host.invalid. 1 60 60 86400 60
+gone.example     CNAME .
+empty.example    CNAME *.
+local.example    60 A 10.0.0.9
+*.local.example  60 A 10.0.0.8
+*.wild.example   CNAME .
+ok.wild.example  CNAME rpz-passthru.
+garden.example   CNAME mail.nets.org.
+*                CNAME rpz-passthru.
+24.0.51.100.198.rpz-ip CNAME .
+32.9.0.0.127.rpz-client-ip CNAME .
+"""
+
 
 def filled(text: str, port: int) -> str:
     """Put port and names in."""
@@ -111,7 +125,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             for name, server in kinds.items()
         ]
         blockd = Blockd(home, [nsd.address], apps={"shop": APP, "flip": {"suffixes": ["flip.example"]}})
-        blockd.values["policies"]["corporate"] = {"block": ["tiktok", "bytedance-platform", "shop"]}
+        (home / "apps" / "supplier.rpz").write_text(SUPPLIER)
+        blockd.write_app("supplier", lists=[{"file": "supplier.rpz"}], public_suffix=True)
+        blockd.values["policies"]["corporate"] = {"block": ["tiktok", "bytedance-platform", "shop", "supplier"]}
         blockd.values["transfer"] = {
             "listen": [f"127.0.0.1:{port}"],
             "keys": {"fleet": {"file": "fleet.key"}},
@@ -166,6 +182,13 @@ def test_all_three_enforce_what_blockd_would(fleet: Fleet) -> None:
         "www.nets.org",
         "via.nets.org",
         "there.nets.org",
+        "gone.example",
+        "empty.example",
+        "local.example",
+        "a.local.example",
+        "x.wild.example",
+        "ok.wild.example",
+        "garden.example",
     ]
     for name, server in kinds.items():
         wait_until(server, "tiktok.com", "block", 20)
@@ -182,7 +205,7 @@ def test_a_change_is_enforced_by_all_within_five_seconds(
         wait_until(server, "tiktok.com", "block", 20)
     took: dict[str, list[float]] = {name: [] for name in kinds}
     for is_blocked in (True, False, True):
-        blocks = ["tiktok", "bytedance-platform", "shop", *(["flip"] if is_blocked else [])]
+        blocks = ["tiktok", "bytedance-platform", "shop", "supplier", *(["flip"] if is_blocked else [])]
         blockd.values["policies"]["corporate"]["block"] = blocks
         assert blockd.reload().returncode == 0
         began = time.monotonic()
@@ -274,7 +297,7 @@ def test_an_older_policy_has_a_newer_serial(fleet: Fleet) -> None:
 def test_export_says_what_it_leaves_out(fleet: Fleet) -> None:
     """A zone file that a server would read, and on stderr what has no form."""
     blockd, _, _ = fleet
-    blockd.values["policies"]["corporate"]["block"] = ["shop"]
+    blockd.values["policies"]["corporate"]["block"] = ["shop", "supplier"]
     blockd.write()
     done = blockd.run("rpz", "export", "--group", "corporate", "--zone", ZONE)
     assert done.returncode == 0
@@ -283,5 +306,10 @@ def test_export_says_what_it_leaves_out(fleet: Fleet) -> None:
     assert str(zone.get_rdataset("help.shop.example", "CNAME")[0]) == "rpz-passthru."  # type: ignore[index]
     assert str(zone.get_rdataset("24.0.113.0.203.rpz-ip", "CNAME")[0]) == "."  # type: ignore[index]
     assert str(zone.get_rdataset("48.zz.7.db8.2001.rpz-ip", "CNAME")[0]) == "."  # type: ignore[index]
+    local = zone.get_rdataset("local.example", "A")
+    assert (local.ttl, str(local[0])) == (60, "10.0.0.9")  # type: ignore[union-attr,index]
+    assert str(zone.get_rdataset("garden.example", "CNAME")[0]) == "mail.nets.org."  # type: ignore[index]
     assert "1 patterns: not in the zone, for it has no form there" in done.stderr
+    for what in ("addresses", "clients", "every name"):
+        assert f"1 rules about {what} of zones that are taken in: not in the zone" in done.stderr
     assert blockd.run("rpz", "export", "--group", "nobody").returncode == 1

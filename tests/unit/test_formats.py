@@ -165,7 +165,7 @@ def read(text: str, format: str) -> tuple[str, list[str], dict[str, int], int]:
         file.flush()
         spec: _native.List = {"file": file.name, "format": format, "is_hole": False, "public_suffix": False}
         report = read_list(spec, [], to_ascii, record_data)
-        names = list_names(spec, to_ascii)
+        names, _ = list_names(spec, to_ascii)
     return report["format"], names, report["skipped"], report["refused"]
 
 

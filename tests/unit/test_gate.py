@@ -167,6 +167,31 @@ def test_a_dry_run_says_what_would_change(serve: Serve, upstream: Upstream) -> N
     assert blockd.ready()["config_in_force"], "a dry run is no reload, whatever it finds"
 
 
+def test_a_dry_run_sees_what_is_no_name(serve: Serve, upstream: Upstream) -> None:
+    """Expressions, and rules of response policy zones with what they do."""
+    blockd = serve([upstream.address])
+    expressions, zone = (blockd.directory / "apps" / name for name in ("x.regex", "z.rpz"))
+    head = "@ SOA ns.invalid. host.invalid. 1 60 60 86400 60\n"
+    expressions.write_text("^ads[0-9]+[.]\n^pixel[.]\n")
+    zone.write_text(f"{head}one.example A 10.0.0.1\n*.two.example CNAME .\n32.1.2.0.192.rpz-ip CNAME .\n")
+    blockd.write_app("odd", lists=[{"file": "x.regex", "format": "regex"}, {"file": "z.rpz"}])
+    blockd.values["policies"]["corporate"]["block"].append("odd")
+    assert blockd.reload().returncode == 0
+    expressions.write_text("^ads[0-9]+[.]\n^beacon[.]\n")
+    zone.write_text(f"{head}one.example A 10.0.0.2\n*.two.example CNAME .\n24.0.2.0.192.rpz-ip CNAME .\n")
+    done = blockd.run("reload", "--dry-run")
+    assert done.stdout.splitlines() == [
+        "odd: 3 gained, 3 lost",
+        "  + ^beacon[.]",
+        "  + one.example: A 10.0.0.2",
+        "  + 192.0.2.0/24 in an answer: NXDOMAIN",
+        "  - ^pixel[.]",
+        "  - one.example: A 10.0.0.1",
+        "  - 192.0.2.1/32 in an answer: NXDOMAIN",
+        "a reload would take it",
+    ]
+
+
 def test_a_rollback_goes_back_at_once_and_holds(serve: Serve, upstream: Upstream) -> None:
     """The generation before, over changed files and a restart, until somebody reloads; then the one before that."""
     upstream.records["n20.example"] = ["n20.example. 60 IN A 192.0.2.1"]

@@ -66,6 +66,26 @@ def test_a_failure_is_no_reason_to_forget_but_a_loop_is_an_answer(serve: Serve) 
         assert rcode(ask(blockd, "b.example", client=PERSONAL)) == "SERVFAIL"
 
 
+def test_an_alias_of_a_zone_leads_to_a_stale_answer_too(serve: Serve) -> None:
+    """What a policy zone points at says that it is stale, and lives as long as any stale answer."""
+    with Upstream(script) as upstream:
+        blockd = serve([upstream.address])
+        head = "@ SOA ns.invalid. host.invalid. 1 60 60 86400 60\n"
+        (blockd.directory / "apps" / "z.rpz").write_text(f"{head}garden.example CNAME plain.example.\n")
+        blockd.write_app("zones", lists=[{"file": "z.rpz"}])
+        blockd.values["policies"]["corporate"]["block"].append("zones")
+        assert blockd.reload().returncode == 0
+        assert addresses(ask(blockd, "garden.example")) == ["192.0.2.1"]
+        upstream.script = lambda query, asked: None
+        time.sleep(1.2)
+        for tcp in (False, True):
+            got = ask(blockd, "garden.example", tcp=tcp)
+            assert (addresses(got), ede(got)[0][0]) == (["192.0.2.1"], STALE)
+            assert [rrset.ttl for rrset in got.answer] == [30, 30]
+        got = ask(blockd, "unknown.example", client=PERSONAL)
+        assert rcode(got) == "SERVFAIL"
+
+
 def test_stale_answers_can_be_switched_off(serve: Serve) -> None:
     """`cache.stale: 0`."""
     with Upstream(script) as upstream:

@@ -205,6 +205,16 @@ impl Entry {
         now_ms < self.stale_until_ms.load(Relaxed)
     }
 
+    /// Until when it is served though it has ended; 0 is not at all.
+    pub fn stale_until_ms(&self) -> u64 {
+        self.stale_until_ms.load(Relaxed)
+    }
+
+    /// Has it served until then though it has ended.
+    pub fn serve_stale_until(&mut self, until_ms: u64) {
+        *self.stale_until_ms.get_mut() = until_ms;
+    }
+
     fn cost(&self) -> usize {
         // Two counts in front of the octets, and what the allocator adds to both parts.
         const ALLOCATED: usize = 16 + 2 * 16;

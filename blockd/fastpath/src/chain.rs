@@ -208,7 +208,7 @@ pub struct ZoneAnswers {
 pub type ToData<'a> = dyn FnMut(&str, &str) -> Option<(u16, Vec<u8>)> + 'a;
 
 /// A record of local data: type, TTL, data on the wire.
-type LocalRecord = (u16, u32, Vec<u8>);
+pub type LocalRecord = (u16, u32, Vec<u8>);
 
 /// Collects zones.
 pub struct ChainBuilder {
@@ -384,6 +384,25 @@ impl ChainBuilder {
         }
         Ok(Chain { zones, table: DomainTable::build(&entries), sets, root, acts })
     }
+}
+
+/// The records that [`local_data`] put into a template; none where there are none.
+pub fn local_records(template: &Template) -> Vec<LocalRecord> {
+    let mut records = vec![];
+    for (kind, sections) in &template.by_type {
+        let mut rest = &sections.body[..];
+        for _ in 0..sections.answer {
+            let Some((head, data)) = rest.split_at_checked(12) else { break };
+            let ttl = u32::from_be_bytes([head[6], head[7], head[8], head[9]]);
+            let Some((data, behind)) = data.split_at_checked(usize::from(u16::from_be_bytes([head[10], head[11]])))
+            else {
+                break;
+            };
+            records.push((*kind, ttl, data.to_vec()));
+            rest = behind;
+        }
+    }
+    records
 }
 
 /// The answer of an owner that has records: those of the type that is asked for, or none.

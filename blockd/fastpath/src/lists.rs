@@ -11,7 +11,7 @@ pub mod rpz;
 use crate::domains::HashKey;
 use crate::wire::{FoldedName, MAX_NAME_OCTETS};
 use std::io::{self, Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,6 +345,69 @@ pub struct Changes {
 /// How many names a sample shows.
 const CHANGES_SHOWN: usize = 10;
 
+/// One thing that a list says.
+#[derive(Debug, Clone, Copy)]
+pub enum Says<'a> {
+    /// Something about a name.
+    Name(Means, &'a FoldedName),
+    /// A rule of a response policy zone.
+    Rule(&'a rpz::Trigger, &'a rpz::Deed),
+    /// An expression.
+    Expression(&'a str),
+}
+
+impl Says<'_> {
+    /// What tells it from everything else that a list may say.
+    fn print(self, key: HashKey) -> u64 {
+        let of_name = |name: &FoldedName| key.suffixes(name).last().copied().unwrap_or(0);
+        match self {
+            Self::Name(means, name) => of_name(name) ^ means as u64,
+            // What is done is a part of it: a name that is answered otherwise is a change.
+            rule @ Self::Rule(..) => key.chain(0, rule.to_string().as_bytes()),
+            Self::Expression(text) => key.chain(0, text.as_bytes()),
+        }
+    }
+}
+
+impl std::fmt::Display for Says<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(_, name) => name.fmt(out),
+            Self::Rule(trigger, deed) => write!(out, "{trigger}: {}", deed.text()),
+            Self::Expression(text) => out.write_str(text),
+        }
+    }
+}
+
+/// Gives everything that a list says, whatever its format is.
+pub fn each_thing(
+    file: &Path,
+    format: Format,
+    may_be_public: bool,
+    to_ascii: &mut dyn FnMut(&str) -> Option<String>,
+    each: &mut dyn FnMut(Says<'_>),
+) -> io::Result<()> {
+    let list = std::fs::File::open(file)?;
+    match format_of(&list, format)? {
+        Format::Rpz => rpz::read(std::fs::File::open(file)?, may_be_public, &mut |_, found| {
+            if let Ok((trigger, deed)) = &found {
+                each(Says::Rule(trigger, deed));
+            }
+        }),
+        Format::Regex => regex::read(std::fs::File::open(file)?, may_be_public, &mut |_, found| {
+            if let Ok(expression) = &found {
+                each(Says::Expression(expression));
+            }
+        }),
+        known => read(std::fs::File::open(file)?, known, may_be_public, to_ascii, &mut |_, line| {
+            if let Ok((means, name)) = line {
+                each(Says::Name(means, name));
+            }
+        })
+        .map(drop),
+    }
+}
+
 /// Compares lists with those before, by keyed fingerprints: a name is one in a hosts file and another in a domains list.
 pub fn changes(
     before: &[(PathBuf, Format)],
@@ -352,50 +415,34 @@ pub fn changes(
     key: HashKey,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
 ) -> io::Result<Changes> {
-    let mut each = |lists: &[(PathBuf, Format)], see: &mut dyn FnMut(u64, &FoldedName)| {
-        lists.iter().try_for_each(|(file, format)| {
-            if format_of(std::fs::File::open(file)?, *format)? == Format::Rpz {
-                return rpz::read(std::fs::File::open(file)?, true, &mut |_, found| match found {
-                    Ok((rpz::Trigger::Name(name), deed)) => see(print_of(key, &name) ^ deed.mark(), &name),
-                    Ok((rpz::Trigger::Below(name), deed)) => see(!print_of(key, &name) ^ deed.mark(), &name),
-                    _ => {}
-                });
-            }
-            read(std::fs::File::open(file)?, *format, true, to_ascii, &mut |_, line| {
-                if let Ok((means, name)) = line {
-                    see(print_of(key, name) ^ means as u64, name);
-                }
-            })
-            .map(drop)
-        })
+    let mut each = |lists: &[(PathBuf, Format)], see: &mut dyn FnMut(Says<'_>)| {
+        lists.iter().try_for_each(|(file, format)| each_thing(file, *format, true, to_ascii, see))
     };
     let (mut old, mut new) = (hashbrown::HashSet::new(), hashbrown::HashSet::new());
     let mut found = Changes::default();
-    let sample = |samples: &mut Vec<String>, name: &FoldedName| {
+    let sample = |samples: &mut Vec<String>, says: Says<'_>| {
         if samples.len() < CHANGES_SHOWN {
-            samples.push(name.to_string());
+            samples.push(says.to_string());
         }
     };
-    each(before, &mut |print, _| {
-        old.insert(print);
+    each(before, &mut |says| {
+        old.insert(says.print(key));
     })?;
-    each(after, &mut |print, name| {
+    each(after, &mut |says| {
+        let print = says.print(key);
         if new.insert(print) && !old.contains(&print) {
             found.gained += 1;
-            sample(&mut found.gained_samples, name);
+            sample(&mut found.gained_samples, says);
         }
     })?;
-    each(before, &mut |print, name| {
+    each(before, &mut |says| {
+        let print = says.print(key);
         if old.remove(&print) && !new.contains(&print) {
             found.lost += 1;
-            sample(&mut found.lost_samples, name);
+            sample(&mut found.lost_samples, says);
         }
     })?;
     Ok(found)
-}
-
-fn print_of(key: HashKey, name: &FoldedName) -> u64 {
-    key.suffixes(name).last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]

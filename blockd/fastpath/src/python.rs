@@ -1,19 +1,20 @@
 //! The seam: what Python may call. Typed in `_native.pyi`, which a test holds against this.
 
-use crate::chain::ZoneAnswers;
+use crate::chain::{self, Act, ZoneAnswers};
 use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
 use crate::decide::{AppMask, Sections, Template, Tuning, View, Views, Zone};
 use crate::identity::{Address, Identity};
-use crate::lists::{self, Format};
+use crate::lists::rpz::Trigger;
+use crate::lists::{self, Format, Says};
 use crate::lock;
 use crate::patterns::Patterns;
 use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
-use crate::resolve::{Arrival, Command, Core, Outcome, Work, abort_on_unguarded_panic};
+use crate::resolve::{Arrival, Command, Core, Outcome, Policy, Work, abort_on_unguarded_panic};
 use crate::serve::Listeners;
 use crate::snapshot::{self, AppInput, Compiled, ListInput, RuleKind, RulesInput};
 use crate::sockets::{Entropy, Outbound};
-use crate::wire::FoldedName;
+use crate::wire::{FoldedName, rcode};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -301,24 +302,22 @@ fn read_list<'py>(
     report(py, &compiled.reports[0][0])
 }
 
-/// Every name that a list gives, as the compiler reads it, in its order. OSError when it cannot be read.
+/// Every name that a list gives, as the compiler reads it, in its order; and how many of its rules are about no name, by
+/// what they are. OSError when it cannot be read.
 #[pyfunction]
-fn list_names(list: PyList, to_ascii: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
-    let (list, mut names) = (list_input(list)?, Vec::new());
-    let format = lists::format_of(File::open(&list.file)?, list.format)?;
-    let file = File::open(&list.file)?;
-    if format == Format::Rpz {
-        lists::rpz::read(file, list.may_be_public, &mut |_, rule| {
-            if let Ok((lists::rpz::Trigger::Name(name) | lists::rpz::Trigger::Below(name), _)) = rule {
-                names.push(name.to_string());
-            }
-        })?;
-        return Ok(names);
-    }
-    lists::read(file, list.format, list.may_be_public, &mut ascii_by(to_ascii), &mut |_, line| {
-        names.extend(line.ok().map(|(_, name)| name.to_string()));
-    })?;
-    Ok(names)
+fn list_names(list: PyList, to_ascii: &Bound<'_, PyAny>) -> PyResult<(Vec<String>, HashMap<&'static str, u64>)> {
+    let (list, mut names, mut others) = (list_input(list)?, Vec::new(), HashMap::new());
+    let mut each = |says: Says<'_>| match says {
+        Says::Rule(Trigger::Below(name), _) if *name == FoldedName::ROOT => {
+            *others.entry("everything").or_default() += 1;
+        }
+        Says::Name(_, name) | Says::Rule(Trigger::Name(name) | Trigger::Below(name), _) => names.push(name.to_string()),
+        Says::Rule(Trigger::Answer(..), _) => *others.entry("answers").or_default() += 1,
+        Says::Rule(Trigger::Client(..), _) => *others.entry("clients").or_default() += 1,
+        Says::Expression(_) => *others.entry("expressions").or_default() += 1,
+    };
+    lists::each_thing(&list.file, list.format, list.may_be_public, &mut ascii_by(to_ascii), &mut each)?;
+    Ok((names, others))
 }
 
 fn report<'py>(py: Python<'py>, list: &snapshot::ListReport) -> PyResult<Bound<'py, PyDict>> {
@@ -380,6 +379,31 @@ struct Fastpath {
 
 fn io_error(what: &str, error: &io::Error) -> PyErr {
     PyOSError::new_err((error.raw_os_error(), format!("{what}: {error}")))
+}
+
+/// What a rule of a response policy zone does: `(word,)`, `("alias", name, is_prefixed)` or
+/// `("records", [(type, TTL, data on the wire)])`; None for a passthru.
+fn zone_act<'py>(py: Python<'py>, rules: &crate::decide::Rules, act: u16) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Some(act) = rules.chain.as_deref().and_then(|chain| chain.acts.get(usize::from(act))) else { return Ok(None) };
+    let said = match act {
+        Act::Pass => return Ok(None),
+        Act::TcpOnly => ("tcp-only",).into_pyobject(py)?.into_any(),
+        Act::Alias(target, is_prefixed) => ("alias", target.to_string(), *is_prefixed).into_pyobject(py)?.into_any(),
+        Act::Template(template) => {
+            let template = &rules.templates[usize::from(*template)];
+            let records = chain::local_records(template);
+            match () {
+                () if template.is_silent => ("drop",).into_pyobject(py)?.into_any(),
+                () if !records.is_empty() => {
+                    let records = records.into_iter().map(|(kind, ttl, data)| (kind, ttl, PyBytes::new(py, &data)));
+                    ("records", records.collect::<Vec<_>>()).into_pyobject(py)?.into_any()
+                }
+                () if template.rcode == rcode::NXDOMAIN => ("nxdomain",).into_pyobject(py)?.into_any(),
+                () => ("nodata",).into_pyobject(py)?.into_any(),
+            }
+        }
+    };
+    Ok(Some(said))
 }
 
 #[pymethods]
@@ -600,6 +624,35 @@ impl Fastpath {
         dict.set_item("zone", judged.zone)?;
         dict.set_item("reply", judged.reply.map(|r| PyBytes::new(py, &r)))?;
         Ok(dict)
+    }
+
+    /// What policy says of each name by itself, for a view: None is nothing, a number the bit of the app that blocks it, a
+    /// tuple what a response policy zone's rule does. A text that is no name is open.
+    fn policy_of<'py>(
+        &self,
+        py: Python<'py>,
+        names: Vec<String>,
+        view: u16,
+    ) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+        let pair = self.core.pair.load_full();
+        if usize::from(view) >= pair.views.views.views.len() {
+            return Err(bad("there is no such view"));
+        }
+        let mut known: HashMap<Policy, Option<Bound<'py, PyAny>>> = HashMap::new();
+        let each = |text: String| {
+            let policy = rule_name(&text).map_or(Policy::Open, |name| self.core.policy_of(&pair, view, &name));
+            if let Some(said) = known.get(&policy) {
+                return Ok(said.clone());
+            }
+            let said = match policy {
+                Policy::Open => None,
+                Policy::Block(app) => Some(app.into_pyobject(py)?.into_any()),
+                Policy::Act(act) => zone_act(py, &pair.rules, act)?,
+            };
+            known.insert(policy, said.clone());
+            Ok(said)
+        };
+        names.into_iter().map(each).collect()
     }
 
     /// Every native counter by name.

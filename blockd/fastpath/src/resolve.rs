@@ -307,6 +307,20 @@ enum Said {
     Alias(FoldedName),
 }
 
+/// Since when and how an answer is known, that another name's is made of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Life {
+    stored_ms: u64,
+    stale_until_ms: u64,
+    error: Option<(u16, &'static str)>,
+}
+
+impl Life {
+    fn of(entry: &Entry) -> Self {
+        Self { stored_ms: entry.stored_ms, stale_until_ms: entry.stale_until_ms(), error: entry.error }
+    }
+}
+
 /// Runs what reads hostile bytes; a panic in there costs this packet and no more.
 pub fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
     GUARDED.with(|flag| flag.set(true));
@@ -803,7 +817,9 @@ impl Core {
                 let template = &rules.templates[usize::from(template)];
                 let Sections { answer, authority, body } = template.sections(to.qtype);
                 let counts = Counts { answer: *answer, authority: *authority };
-                return self.write_through(pair, to, target, (template.rcode, counts, body), now_ms, now_ms, out);
+                let (parts, life) =
+                    ((template.rcode, counts, &body[..]), Life { stored_ms: now_ms, ..Life::default() });
+                return self.write_through(pair, to, target, parts, life, now_ms, out);
             }
             Some((Zone::Route(route), _)) => usize::from(route),
             None => 0,
@@ -814,7 +830,7 @@ impl Core {
         let guard = cache::pin();
         if let Some(entry) = self.cached(pair, lane, target, &hashed, now_ms, &guard) {
             let parts = (entry.rcode, entry.counts, entry.body());
-            return self.write_through(pair, to, target, parts, entry.stored_ms, now_ms, out);
+            return self.write_through(pair, to, target, parts, Life::of(entry), now_ms, out);
         }
         drop(guard);
         if is_overloaded {
@@ -848,12 +864,12 @@ impl Core {
         to: &Recipient<'_>,
         target: &FoldedName,
         parts: (u16, Counts, &[u8]),
-        stored_ms: u64,
+        life: Life,
         now_ms: u64,
         out: &mut Vec<u8>,
     ) -> Outcome {
         // Aged with the answer that it leads to, the alias has its own TTL all the same.
-        let age = u32::try_from(now_ms.saturating_sub(stored_ms) / 1000).unwrap_or(u32::MAX);
+        let age = u32::try_from(now_ms.saturating_sub(life.stored_ms) / 1000).unwrap_or(u32::MAX);
         let ttl = pair.views.views.tuning.live_ttl.saturating_add(age);
         let question = (to.qtype, to.asker.is_dnssec_ok());
         let through =
@@ -871,7 +887,9 @@ impl Core {
             route: 0,
         };
         let nothing = inspect::judge(&pair.rules, target, &Targets::NONE);
-        let entry = Entry::new(&key, answer, nothing, pair.rules_generation, stored_ms);
+        let mut entry = Entry::new(&key, answer, nothing, pair.rules_generation, life.stored_ms);
+        entry.error = life.error.or(entry.error);
+        entry.serve_stale_until(life.stale_until_ms);
         self.write_entry(pair, to, &entry, now_ms, out);
         Outcome::Reply
     }
@@ -1131,7 +1149,7 @@ impl Core {
         let out = replies.buffer();
         let said = if waiter.asked.is_some() {
             let parts = (entry.rcode, entry.counts, entry.body());
-            self.write_through(pair, &to, &key.name, parts, entry.stored_ms, now_us / 1000, out);
+            self.write_through(pair, &to, &key.name, parts, Life::of(entry), now_us / 1000, out);
             Said::Reply
         } else {
             self.reply_from(pair, &to, entry, now_us / 1000, out)
@@ -1432,6 +1450,23 @@ impl Core {
         all
     }
 
+    /// What a view's policy says of a name by itself, whoever asks and wherever its answer leads; counts nothing.
+    pub fn policy_of(&self, pair: &Pair, view: u16, name: &FoldedName) -> Policy {
+        let (rules, view) = (&pair.rules, &pair.views.views.views[usize::from(view)]);
+        let suffixes = rules.key.suffixes(name);
+        let meaning = inspect::meaning(rules, rules.find_by(&suffixes, name), &Targets::NONE);
+        match decide(view, meaning.asked, AppMask::EMPTY) {
+            Verdict { action: Action::Block, app, .. } => return Policy::Block(app.unwrap_or(0)),
+            Verdict { action: Action::Pass | Action::Monitor, .. } => {}
+            _ => return Policy::Open,
+        }
+        let own = rules.zone_of(&suffixes, name).is_some_and(|(_, octets)| octets > 1);
+        let Some(chain) = rules.chain.as_deref().filter(|_| !own) else { return Policy::Open };
+        let nobody = Address::V4(0);
+        let met = chain.walk(rules.key, view, nobody, name, Some(&Targets::NONE)).met;
+        met.map_or(Policy::Open, |met| Policy::Act(met.act))
+    }
+
     /// What would be done with a question, and why; counts nothing and asks nobody.
     ///
     /// With an answer, as if the upstream had said that; else with what the cache holds.
@@ -1561,6 +1596,17 @@ fn rule_text(rules: &Rules, name: &FoldedName, targets: &Targets<impl AsRef<[u8]
         _ => None,
     });
     reached.unwrap_or_default()
+}
+
+/// What policy says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// Nothing.
+    Open,
+    /// It is blocked, as this app.
+    Block(u8),
+    /// A rule of a response policy zone: an index of its chain's `acts`.
+    Act(u16),
 }
 
 /// Why a question gets what it gets.

@@ -5,6 +5,7 @@ use super::{PUBLIC_SUFFIX, SkipReason, each_line, is_public_suffix};
 use crate::identity::Address;
 use crate::wire::FoldedName;
 use std::io::{self, Read};
+use std::net::IpAddr;
 
 /// What a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,6 +18,18 @@ pub enum Trigger {
     Answer(Address, u8),
     /// The address of who asks.
     Client(Address, u8),
+}
+
+impl std::fmt::Display for Trigger {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(out),
+            Self::Below(name) if *name == FoldedName::ROOT => out.write_str("*"),
+            Self::Below(name) => write!(out, "*.{name}"),
+            Self::Answer(address, length) => write!(out, "{}/{length} in an answer", IpAddr::from(*address)),
+            Self::Client(address, length) => write!(out, "{}/{length} who asks", IpAddr::from(*address)),
+        }
+    }
 }
 
 /// What is done.
@@ -39,16 +52,17 @@ pub enum Deed {
 }
 
 impl Deed {
-    /// Tells deeds apart, for who compares two lists.
-    pub fn mark(&self) -> u64 {
+    /// What is done, in few words.
+    pub fn text(&self) -> String {
         match self {
-            Self::NxDomain => 1,
-            Self::NoData => 2,
-            Self::Pass => 3,
-            Self::Drop => 4,
-            Self::TcpOnly => 5,
-            Self::Alias(..) => 6,
-            Self::Data(..) => 7,
+            Self::NxDomain => "NXDOMAIN".into(),
+            Self::NoData => "NODATA".into(),
+            Self::Pass => "passthru".into(),
+            Self::Drop => "drop".into(),
+            Self::TcpOnly => "TCP only".into(),
+            Self::Alias(target, false) => format!("CNAME {target}"),
+            Self::Alias(target, true) => format!("CNAME *.{target}"),
+            Self::Data(kind, _, text) => format!("{kind} {text}"),
         }
     }
 }
