@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from blockd.priority import COMPILE, give_way
@@ -29,6 +30,8 @@ class Compiler:
 
     def run(self, config: Path, output: Path, against: Path | None = None) -> list[Problem]:
         """Write a generation; give what is wrong, if anything is. With `against`, also what changes."""
+        if not self.gives_way:
+            return self._run_forked(config, output)
         # -P: a file in the working directory must not pass for a module of ours.
         command = [sys.executable, "-P", "-m", "blockd.compiling", str(os.getpid()), str(config), str(output)]
         if against is not None:
@@ -44,7 +47,34 @@ class Compiler:
             except subprocess.TimeoutExpired:
                 process.kill()
                 return [Problem(str(config), 0, "", f"the compile did not end within {PATIENCE} s")]
-        code = process.returncode
+        last = err.decode(errors="replace").strip().splitlines()[-1:]
+        return self._said(config, process.returncode, out, " ".join(last))
+
+    def _run_forked(self, config: Path, output: Path) -> list[Problem]:
+        """Do it before anything else runs: a copy of this process has all imports, which take as long as a compile."""
+        from blockd import compiling
+
+        parent = os.getpid()
+        reading, writing = os.pipe()
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.dup2(writing, 1)
+                code = compiling.main([str(parent), str(config), str(output)])
+                sys.stdout.flush()
+            except Exception:  # noqa: BLE001  what it was is said, and the parent hears that it failed
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            out = pipe.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return self._said(config, code, out, "see the lines above")
+
+    def _said(self, config: Path, code: int, out: bytes, otherwise: str) -> list[Problem]:
         if code == 0:
             return []
         try:
@@ -52,8 +82,7 @@ class Compiler:
             self.files = [Path(file) for file in said["files"]]
             return [Problem(**problem) for problem in said["problems"]]
         except (ValueError, KeyError, TypeError):
-            last = err.decode(errors="replace").strip().splitlines()[-1:]
-            return [Problem(str(config), 0, "", f"the compile ended with {code}: {' '.join(last)}")]
+            return [Problem(str(config), 0, "", f"the compile ended with {code}: {otherwise}")]
 
     def kill(self) -> None:
         """End what is under way, and what was about to be: the daemon stops."""

@@ -24,7 +24,7 @@ from twisted.internet.error import CannotListenError
 
 from blockd import __version__
 from blockd.compiler import Compiler
-from blockd.control import ControlFactory
+from blockd.control.server import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
@@ -44,10 +44,9 @@ from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
-from blockd.settings import Settings
 from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
-from blockd.settings.schema import State
+from blockd.settings.schema import Settings, State
 from blockd.settings.source import MANIFEST, Kept
 from blockd.settings.values import show_endpoint
 from blockd.supervisor import Supervisor

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from blockd.settings import load_settings
+from blockd.settings.load import load_settings
 from blockd.settings.source import Disk
 from tests.support.builds import one_build
 from tests.support.daemon import Blockd

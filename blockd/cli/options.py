@@ -10,9 +10,8 @@ import typer
 
 from blockd.cli.output import complain
 from blockd.problems import InputError
-from blockd.settings.document import find_scalar
-from blockd.settings.load import load_settings
-from blockd.settings.schema import Admin
+from blockd.settings import usual
+from blockd.settings.document import Document, find_scalar
 from blockd.settings.source import Disk
 
 #: Where the package puts it.
@@ -43,11 +42,14 @@ def socket_path(config: Path | None, socket: Path | None) -> Path:
         return socket
     file = Path(os.path.abspath(config_path(config)))
     try:
-        place = load_settings(file, Disk())[0].admin.socket
+        place = Document(file, Disk().read(file)).values["admin"]["socket"]
+        if not isinstance(place, str):
+            raise TypeError
+    except (KeyError, TypeError):
+        place = usual.SOCKET
     except InputError as error:
-        usual = str(Admin.model_fields["socket"].default)
-        place = find_scalar(file, "admin", "socket") or usual
-        if place == usual:
+        place = find_scalar(file, "admin", "socket") or usual.SOCKET
+        if place == usual.SOCKET:
             # It may be another, and whoever asks has a broken config to mend.
-            complain(f"{error.problems[0]}; looking for the daemon at {usual}, or give --socket S")
+            complain(f"{error.problems[0]}; looking for the daemon at {usual.SOCKET}, or give --socket S")
     return Path(os.path.abspath(file.parent / place))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    # In a pipe nobody sees colours: imported where there is a terminal.
+    from rich.console import RenderableType
 
 #: Words that say how things stand -> style.
 STYLES = {
@@ -52,11 +53,15 @@ def print_json(value: Any) -> None:
 
 def print_rows(rows: Iterable[tuple[str, str]], styles: dict[str, str] | None = None) -> None:
     """Print label and text, a row a line; labels are as wide as the widest usual one."""
+    if not sys.stdout.isatty():
+        for label, text in rows:
+            print(f"{label:10}{text}".rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(soft_wrap=True, highlight=False)
     for label, text in rows:
-        if not console.is_terminal:
-            print(f"{label:10}{text}".rstrip())
-            continue
         line = Text()
         line.append(f"{label:10}", style="dim")
         line.append(text, style=(styles or {}).get(label, ""))
@@ -65,6 +70,9 @@ def print_rows(rows: Iterable[tuple[str, str]], styles: dict[str, str] | None = 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> RenderableType:
     """Make a table for a terminal; words that say how things stand have their colour."""
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -83,11 +91,12 @@ def plain(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print a table, in the form that fits where it goes."""
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(table(columns, rows, right))
-    else:
+    if not sys.stdout.isatty():
         print(plain(columns, rows))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(table(columns, rows, right))
 
 
 def duration(seconds: float) -> str:

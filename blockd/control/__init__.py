@@ -1,6 +1,8 @@
-"""The control socket: one JSON line asks, one JSON line answers; one command a function."""
+"""The control socket: one JSON line asks, one JSON line answers; one command a function.
+
+The daemon's side is :mod:`blockd.control.server`: commands have no need of Twisted.
+"""
 
 from blockd.control.client import ControlError, ask
-from blockd.control.server import ControlFactory
 
-__all__ = ["ControlError", "ControlFactory", "ask"]
+__all__ = ["ControlError", "ask"]

@@ -14,7 +14,7 @@ from blockd.problems import Problem
 
 if TYPE_CHECKING:
     # A fetch judges by these rules too, and has no use for the whole schema.
-    from blockd.settings import Settings
+    from blockd.settings.schema import Settings
 
 #: Names that a list may gain whatever its share of them is: short lists grow by leaps.
 FEW = 1_000

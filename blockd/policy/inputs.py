@@ -11,9 +11,9 @@ from blockd import __version__
 from blockd.apps.catalogue import Catalogue, load_catalogue
 from blockd.devices import Device, read_inventory
 from blockd.problems import InputError, Problem
-from blockd.settings import Settings, load_settings
 from blockd.settings.document import Document
-from blockd.settings.schema import Policy
+from blockd.settings.load import load_settings
+from blockd.settings.schema import Policy, Settings
 from blockd.settings.source import Disk, Source
 from blockd.settings.values import Address, read_endpoint
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path as FilePath
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from blockd.problems import InputError, Problem
 
+if TYPE_CHECKING:
+    # Who only reads values has no need of it, and it takes longer to import than a command may.
+    from pydantic import BaseModel
+
 Path = tuple[str | int, ...]
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound="BaseModel")
 
 #: A config of 100,000 inventory lines has them in a file of their own; more than this is a mistake or an attack.
 MAX_OCTETS = 4 << 20
@@ -110,6 +113,8 @@ class Document:
 
     def validate(self, model: type[Model]) -> Model:
         """Check the values against a schema. InputError lists all that is wrong at once."""
+        from pydantic import ValidationError
+
         if not isinstance(self.values, dict):
             raise self.error((), "expected keys and values at the top of the file")
         try:
@@ -148,6 +153,8 @@ def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:
 
 def _fields_at(schema: Any, path: Path) -> list[str]:
     """Name the keys that a schema has at a path."""
+    from pydantic import BaseModel
+
     for step in path:
         if get_origin(schema) in (dict, list):
             schema = get_args(schema)[-1]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from blockd.settings import usual
 from blockd.settings.values import DomainName, Endpoint, Growth, NetworkValue, Percent, Printable, Upstream
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
@@ -74,7 +75,7 @@ class Admin(Section):
     """Where operators and dashboards look."""
 
     listen: Endpoint = Field(description="Address of /metrics, /healthz and /readyz. Restart.")
-    socket: str = Field("/run/blockd/control.sock", description="Path of the control socket. Restart.")
+    socket: str = Field(usual.SOCKET, description="Path of the control socket. Restart.")
 
 
 class State(Section):

@@ -1,0 +1,4 @@
+"""What a config may leave out and commands need to know: they find the daemon without reading the whole schema."""
+
+#: The control socket.
+SOCKET = "/run/blockd/control.sock"
