@@ -11,10 +11,11 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,7 @@ from twisted.internet.error import CannotListenError
 
 from blockd import __version__
 from blockd.compiler import Compiler
+from blockd.control.caller import Caller
 from blockd.control.server import ControlFactory
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.fetches import Fetches
@@ -57,6 +59,9 @@ from blockd.transport.tcp import TcpListener
 from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
 from blockd.watch import Signature, Watch, signature
 
+if TYPE_CHECKING:
+    from blockd.desk import Desk, Site
+
 log = logging.getLogger("blockd")
 
 SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
@@ -68,6 +73,10 @@ DRAIN_PATIENCE = 2.0
 MOMENT = 0.5
 #: Seconds between two looks at which lists are due.
 FETCH_INTERVAL = 1.0
+#: Seconds between two looks at whether the ledger of exemptions changed: somebody else may write to it.
+LEDGER_INTERVAL = 1.0
+#: In the state directory: the ledger, where no database is named.
+LEDGER = "exemptions.db"
 #: In the state directory: zones as they were given to others.
 ZONES = "zones"
 
@@ -80,6 +89,9 @@ class _Live:
         self.generation = generation
         self.snapshot = snapshot
         self.meta = read_meta(snapshot)
+        #: The same with the views of exemptions behind those of groups.
+        self.folded_meta = self.meta
+        self.inputs = inputs
         servers = (inputs.default_servers(), *inputs.settings.upstream.zones.values())
         self.routes = [[(str(host), port) for host, port in route] for route in servers]
         self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
@@ -112,6 +124,12 @@ class Daemon:
         #: A rollback is under way: what is fetched meanwhile must not undo it.
         self._is_going_back = False
         self._is_ending = False
+        #: Where exemptions are granted, if they are.
+        self._desk: Desk | None = None
+        self._site: Site | None = None
+        self._desk_lock = threading.Lock()
+        self._desk_why: str | None = None
+        self._is_reading_ledger = False
 
     def _first_generation(self) -> tuple[Inputs, Generations, Path]:
         try:
@@ -197,6 +215,10 @@ class Daemon:
         self._metrics.fetches = self._fetches
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
+        self._open_desk()
+        if self._desk is not None:
+            self._desk.read()
+            self._fold_and_publish()
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
@@ -227,6 +249,7 @@ class Daemon:
         self._is_watching = False
         self._every(reactor, WATCH_INTERVAL, self._look_at_files)
         self._every(reactor, FETCH_INTERVAL, self._fetch_what_is_due)
+        self._every(reactor, LEDGER_INTERVAL, self._look_at_ledger)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -265,7 +288,8 @@ class Daemon:
                     raise StartError(f"admin.socket: {path}: another blockd answers there")
             # Nobody answers: what is there was left by one that was killed.
             path.unlink(missing_ok=True)
-            return reactor.listenUNIX(str(path), ControlFactory(self._commands()), mode=0o600)
+            factory = ControlFactory(self._commands(), {"exempt": self._command_exempt})
+            return reactor.listenUNIX(str(path), factory, mode=self._control_mode())
         except (OSError, CannotListenError) as error:
             cause = getattr(error, "socketError", error)
             text = getattr(cause, "strerror", None) or cause
@@ -619,8 +643,9 @@ class Daemon:
     ) -> tuple[int, int]:
         self._live = _Live(inputs, generation, snapshot)
         log_format.set_up(self._live.settings.log.format == "json")
-        rules, views = self._fastpath.publish(snapshot)
-        self._routes.publish()
+        self._open_desk()
+        self._control_path().chmod(self._control_mode())
+        rules, views = self._fold_and_publish()
         self.not_loaded = []
         self._published(rules, views, lists)
         return rules, views
@@ -644,17 +669,118 @@ class Daemon:
 
     def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
         self._note_candidates()
-        meta = self._live.meta
-        self._decisions.published(views, meta)
-        self._decisions_log.published(views, meta)
-        # Folds the counts of views that were replaced: unread, they would stay.
-        self._decisions.read(self._fastpath)
+        self._learn(views)
         self._metrics.lists = lists
         self._fetches.publish(self._live.tasks)
         self._transfers.publish(self.config, self._live.generation, self._fetches.zones())
         for report in lists:
             for sample in report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])
+
+    def _learn(self, views: int) -> None:
+        """Learn what the numbers of a new generation of views mean."""
+        meta = self._live.folded_meta
+        self._decisions.published(views, meta)
+        self._decisions_log.published(views, meta)
+        # Folds the counts of views that were replaced: unread, they would stay.
+        self._decisions.read(self._fastpath)
+
+    # Exemptions
+
+    def _open_desk(self) -> None:
+        """Have a desk when the config in force has somebody who approves, and none else."""
+        wanted = self._live.settings.exemptions
+        if not wanted.teams:
+            desk, self._desk = self._desk, None
+            if desk is not None:
+                desk.close()
+        elif self._desk is None:
+            # Sites without exemptions need not wait for what a database takes to import.
+            from blockd.desk import Desk
+
+            url = wanted.database or f"sqlite:///{self._generations.root / LEDGER}"
+            self._desk = Desk(url, self._generations.root, wall_clock)
+        self._metrics.desk = self._desk
+        self._site = None
+
+    def _control_mode(self) -> int:
+        # People who request and approve are no operators: each command is judged by who calls.
+        return 0o666 if self._live.settings.exemptions.teams else 0o600
+
+    def _site_now(self) -> Site:
+        from blockd.desk import site_of
+
+        if self._site is None:
+            self._site = site_of(self._live.inputs)
+        return self._site
+
+    def _fold_and_publish(self) -> tuple[int, int]:
+        """Put the snapshot in force, with the exemptions that hold."""
+        live = self._live
+        if self._desk is None:
+            live.folded_meta = live.meta
+            numbers = self._fastpath.publish(live.snapshot)
+        else:
+            now, site = self._fastpath.wall(), self._site_now()
+            self._desk_why = self._desk.why_closed(now, site.stands)
+            folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now)
+            live.folded_meta = folded.meta(live.meta)
+            numbers = self._fastpath.publish(live.snapshot, folded.views, folded.slots, folded.devices, folded.floor)
+        self._routes.publish()
+        return numbers
+
+    def _fold_anew(self) -> None:
+        if not self._is_ending and self._desk is not None:
+            self._learn(self._fold_and_publish()[1])
+
+    def _look_at_ledger(self) -> None:
+        """See in a thread whether the ledger changed; tell the hot path what follows, and of the next days in time."""
+        from twisted.internet.threads import deferToThreadPool
+
+        desk = self._desk
+        if desk is None or self._is_reading_ledger:
+            return
+
+        def read() -> bool:
+            with self._desk_lock:
+                return desk.read()
+
+        def done(is_new: bool) -> None:
+            self._is_reading_ledger = False
+            now = self._fastpath.wall()
+            why = desk.why_closed(now, self._live.settings.exemptions.stands)
+            if desk is self._desk and (is_new or why != self._desk_why or desk.is_due(now)):
+                self._fold_anew()
+
+        def failed(failure: Any) -> None:
+            self._is_reading_ledger = False
+            log.error("exemptions: reading the ledger failed: %s", failure.getErrorMessage())
+
+        self._is_reading_ledger = True
+        reading = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
+        reading.addCallbacks(done, failed)
+
+    def _command_exempt(self, request: dict[str, Any], caller: Caller) -> Deferred[dict[str, Any]]:
+        from twisted.internet.threads import deferToThreadPool
+
+        desk = self._desk
+        if desk is None:
+            return succeed(
+                {"ok": False, "error": "there are no exemptions: exemptions.teams names nobody who approves"}
+            )
+        site = self._site_now()
+
+        def act() -> dict[str, Any]:
+            with self._desk_lock:
+                return desk.command(site, caller, request)
+
+        def tell(answer: dict[str, Any]) -> dict[str, Any]:
+            # In force before anybody is told that it is.
+            if desk is self._desk and request.get("do") in ("approve", "revoke"):
+                self._fold_anew()
+            return answer
+
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), act).addCallback(tell)
 
     def _generation_numbers(self) -> tuple[int, int]:
         sizes = self._fastpath.sizes()
@@ -743,7 +869,7 @@ class Daemon:
             return succeed({"ok": False, "error": str(error)})
         live = self._live
         decision = self._fastpath.decide(client, name, qtype)
-        meta = live.meta
+        meta = live.folded_meta
         generation = live.generation
 
         def reason() -> dict[str, Any]:
@@ -784,6 +910,7 @@ class Daemon:
             "generation": self._live.generation.name,
             "is_held": self._generations.is_held,
             "staged": len(self._generations.staged()),
+            **({} if self._desk is None else {"ledger": self._desk.standing()}),
             "dead_upstreams": [show_endpoint(server) for server in sorted(self._routes.dead)],
         }
 

@@ -24,7 +24,9 @@ from tests.support.upstream import Upstream
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SESSION = re.compile(r"(<!-- session:[^>]*-->\n\n```console\n)(.*?)(```\n\n<!-- end of session -->)", re.DOTALL)
+SESSION = re.compile(
+    r"(<!-- session: tests/test_docs.py[^>]*-->\n\n```console\n)(.*?)(```\n\n<!-- end of session -->)", re.DOTALL
+)
 SESSIONS = [
     (page.relative_to(ROOT).as_posix(), at)
     for page in PAGES

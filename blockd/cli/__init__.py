@@ -14,7 +14,20 @@ from blockd import __version__
 from blockd.problems import InputError
 
 #: Every command: its module has ``register(app)``.
-COMMANDS = ("serve", "check", "compile", "reload", "explain", "apps", "lists", "rpz", "status", "top", "schema")
+COMMANDS = (
+    "serve",
+    "check",
+    "compile",
+    "reload",
+    "explain",
+    "apps",
+    "lists",
+    "rpz",
+    "exempt",
+    "status",
+    "top",
+    "schema",
+)
 
 #: Exit codes: 0 done, 1 the inputs or the daemon said no, 2 the command line is wrong.
 EXIT_NO, EXIT_USAGE = 1, 2

@@ -1,4 +1,4 @@
-"""The daemon's side of the control socket. Whoever may open it, may command: its mode is 0600."""
+"""The daemon's side of the control socket: operators may do everything, people what is theirs alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from twisted.protocols.basic import LineReceiver
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
+from blockd.control.caller import Caller, caller_of
+
 Command = Callable[[dict[str, Any]], "dict[str, Any] | Deferred[dict[str, Any]]"]
+#: One that judges itself what its caller may.
+OpenCommand = Callable[[dict[str, Any], Caller], "dict[str, Any] | Deferred[dict[str, Any]]"]
 
 #: Seconds to send a command; the answer may take longer.
 IDLE = 10
@@ -24,8 +28,8 @@ class _Conversation(LineReceiver, TimeoutMixin):
     MAX_LENGTH = 65536
     transport: Any
 
-    def __init__(self, commands: Mapping[str, Command]) -> None:
-        self._commands = commands
+    def __init__(self, commands: Mapping[str, Command], open_commands: Mapping[str, OpenCommand]) -> None:
+        self._commands, self._open = commands, open_commands
 
     def connectionMade(self) -> None:
         self.setTimeout(IDLE)
@@ -37,11 +41,23 @@ class _Conversation(LineReceiver, TimeoutMixin):
         self.setTimeout(None)
         try:
             request = json.loads(line)
-            command = self._commands[request["command"]]
+            name = request["command"]
+            known = name in self._open or self._commands[name] is not None
         except (ValueError, TypeError, KeyError, RecursionError):
-            self._send({"ok": False, "error": f"expected one of these commands: {', '.join(self._commands)}"})
+            known = False
+        if not known:
+            names = ", ".join([*self._commands, *self._open])
+            self._send({"ok": False, "error": f"expected one of these commands: {names}"})
             return
-        maybeDeferred(command, request).addCallbacks(self._send, self._failed)
+        caller = caller_of(self.transport.getHandle())
+        if name in self._open:
+            answer = maybeDeferred(self._open[name], request, caller)
+        elif caller.is_operator:
+            answer = maybeDeferred(self._commands[name], request)
+        else:
+            self._send({"ok": False, "error": f"{name} is for root, and {caller.name} is not"})
+            return
+        answer.addCallbacks(self._send, self._failed)
 
     def _failed(self, failure: Failure) -> None:
         self._send({"ok": False, "error": failure.getErrorMessage()})
@@ -56,10 +72,10 @@ class ControlFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, commands: Mapping[str, Command]) -> None:
-        """``commands`` by name; each gets the request and gives the answer."""
-        self._commands = commands
+    def __init__(self, commands: Mapping[str, Command], open_commands: Mapping[str, OpenCommand]) -> None:
+        """``commands`` by name, for operators; ``open_commands`` for whoever calls. Each answers a request."""
+        self._commands, self._open = commands, open_commands
 
     def buildProtocol(self, addr: IAddress | None) -> _Conversation:
         """Begin a conversation."""
-        return _Conversation(self._commands)
+        return _Conversation(self._commands, self._open)

@@ -150,6 +150,21 @@ class Sources(Protocol):
         """Give, by app, when the list that was longest not confirmed was."""
 
 
+class Exempting(Protocol):
+    """Exemptions, as they are counted."""
+
+    problem: str | None
+
+    def states(self, now: float) -> Counter[str]:
+        """Count them by how they stand."""
+
+    def expiring(self, now: float) -> int:
+        """Count those that run out within a week."""
+
+    def standing(self) -> dict[str, Any]:
+        """Give entries and head of the ledger."""
+
+
 class Zones(Protocol):
     """Response policy zones, as they are counted."""
 
@@ -188,6 +203,7 @@ class Metrics(Collector):
         self.fetches: Sources | None = None
         #: Zones for other resolvers, likewise.
         self.transfers: Zones | None = None
+        self.desk: Exempting | None = None
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -359,6 +375,24 @@ class Metrics(Collector):
                 confirmed.add_metric([app], when)
         yield from (fetches, confirmed)
         yield from _zone_families(self.transfers)
+        yield from _exemption_families(self.desk)
+
+
+def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:
+    states = GaugeMetricFamily("blockd_exemptions", "Exemptions by how they stand.", labels=["state"])
+    expiring = GaugeMetricFamily("blockd_exemptions_expiring", "Those that hold and run out within 7 days.")
+    current = GaugeMetricFamily("blockd_ledger_current", "Whether the ledger of exemptions is read, and whole.")
+    entries = GaugeMetricFamily("blockd_ledger_entries", "Entries of the ledger, and its head.", labels=["head"])
+    if desk is not None:
+        now = wall_clock()
+        counts = desk.states(now)
+        for state in ("requested", "approved", "active", "expired", "revoked"):
+            states.add_metric([state], counts[state])
+        expiring.add_metric([], desk.expiring(now))
+        current.add_metric([], desk.problem is None)
+        standing = desk.standing()
+        entries.add_metric([standing["head"]], standing["entries"])
+    yield from (states, expiring, current, entries)
 
 
 def _zone_families(zones: Zones | None) -> Iterator[Metric]:

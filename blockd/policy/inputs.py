@@ -49,9 +49,10 @@ class Inputs:
         return [*policy.block, *_companions(policy, self.catalogue)]
 
     def live_apps(self) -> list[str]:
-        """Name the apps that a policy names or brings along, in order; each is one bit."""
+        """Name the apps that a policy names or brings along, or that may be exempt, in order; each is one bit."""
         policies = self.settings.policies.values()
-        return sorted({app for p in policies for app in (*self.blocked_apps(p), *p.monitor, *p.allow)})
+        named = {app for p in policies for app in (*self.blocked_apps(p), *p.monitor, *p.allow)}
+        return sorted({*named, *self.settings.exemptions.apps})
 
     def digest(self) -> str:
         """Tell inputs apart by content and path."""
@@ -156,18 +157,23 @@ def _check_app_names(settings: Settings, document: Document, catalogue: Catalogu
     if len(live) > MAX_LIVE_APPS:
         text = f"{len(live)} apps come with any block, at most {MAX_LIVE_APPS} can be live"
         problems.append(document.problem(("policies",), text))
+    places: list[tuple[tuple[str | int, ...], str]] = [
+        (("policies", name, key, at), app)
+        for name, policy in settings.policies.items()
+        for key in ("block", "monitor", "allow")
+        for at, app in enumerate(getattr(policy, key))
+    ]
+    places += [(("exemptions", "apps", at), app) for at, app in enumerate(settings.exemptions.apps)]
+    for place, app in places:
+        if app not in catalogue.entries:
+            known = ", ".join(sorted(catalogue.entries)) or "none"
+            problems.append(document.problem(place, f"there is no app {app}; there are {known}"))
+        elif app not in live and len(live) >= MAX_LIVE_APPS:
+            text = f"{app} would be the {MAX_LIVE_APPS + 1}th live app; at most {MAX_LIVE_APPS} can be"
+            problems.append(document.problem(place, text))
+        else:
+            live.add(app)
     for policy_name, policy in settings.policies.items():
-        for key in ("block", "monitor", "allow"):
-            for at, app in enumerate(getattr(policy, key)):
-                place = ("policies", policy_name, key, at)
-                if app not in catalogue.entries:
-                    known = ", ".join(sorted(catalogue.entries)) or "none"
-                    problems.append(document.problem(place, f"there is no app {app}; there are {known}"))
-                elif app not in live and len(live) >= MAX_LIVE_APPS:
-                    text = f"{app} would be the {MAX_LIVE_APPS + 1}th live app; at most {MAX_LIVE_APPS} can be"
-                    problems.append(document.problem(place, text))
-                else:
-                    live.add(app)
         for app in policy.answer_by_app:
             if app not in policy.block:
                 text = f"{app} is not blocked by this policy, so it has no answer"

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from blockd.settings import usual
-from blockd.settings.values import DomainName, Endpoint, Growth, NetworkValue, Percent, Printable, Upstream
+from blockd.settings.values import DomainName, Duration, Endpoint, Growth, NetworkValue, Percent, Printable, Upstream
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
 AppName = str
@@ -23,6 +23,7 @@ RESTART_KEYS = (
     "cache.size_mb",
     "block_page.listen",
     "transfer.listen",
+    "exemptions.database",
 )
 
 
@@ -303,6 +304,43 @@ class Transfer(Section):
     catalog: TransferCatalog | None = Field(None, description="A catalog of these zones.")
 
 
+class Exemptions(Section):
+    """Who may have which devices use an app that is refused, and on what terms. There are none without a team."""
+
+    teams: dict[str, list[Printable]] = Field(
+        default_factory=dict,
+        description="Security team -> the users of this machine who approve for it; `@group` is a group of users.",
+    )
+    requesters: list[Printable] = Field(
+        default_factory=list, description="Users, or `@group`s, who may request; nobody approves his own request."
+    )
+    mitigations: list[Printable] = Field(
+        default_factory=list, description="What keeps an exempt device safe: every request names one at least."
+    )
+    longest: Duration = Field(
+        90 * 86_400.0,
+        description="How long an exemption is at most.",
+        json_schema_extra={"default": "90d"},
+    )
+    apps: list[AppName] = Field(
+        default_factory=list,
+        description="Apps that may be exempt though no policy names them, each one of the live ones.",
+    )
+    sets: dict[str, list[Printable]] = Field(
+        default_factory=dict, description="Named sets of devices, each a serial or hostname of an inventory."
+    )
+    database: str | None = Field(
+        None,
+        description="Where the ledger is, as SQLAlchemy writes it, such as postgresql+psycopg://blockd@db/blockd. "
+        "Default: a file of SQLite in state.directory. Restart.",
+    )
+    stands: Duration = Field(
+        3_600.0,
+        description="How long exemptions hold while the ledger cannot be read.",
+        json_schema_extra={"default": "1h"},
+    )
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -319,6 +357,7 @@ class Settings(Section):
     answers: Answers = Answers()
     block_page: BlockPage = BlockPage()
     transfer: Transfer = Transfer()
+    exemptions: Exemptions = Exemptions()
     records: dict[DomainName, list[str]] = Field(
         default_factory=dict,
         description="Local names: `[TTL] TYPE DATA` each, such as `A 10.0.0.5`; nothing else is asked.",

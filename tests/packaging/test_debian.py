@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,48 @@ def test_the_commands_of_the_docs_work(machine: Machine) -> None:
         wait_until(machine, f"{DIG} intranet.dept.example +short", "10.0.0.5")
     assert machine.out("systemctl is-active blockd.socket") == "active"
     machine.run("systemctl disable --now blockd.socket; systemctl restart blockd")
+
+
+EXEMPTIONS = """\
+exemptions:
+  teams: {cyber-security: [alice]}
+  requesters: [carol]
+  mitigations: [dedicated device]
+"""
+
+
+def shown_time(found: re.Match[str]) -> str:
+    """Give one time for what is now, and one for what is in days."""
+    is_far = datetime.fromisoformat(found[0]) > datetime.now(UTC) + timedelta(days=1)
+    return "2026-12-02T09:00:00+00:00" if is_far else "2026-11-27T09:00:00+00:00"
+
+
+def test_an_exemption_from_request_to_revocation(machine: Machine) -> None:
+    """The session of docs/exemptions.md, by people of the machine: commands and output, but for times and hashes."""
+    machine.run("useradd -M carol && useradd -M alice")
+    inventory = "address,hostname,serial,owner\\n127.0.0.41,laptop-7,SER-4711,ministry\\n"
+    machine.run(f"printf '{inventory}' > /etc/blockd/devices.csv")
+    with_device = CONFIG.replace("[127.0.0.1/32]}", "[127.0.0.1/32], inventory: [{file: devices.csv}]}")
+    write_config(machine, with_device + EXEMPTIONS)
+    machine.run("systemctl restart blockd")
+    page = ROOT / "docs" / "exemptions.md"
+    session = re.search(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
+    assert session is not None
+    happened = ""
+    for user, command in re.findall(r"^(carol|alice|root)\$ (.*)$", session[1], re.MULTILINE):
+        script = "/tmp/command"
+        machine.run(f"cat > {script} <<'END'\n{command}\nEND")
+        done = machine.run(f"chmod 644 {script}; runuser -u {user} -- bash {script}", check=False)
+        happened += f"{user}$ {command}\n{done.stdout}{done.stderr}"
+    happened = re.sub(r"\d{4}-\d\d-\d\dT[0-9:]{8}\+00:00", shown_time, happened)
+    happened = re.sub(r"\b[0-9a-f]{64}\b", "5c0e...", happened)
+    if os.environ.get("BLOCKD_RECORD"):
+        page.write_text(page.read_text().replace(session[1], happened))
+    else:
+        assert session[1] == happened
+    write_config(machine, CONFIG)
+    machine.run("systemctl restart blockd && rm /etc/blockd/devices.csv /tmp/command")
+    machine.run("userdel carol && userdel alice")
 
 
 def test_an_upgrade_keeps_what_was_changed(machine: Machine, package: Path, tmp_path: Path) -> None:

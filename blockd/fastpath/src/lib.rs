@@ -18,6 +18,7 @@ pub mod pending;
 pub mod prefixes;
 pub mod resolve;
 pub mod serve;
+pub mod slots;
 pub mod snapshot;
 pub mod sockets;
 pub mod wire;

@@ -12,6 +12,7 @@ use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
 use crate::resolve::{Arrival, Command, Core, Outcome, Policy, Work, abort_on_unguarded_panic};
 use crate::serve::Listeners;
+use crate::slots::{Folded, Slot};
 use crate::snapshot::{self, AppInput, Compiled, ListInput, RuleKind, RulesInput};
 use crate::sockets::{Entropy, Outbound};
 use crate::wire::{FoldedName, rcode};
@@ -468,8 +469,34 @@ impl Fastpath {
     }
 
     /// Puts a snapshot in force for every query received after this returns; gives the generations of rules and views.
-    fn publish(&self, snapshot: &Snapshot) -> (u64, u64) {
-        self.core.publish(Arc::clone(&snapshot.rules), snapshot.views.clone())
+    ///
+    /// Folded into it, as things are now: views behind its own, each the number of one and the apps that are exempt; slots,
+    /// numbered behind all views, each the views that it gives from a time on, in seconds since 1970, the first from 0;
+    /// addresses with a view or slot of their own; the latest time that is known to have been. ValueError, and nothing is
+    /// changed, when numbers do not fit.
+    #[pyo3(signature = (snapshot, views=vec![], slots=vec![], devices=vec![], floor=0.0))]
+    fn publish(
+        &self,
+        snapshot: &Snapshot,
+        views: Vec<(u16, AppMask)>,
+        slots: Vec<Vec<(f64, u16)>>,
+        devices: Vec<(IpAddr, u16)>,
+        floor: f64,
+    ) -> PyResult<(u64, u64)> {
+        let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
+        let slot = |slot: Vec<(f64, u16)>| Slot::new(slot.into_iter().map(|(from, view)| (ms(from), view)).collect());
+        let folded = Folded {
+            views,
+            slots: slots.into_iter().map(slot).collect::<Result<_, _>>().map_err(bad)?,
+            devices: devices.into_iter().map(|(address, own)| (Address::from(address), Some(own))).collect(),
+            floor_ms: ms(floor),
+        };
+        self.core.publish(Arc::clone(&snapshot.rules), snapshot.views.clone(), folded).map_err(bad)
+    }
+
+    /// The time by which exemptions begin and end: seconds since 1970, never less than before.
+    fn wall(&self) -> f64 {
+        self.core.wall.now_ms() as f64 / 1000.0
     }
 
     /// Gives memory that nobody uses back to the system; a call for after a reload, from any thread.

@@ -11,6 +11,7 @@ use crate::journal::{Journal, Kind, Noted, Row};
 use crate::lock;
 use crate::pending::{Joined, Origin, Pending, Waiter};
 use crate::prefixes::{Overlay, PrefixTable};
+use crate::slots::{self, Folded, Slot, Wall};
 use crate::sockets::{Bell, Outbound};
 use crate::wire::{self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, rcode, rtype};
 use arc_swap::ArcSwap;
@@ -82,14 +83,26 @@ pub struct PublishedViews {
     pub decisions: Decisions,
     /// The generation.
     pub generation: u64,
-    /// Devices whose view changed since.
+    /// What devices get by the clock; numbers of slots come behind those of views.
+    pub slots: Vec<Slot>,
+    /// Devices with a view or a slot of their own.
     pub overlay: Overlay,
 }
 
 impl PublishedViews {
     /// The view of an address now.
-    pub fn view_of(&self, address: Address) -> u16 {
-        self.overlay.find(address).unwrap_or_else(|| self.views.view_of(address))
+    pub fn view_of(&self, address: Address, wall: &Wall) -> u16 {
+        let Some(own) = self.overlay.find(address) else { return self.views.view_of(address) };
+        // The clock is read for those alone whose view it may change.
+        match usize::from(own).checked_sub(self.views.views.len()).and_then(|at| self.slots.get(at)) {
+            Some(slot) => slot.at(wall.now_ms()),
+            None => own,
+        }
+    }
+
+    /// How many views and slots there are.
+    fn numbers(&self) -> usize {
+        self.views.views.len() + self.slots.len()
     }
 }
 
@@ -244,6 +257,8 @@ pub struct Core {
     /// When they were read, microseconds, and the addresses of this machine's interfaces.
     own_addresses: Mutex<(u64, Vec<IpAddr>)>,
     started: Instant,
+    /// By which exemptions begin and end.
+    pub wall: Wall,
 }
 
 /// What becomes of a query.
@@ -362,6 +377,7 @@ impl Core {
                         tuning: views.tuning.clone(),
                     },
                     generation: 0,
+                    slots: Vec::new(),
                     overlay: Overlay::default(),
                 }),
                 order: Order::new(),
@@ -386,8 +402,9 @@ impl Core {
             retired: Mutex::default(),
             own_addresses: Mutex::default(),
             started: Instant::now(),
+            wall: Wall::default(),
         };
-        core.publish(rules, views);
+        core.publish(rules, views, Folded::default()).map_err(std::io::Error::other)?;
         Ok(core)
     }
 
@@ -397,8 +414,30 @@ impl Core {
         self.started.elapsed().as_micros() as u64 + 1_000_000
     }
 
-    /// Puts a pair in force; equal rules keep their generation. Returns both generations.
-    pub fn publish(&self, rules: Arc<Rules>, views: Views) -> (u64, u64) {
+    /// Puts a pair in force, with what is folded into its views; equal rules keep their generation. Returns both
+    /// generations, or what is wrong, and then nothing has changed.
+    pub fn publish(&self, rules: Arc<Rules>, mut views: Views, folded: Folded) -> Result<(u64, u64), &'static str> {
+        for (base, apps) in folded.views {
+            let view = views.views.get(usize::from(base)).ok_or("there is no such view")?;
+            views.views.push(slots::exempt(view, apps));
+        }
+        let count = views.views.len();
+        if count + folded.slots.len() > usize::from(u16::MAX) {
+            return Err("there are too many views and slots");
+        }
+        let is_known = |view: u16| usize::from(view) < count;
+        if !folded.slots.iter().all(|slot| slot.views().all(is_known)) {
+            return Err("there is no such view");
+        }
+        let numbers = count + folded.slots.len();
+        if folded.devices.iter().any(|&(_, own)| own.is_some_and(|own| usize::from(own) >= numbers)) {
+            return Err("there is no such view or slot");
+        }
+        let overlay = Overlay::default();
+        if !overlay.change(&folded.devices) {
+            return Err("there are too many devices of their own");
+        }
+        self.wall.seen(folded.floor_ms);
         let now = self.pair.load_full();
         let is_same = now.rules_generation > 0 && now.rules.digest == rules.digest;
         let (rules, rules_generation) =
@@ -413,7 +452,7 @@ impl Core {
         self.pair.store(Arc::new(Pair {
             rules,
             rules_generation,
-            views: Arc::new(PublishedViews { views, decisions, generation, overlay: Overlay::default() }),
+            views: Arc::new(PublishedViews { views, decisions, generation, slots: folded.slots, overlay }),
             order,
             former,
         }));
@@ -422,7 +461,7 @@ impl Core {
         self.write_rows(self.lanes.len() - 2, self.journal.close());
         // A server that no route names any more is forgotten with its last question.
         lock(&self.servers).retain(|_, server| Arc::strong_count(server) > 1);
-        (rules_generation, generation)
+        Ok((rules_generation, generation))
     }
 
     fn configured_order(&self, rules: &Rules) -> Order {
@@ -454,8 +493,8 @@ impl Core {
         if pair.views.generation != generation {
             return Err("these are not the views in force");
         }
-        if changes.iter().any(|&(_, view)| view.is_some_and(|view| usize::from(view) >= pair.views.views.views.len())) {
-            return Err("there is no such view");
+        if changes.iter().any(|&(_, own)| own.is_some_and(|own| usize::from(own) >= pair.views.numbers())) {
+            return Err("there is no such view or slot");
         }
         if pair.views.overlay.change(changes) { Ok(()) } else { Err("there are too many devices of their own") }
     }
@@ -581,7 +620,7 @@ impl Core {
         let lane = &self.lanes[arrival.lane];
         let rules = &pair.rules;
         let asker = Asker::of(question, arrival.is_stream);
-        let view_id = pair.views.view_of(arrival.identity.address);
+        let view_id = pair.views.view_of(arrival.identity.address, &self.wall);
         let view = &pair.views.views.views[usize::from(view_id)];
         let name = question.name;
         let to = Recipient {
@@ -1138,7 +1177,7 @@ impl Core {
         let lane = &self.lanes[lane_at];
         let to = Recipient {
             lane: lane_at,
-            view: pair.views.view_of(waiter.identity.address),
+            view: pair.views.view_of(waiter.identity.address, &self.wall),
             identity: &waiter.identity,
             asker: &waiter.asker,
             echo: &waiter.echo,
@@ -1482,7 +1521,7 @@ impl Core {
         let views = &pair.views.views;
         let address = Address::from(client);
         let view_id = view.filter(|&id| usize::from(id) < views.views.len());
-        let view_id = view_id.unwrap_or_else(|| pair.views.view_of(address));
+        let view_id = view_id.unwrap_or_else(|| pair.views.view_of(address, &self.wall));
         let view = &views.views[usize::from(view_id)];
         let zone = pair.rules.zone_of(&pair.rules.key.suffixes(name), name);
         let now_ms = self.now_us() / 1000;

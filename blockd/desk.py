@@ -1,0 +1,395 @@
+"""The desk where exemptions are asked for, approved and revoked: who may, what the ledger says of it, what holds now.
+
+Its calls may block, and come from one thread at a time. What the hot path is told is reckoned from what was read last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blockd.control.caller import Caller
+from blockd.exemptions.ledger import Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
+from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
+from blockd.exemptions.schedule import Term, changes
+from blockd.policy.inputs import Inputs
+from blockd.settings.values import Address
+
+log = logging.getLogger("blockd")
+
+#: Seconds: what runs out within them is counted as expiring.
+SOON = 7 * 86_400.0
+#: Others that may write between a read and a write of ours.
+WRITERS = 20
+#: Seconds until the hot path is told of the days ahead anew.
+FOLD_AGAIN = 3_600.0
+#: In the state directory: the last head that was seen.
+HEAD = "ledger-head"
+
+
+@dataclass
+class Folded:
+    """What the hot path is told: views behind those of a snapshot, slots behind them, addresses, the floor of time."""
+
+    views: list[tuple[int, int]] = field(default_factory=list)
+    slots: list[list[tuple[float, int]]] = field(default_factory=list)
+    devices: list[tuple[Address, int]] = field(default_factory=list)
+    floor: float = 0.0
+    #: Of each view, the apps that are exempt in it.
+    apps: list[frozenset[str]] = field(default_factory=list)
+
+    def meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Say what the numbers of all views mean, those of a snapshot and those behind them."""
+        groups, views, masks = (list(meta[key]) for key in ("groups", "views", "masks"))
+        for (base, mask), apps in zip(self.views, self.apps, strict=True):
+            groups.append(meta["groups"][base])
+            parts = {key: [app for app in names if app not in apps] for key, names in meta["views"][base].items()}
+            allowed = meta["views"][base]["allow"]
+            views.append({**parts, "allow": allowed, "exempt": sorted(apps - set(allowed))})
+            exempt = mask & ~meta["masks"][base]["allow"]
+            masks.append({**{key: own & ~exempt for key, own in meta["masks"][base].items()}, "exempt": exempt})
+        return {**meta, "groups": groups, "views": views, "masks": masks}
+
+
+@dataclass
+class Site:
+    """What a config and its inventories say, as far as exemptions need it."""
+
+    rules: Rules
+    #: Serial or hostname -> addresses, each with the group that it is in.
+    addresses: dict[str, list[tuple[Address, str]]]
+    #: Named sets of those.
+    sets: dict[str, frozenset[str]]
+    #: App -> what it needs, itself included.
+    needs: Callable[[str], frozenset[str]]
+    #: Seconds for which what was known last holds while the ledger cannot be read.
+    stands: float
+
+
+def site_of(inputs: Inputs) -> Site:
+    """Give what inputs say of who may be exempt, and how."""
+    wanted = inputs.settings.exemptions
+    addresses: dict[str, list[tuple[Address, str]]] = defaultdict(list)
+    for group, devices in inputs.devices.items():
+        for device in devices:
+            for identity in {device.serial, device.hostname} - {""}:
+                addresses[identity].append((device.address, group))
+    sets = {name: frozenset(members) for name, members in wanted.sets.items()}
+    rules = Rules(
+        wanted.longest,
+        frozenset(wanted.mitigations),
+        {team: frozenset(members) for team, members in wanted.teams.items()},
+        frozenset(wanted.requesters),
+        frozenset(inputs.live_apps()),
+        frozenset({*addresses, *sets}),
+    )
+    return Site(rules, dict(addresses), sets, inputs.catalogue.needs, wanted.stands)
+
+
+class Desk:
+    """Grants, and says what holds."""
+
+    def __init__(self, url: str, state: Path, clock: Callable[[], float]) -> None:
+        """`url` names the ledger; `state` is a directory for the last head; `clock` gives seconds since 1970."""
+        self._ledger, self._head_file, self._clock = Ledger(url), state / HEAD, clock
+        self._book = Book()
+        self._known: dict[str, Exemption] = {}
+        #: When the ledger was read, or is known to be as it was read.
+        self._confirmed = 0.0
+        self._is_broken = False
+        #: Why the ledger is not believed or not reached, if so.
+        self.problem: str | None = "the ledger was not read yet"
+        self._folded_at = 0.0
+
+    @property
+    def head(self) -> Head:
+        """Give the head of the ledger as it was read last."""
+        return self._book.head
+
+    # What holds
+
+    def read(self) -> bool:
+        """Read the ledger where it changed; True when what holds may have changed."""
+        before = (self.head, self.problem)
+        try:
+            if self.problem is not None or self._ledger.head() != self.head:
+                self._take(self._ledger.read(self._last_head()))
+            self._confirmed = self._clock()
+            self._complain(None)
+        except LedgerBroken as error:
+            self._is_broken = True
+            self._complain(f"{error}: no exemption holds")
+        except LedgerError as error:
+            self._complain(str(error))
+        return before != (self.head, self.problem)
+
+    def _take(self, book: Book) -> None:
+        self._book, self._known, self._is_broken = book, exemptions(book.entries), False
+        if book.head.number and book.head != self._last_head():
+            new = self._head_file.with_suffix(".new")
+            new.write_text(f"{book.head}\n")
+            new.replace(self._head_file)
+            # The log is kept elsewhere: whoever cuts the ledger would have to cut that, too.
+            log.info("ledger: entry %d, %s", book.head.number, book.head.hash)
+
+    def _last_head(self) -> Head | None:
+        try:
+            return read_head(self._head_file.read_text().strip())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise LedgerBroken(f"{self._head_file}: {error}") from None
+
+    def _complain(self, problem: str | None) -> None:
+        if problem != self.problem and problem is not None:
+            log.error("exemptions: %s", problem)
+        elif problem is None and self.problem is not None:
+            log.info("exemptions: the ledger is read, %d entries", self.head.number)
+        self.problem = problem
+
+    def why_closed(self, now: float, stands: float) -> str | None:
+        """Say why no exemption holds, if none does."""
+        if self._is_broken:
+            return self.problem
+        if now < self._book.latest - 1:
+            return "the clock stands before the ledger's newest entry"
+        if self.problem is not None and now - self._confirmed > stands:
+            return f"{self.problem}, for longer than exemptions.stands"
+        return None
+
+    def is_due(self, now: float) -> bool:
+        """Say whether the hot path should be told anew."""
+        return now - self._folded_at >= FOLD_AGAIN
+
+    def fold(self, site: Site, groups: list[str], apps: list[str], now: float) -> Folded:
+        """Reckon what the hot path is told, for views and apps in the order of a snapshot."""
+        self._folded_at = now
+        folded = Folded(floor=self._book.latest)
+        if (why := self.why_closed(now, site.stands)) is not None:
+            log.error("exemptions: none holds: %s", why)
+            return folded
+        terms: dict[tuple[Address, str], list[Term]] = defaultdict(list)
+        for exemption in self._known.values():
+            if not exemption.is_granted(now):
+                continue
+            needed = frozenset().union(*(site.needs(app) for app in exemption.terms.apps if app in site.rules.live))
+            for identity in site.sets.get(exemption.terms.device, {exemption.terms.device}):
+                for address, group in site.addresses.get(identity, ()):
+                    if exemption.holds_at(address):
+                        terms[address, group].append(exemption.term(needed))
+        numbers: dict[tuple[str, frozenset[str]], int] = {}
+        slots: dict[tuple[tuple[float, int], ...], int] = {}
+        bits = {app: 1 << at for at, app in enumerate(apps)}
+        planned: list[tuple[Address, tuple[tuple[float, int], ...]]] = []
+        for (address, group), held in sorted(terms.items(), key=lambda item: str(item[0])):
+            base = groups.index(group)
+            steps = []
+            for moment, exempt in changes(held, now):
+                number = base
+                if exempt:
+                    number = numbers.setdefault((group, exempt), len(groups) + len(numbers))
+                    if number == len(groups) + len(folded.views):
+                        folded.views.append((base, sum(bits[app] for app in exempt if app in bits)))
+                        folded.apps.append(exempt)
+                steps.append((moment, number))
+            planned.append((address, tuple(steps)))
+        for address, slot in planned:
+            if slot not in slots:
+                slots[slot] = len(groups) + len(folded.views) + len(slots)
+                folded.slots.append(list(slot))
+            folded.devices.append((address, slots[slot]))
+        return folded
+
+    def standing(self) -> dict[str, Any]:
+        """Give the head, and what is wrong with the ledger."""
+        return {"entries": self.head.number, "head": self.head.hash, "problem": self.problem}
+
+    def states(self, now: float) -> Counter[str]:
+        """Count exemptions by how they stand."""
+        return Counter(exemption.state(now) for exemption in self._known.values())
+
+    def expiring(self, now: float) -> int:
+        """Count those that hold, and run out within a week."""
+        return sum(
+            exemption.is_granted(now) and exemption.terms.expires_at - now <= SOON for exemption in self._known.values()
+        )
+
+    # Commands
+
+    def command(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what a caller wants, or say why not; either is written to the ledger."""
+        do = str(request.get("do"))
+        commands: dict[str, Callable[[Site, Caller, dict[str, Any]], dict[str, Any]]] = {
+            "request": self._request,
+            "approve": self._approve,
+            "revoke": self._revoke,
+            "list": self._list,
+            "show": self._show,
+            "verify": self._verify,
+            "export": self._export,
+            "forget": self._forget,
+        }
+        if do not in commands:
+            return {"ok": False, "error": f"expected one of {', '.join(commands)}"}
+        self.read()
+        if self.problem is not None and do != "verify":
+            return {"ok": False, "error": self.problem}
+        for _ in range(WRITERS):
+            try:
+                return {"ok": True, **commands[do](site, caller, request)}
+            except LedgerMoved:
+                # Judged anew, by what the ledger says now.
+                self.read()
+            except Refused as refusal:
+                with suppress(LedgerError):
+                    about = str(request.get("exemption") or request.get("device") or "")[:100]
+                    self._append("refused", caller, {"command": do, "about": about, "why": str(refusal)})
+                return {"ok": False, "error": str(refusal)}
+            except LedgerError as error:
+                return {"ok": False, "error": str(error)}
+        return {"ok": False, "error": "others write to the ledger without pause: try again"}
+
+    def _append(self, kind: str, caller: Caller, body: dict[str, Any]) -> None:
+        by = self._ledger.person(self._book, caller.name)
+        self._take(self._ledger.append(self._book, self._clock(), kind, {**body, "by": by}))
+
+    def _request(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        _is_a_person(caller)
+        if not caller.is_among(site.rules.requesters):
+            raise Refused(f"{caller.name} is not among exemptions.requesters")
+        terms = read_terms(request, site.rules, self._clock())
+        self._append("request", caller, terms.as_body())
+        name = f"E{self.head.number}"
+        log.info("exemption %s requested by %s: %s for %s", name, caller.name, ", ".join(terms.apps), terms.device)
+        return {"exemption": self._shown(name)}
+
+    def _approve(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        _is_a_person(caller)
+        name, exemption, now = *self._found(request), self._clock()
+        if (state := exemption.state(now)) != "requested":
+            raise Refused(f"{name} is {state}: there is nothing to approve")
+        terms = exemption.terms
+        if not caller.is_among(site.rules.teams.get(terms.team, ())):
+            raise Refused(f"{caller.name} does not approve for {terms.team}")
+        requester = self._book.people.get(exemption.requester)
+        if requester is None:
+            raise Refused(f"who requested {name} was forgotten: it has to be requested anew")
+        if requester == caller.name:
+            raise Refused(f"{name} was requested by {caller.name}, and somebody else has to approve it")
+        if terms.expires_at - max(now, terms.not_before) > site.rules.longest:
+            raise Refused(f"{name} would be longer than exemptions.longest allows now")
+        if gone := [app for app in terms.apps if app not in site.rules.live]:
+            raise Refused(
+                f"{', '.join(gone)}: not live any more: no policy names it, and exemptions.apps does not either"
+            )
+        if terms.device not in site.rules.devices:
+            raise Refused(f"{terms.device} is in no inventory any more")
+        self._append("approve", caller, {"exemption": name, "team": terms.team})
+        log.info("exemption %s approved by %s of %s", name, caller.name, terms.team)
+        return {"exemption": self._shown(name)}
+
+    def _revoke(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        name, exemption = self._found(request)
+        reason = str(request.get("reason") or "").strip()
+        if not reason or not reason.isprintable() or len(reason) > 500:
+            raise Refused("reason: expected a line of text, at most 500 characters")
+        teams = site.rules.teams.get(exemption.terms.team, frozenset())
+        own = self._book.people.get(exemption.requester) == caller.name
+        if caller.uid != 0 and not own and not caller.is_among(teams):
+            raise Refused(f"{caller.name} may not revoke {name}: its requester, {exemption.terms.team} and root may")
+        if (state := exemption.state(self._clock())) in ("revoked", "expired"):
+            raise Refused(f"{name} is {state} already")
+        self._append("revoke", caller, {"exemption": name, "reason": reason})
+        log.warning("exemption %s revoked by %s: %s", name, caller.name, reason)
+        return {"exemption": self._shown(name)}
+
+    def _list(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        self._may_read(site, caller)
+        self._append("asked", caller, {"command": "list"})
+        return {"exemptions": [self._shown(name) for name in self._known], "head": str(self.head)}
+
+    def _show(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        self._may_read(site, caller)
+        name, _ = self._found(request)
+        self._append("asked", caller, {"command": "show", "exemption": name})
+        about = [
+            {"number": entry.number, "at": show_moment(entry.at), "kind": entry.kind, "by": self._who(entry.body["by"])}
+            for entry in self._book.entries
+            if name == entry.body.get("exemption", f"E{entry.number}" if entry.kind == "request" else None)
+        ]
+        return {"exemption": self._shown(name), "entries": about}
+
+    def _verify(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        self._may_read(site, caller)
+        try:
+            wanted = read_head(str(request["head"])) if request.get("head") else self._last_head()
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        book = self._ledger.read(wanted)
+        self._append("asked", caller, {"command": "verify"})
+        return {"entries": len(book.entries), "head": str(book.head)}
+
+    def _export(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        self._may_read(site, caller)
+        self._append("asked", caller, {"command": "export"})
+        return {"entries": [entry.as_json() for entry in self._book.entries], "people": self._book.people}
+
+    def _forget(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        if caller.uid != 0:
+            raise Refused("only root erases a name")
+        if not self._ledger.forget(self._book, str(request.get("person") or "")):
+            raise Refused("nobody of that name is in the ledger")
+        # Without the name, or it would not be forgotten.
+        self._append("asked", caller, {"command": "forget"})
+        return {}
+
+    def _may_read(self, site: Site, caller: Caller) -> None:
+        allowed = frozenset().union(site.rules.requesters, *site.rules.teams.values())
+        if not caller.is_operator and not caller.is_among(allowed):
+            raise Refused(f"{caller.name} has no part in exemptions")
+
+    def _found(self, request: dict[str, Any]) -> tuple[str, Exemption]:
+        name = str(request.get("exemption") or "")
+        if name not in self._known:
+            raise Refused(f"there is no exemption {name[:20]!r}")
+        return name, self._known[name]
+
+    def _who(self, digest: str | None) -> str | None:
+        return None if digest is None else self._book.people.get(digest, "somebody who was forgotten")
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        exemption = self._known[name]
+        terms = {
+            key: value for key, value in asdict(exemption.terms).items() if key not in ("not_before", "expires_at")
+        }
+        return {
+            "name": name,
+            "state": exemption.state(self._clock()),
+            **terms,
+            "not_before": show_moment(exemption.terms.not_before),
+            "expires_at": show_moment(exemption.terms.expires_at),
+            "requester": self._who(exemption.requester),
+            "approver": self._who(exemption.approver),
+            "revoker": self._who(exemption.revoker),
+            "reason": exemption.reason,
+        }
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+
+def _is_a_person(caller: Caller) -> None:
+    if caller.uid == 0:
+        raise Refused("root is nobody in particular: a person requests, and another person approves")
+
+
+def export_lines(answer: dict[str, Any]) -> list[str]:
+    """Write an export: a line for each entry, as it is hashed."""
+    return [json.dumps(entry, sort_keys=True) for entry in answer["entries"]]

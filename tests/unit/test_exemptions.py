@@ -1,0 +1,327 @@
+"""Exemptions: who may ask, who may approve, and that the next query obeys what was decided."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockd.control import ask as ask_control
+from tests.conftest import Serve
+from tests.support.daemon import BLOCKD, Blockd
+from tests.support.people import ALICE, BOB, CAROL, MALLORY, ask_as, socket_for_all
+from tests.support.questions import ask, rcode
+from tests.support.upstream import Upstream
+
+#: Of the inventory: one device with two addresses, and another.
+LAPTOP, LAPTOP_TOO, OTHER = "127.0.0.41", "127.0.0.42", "127.0.0.43"
+INVENTORY = f"""address,hostname,serial,owner
+{LAPTOP},laptop-1,SER-4711,ministry
+{LAPTOP_TOO},laptop-1,SER-4711,ministry
+{OTHER},laptop-2,SER-4712,ministry
+"""
+EXEMPTIONS = {
+    "teams": {"cyber": [ALICE, CAROL], "other": [BOB]},
+    "requesters": [CAROL],
+    "mitigations": ["dedicated device", "no work accounts"],
+    "longest": "30d",
+    "apps": ["telegram"],
+    "sets": {"harms": ["SER-4711", "laptop-2"]},
+}
+
+
+def soon(**delta: float) -> str:
+    """Write a time from now."""
+    return (datetime.now(UTC) + timedelta(**delta)).isoformat()
+
+
+def wish(**values: Any) -> dict[str, Any]:
+    """Write a request that is in order, but for what a test changes."""
+    usual = {
+        "device": "SER-4711",
+        "apps": ["tiktok"],
+        "purpose": "online harms work",
+        "team": "cyber",
+        "clearance": "MIN-2026-014",
+        "mitigations": ["dedicated device"],
+        "expires_at": soon(days=5),
+    }
+    return {**usual, **values}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Give a control socket that every user can reach."""
+    with socket_for_all() as socket:
+        yield socket
+
+
+@pytest.fixture
+def blockd(place: Path, serve: Serve, upstream: Upstream, tmp_path: Path) -> Blockd:
+    """Give a daemon with an inventory and somebody who approves."""
+    for name in ("www.tiktok.com", "log.byteoversea.com", "t.me", "fine.example"):
+        upstream.records[name] = [f"{name}. 300 IN A 192.0.2.1"]
+    (tmp_path / "devices.csv").write_text(INVENTORY)
+    return serve(
+        [upstream.address],
+        admin={"socket": str(place)},
+        groups={"corporate": {"networks": ["127.0.0.1/32"], "inventory": [{"file": str(tmp_path / "devices.csv")}]}},
+        exemptions=EXEMPTIONS,
+    )
+
+
+def granted(place: Path, **values: Any) -> str:
+    """Have an exemption requested and approved; give its name."""
+    asked = ask_as(CAROL, place, "request", **wish(**values))
+    assert asked["ok"], asked
+    name: str = asked["exemption"]["name"]
+    approved = ask_as(ALICE, place, "approve", exemption=name)
+    assert approved["ok"], approved
+    return name
+
+
+def verdict(blockd: Blockd, client: str, name: str = "www.tiktok.com") -> str:
+    """Ask as a device."""
+    return rcode(ask(blockd, name, client=client))
+
+
+def test_the_next_query_obeys(blockd: Blockd, place: Path, upstream: Upstream) -> None:
+    """Requested and approved, it passes at each address of the device, with what the app needs; revoked, no more."""
+    for client in (LAPTOP, LAPTOP_TOO, OTHER):
+        assert verdict(blockd, client) == "NXDOMAIN"
+    asked = ask_as(CAROL, place, "request", **wish())
+    assert asked["exemption"]["state"] == "requested"
+    assert asked["exemption"]["requester"] == CAROL
+    name = asked["exemption"]["name"]
+    assert verdict(blockd, LAPTOP) == "NXDOMAIN", "a request grants nothing"
+    own = ask_as(CAROL, place, "approve", exemption=name)
+    assert not own["ok"]
+    assert "somebody else has to approve it" in own["error"]
+    assert "does not approve for cyber" in ask_as(BOB, place, "approve", exemption=name)["error"]
+    assert "root is nobody in particular" in ask_as("root", place, "approve", exemption=name)["error"]
+    assert verdict(blockd, LAPTOP) == "NXDOMAIN"
+    approved = ask_as(ALICE, place, "approve", exemption=name)
+    assert (approved["exemption"]["state"], approved["exemption"]["approver"]) == ("active", ALICE)
+    for client in (LAPTOP, LAPTOP_TOO):
+        for tcp in (False, True):
+            assert rcode(ask(blockd, "www.tiktok.com", client=client, tcp=tcp)) == "NOERROR"
+        assert verdict(blockd, client, "log.byteoversea.com") == "NOERROR", "what it needs is open too"
+    assert verdict(blockd, OTHER) == "NXDOMAIN", "another device is another device"
+    assert verdict(blockd, "127.0.0.1") == "NXDOMAIN"
+    assert blockd.metric("blockd_decisions_total", group="corporate", action="exempt", app="tiktok") >= 4
+    explained = blockd.run("explain", "--client", LAPTOP, "www.tiktok.com").stdout
+    assert "exempt (tiktok)" in explained, explained
+    assert "exempt bytedance-platform, tiktok" in explained
+    assert "laptop-1, serial SER-4711" in explained
+    assert blockd.metric("blockd_exemptions", state="active") == 1
+    assert blockd.metric("blockd_exemptions_expiring") == 1
+    assert blockd.reload().returncode == 0
+    assert verdict(blockd, LAPTOP) == "NOERROR", "a reload takes nothing away"
+    revoked = ask_as(ALICE, place, "revoke", exemption=name, reason="the work is done")
+    assert revoked["exemption"]["state"] == "revoked"
+    assert verdict(blockd, LAPTOP) == "NXDOMAIN", "the cached answer is refused too"
+    log = blockd.log.read_text()
+    assert f"exemption {name} approved by {ALICE} of cyber" in log
+    assert f"exempt tiktok for {LAPTOP} (corporate)" in log
+
+
+def test_it_begins_and_ends_on_the_second(blockd: Blockd, place: Path) -> None:
+    """By the clock of the hot path: nobody reloads, nobody is asked."""
+    began = time.time()
+    granted(place, not_before=soon(seconds=2), expires_at=soon(seconds=4))
+    changes: list[tuple[str, float]] = []
+    while time.time() < began + 6:
+        said, now = verdict(blockd, LAPTOP), time.time()
+        if not changes or changes[-1][0] != said:
+            changes.append((said, now - began))
+        time.sleep(0.01)
+    assert [said for said, _ in changes] == ["NXDOMAIN", "NOERROR", "NXDOMAIN"]
+    assert 2.0 <= changes[1][1] < 3.0, changes
+    assert 4.0 <= changes[2][1] < 5.0, changes
+    assert blockd.metric("blockd_exemptions", state="expired") == 1
+
+
+def test_a_set_of_devices_and_a_place(blockd: Blockd, place: Path) -> None:
+    """A named set is each of its devices; with networks, where they are counts; `exemptions.apps` may be exempt too."""
+    granted(place, device="harms", networks=["127.0.0.43/32", "127.0.0.41/32"])
+    assert [verdict(blockd, client) for client in (LAPTOP, LAPTOP_TOO, OTHER)] == ["NOERROR", "NXDOMAIN", "NOERROR"]
+    blockd.values["policies"]["corporate"]["block"].append("telegram")
+    assert blockd.reload().returncode == 0
+    assert verdict(blockd, OTHER, "t.me") == "NXDOMAIN"
+    granted(place, device="laptop-2", apps=["telegram"])
+    assert verdict(blockd, OTHER, "t.me") == "NOERROR"
+    assert verdict(blockd, OTHER) == "NOERROR", "two exemptions add up"
+    assert verdict(blockd, LAPTOP, "t.me") == "NXDOMAIN"
+
+
+def test_it_outlives_a_restart(blockd: Blockd, place: Path) -> None:
+    """And a revocation does."""
+    name = granted(place)
+    blockd.stop()
+    blockd.start()
+    assert verdict(blockd, LAPTOP) == "NOERROR"
+    assert ask_as("root", place, "revoke", exemption=name, reason="an incident")["ok"]
+    blockd.stop()
+    blockd.start()
+    assert verdict(blockd, LAPTOP) == "NXDOMAIN"
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"clearance": ""}, "clearance: expected a line of text"),
+        ({"mitigations": []}, "mitigations: name one of these at least: dedicated device; no work accounts"),
+        ({"mitigations": ["we will be careful"]}, "mitigations: name one of these"),
+        ({"expires_at": soon(days=-1)}, "expires_at: that is over"),
+        ({"expires_at": soon(days=40)}, "for 30 days at most"),
+        ({"expires_at": None}, "expires_at: expected a time with its offset"),
+        ({"expires_at": "2030-01-01T10:00:00"}, "expires_at: expected a time with its offset"),
+        ({"not_before": soon(days=9)}, "expires_at: that is before not_before"),
+        ({"device": "SER-9999"}, "device: SER-9999 is no serial or hostname"),
+        ({"apps": []}, "apps: name one at least"),
+        ({"apps": ["temu"]}, "apps: temu is not live: no policy names it, and exemptions.apps does not either"),
+        ({"team": "nobodys"}, "team: there is no team nobodys; there are cyber, other"),
+        ({"hours": "8 to 6"}, "are no hours, such as mon-fri"),
+        ({"networks": ["10.0.0.1/8"]}, "is no network"),
+        ({"purpose": "two\nlines"}, "purpose: expected a line of text"),
+    ],
+)
+def test_a_request_that_is_not_in_order_is_refused(
+    values: dict[str, Any], why: str, shared: tuple[Blockd, Path]
+) -> None:
+    """With what would be; and the ledger says that it was tried."""
+    _, place = shared
+    before = int(ask_as("root", place, "verify")["head"].split(":")[0])
+    refused = ask_as(CAROL, place, "request", **wish(**values))
+    assert not refused["ok"]
+    assert why in refused["error"], refused
+    exported = ask_as("root", place, "export")
+    entry = exported["entries"][before + 1]
+    assert (entry["kind"], entry["body"]["command"]) == ("refused", "request")
+    assert exported["people"][entry["body"]["by"]] == CAROL
+
+
+def test_who_has_no_part_in_it_is_refused(shared: tuple[Blockd, Path]) -> None:
+    """Strangers see nothing and do nothing; people are no operators; uid 0 neither requests nor approves."""
+    _, place = shared
+    for do in ("request", "list", "show", "verify", "export", "forget"):
+        refused = ask_as(MALLORY, place, do, **wish())
+        assert not refused["ok"], do
+        assert MALLORY in refused["error"] or "only root" in refused["error"], refused
+    assert "root is nobody in particular" in ask_as("root", place, "request", **wish())["error"]
+    assert "is not among exemptions.requesters" in ask_as(ALICE, place, "request", **wish())["error"]
+    name = ask_as(CAROL, place, "request", **wish())["exemption"]["name"]
+    assert "may not revoke" in ask_as(MALLORY, place, "revoke", exemption=name, reason="why not")["error"]
+    assert "reason: expected" in ask_as(CAROL, place, "revoke", exemption=name)["error"]
+    assert "there is no exemption" in ask_as(ALICE, place, "approve", exemption="E99999")["error"]
+    assert ask_as(CAROL, place, "revoke", exemption=name, reason="not needed")["ok"], "who asked may take it back"
+    assert "is revoked" in ask_as(ALICE, place, "approve", exemption=name)["error"]
+    assert ask_as(CAROL, place, "nonsense")["error"].startswith("expected one of request, approve")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Blockd, Path]]:
+    """Give one daemon to tests that leave it as it is."""
+    directory = tmp_path_factory.mktemp("shared")
+    (directory / "devices.csv").write_text(INVENTORY)
+    with Upstream({}) as upstream, socket_for_all() as place:
+        blockd = Blockd(
+            directory,
+            [upstream.address],
+            admin={"socket": str(place)},
+            groups={"corporate": {"inventory": [{"file": "devices.csv"}]}},
+            exemptions=EXEMPTIONS,
+        )
+        with blockd:
+            yield blockd, place
+
+
+def test_commands_for_operators_stay_theirs(shared: tuple[Blockd, Path]) -> None:
+    """The socket is open to all users; a reload is not."""
+    _, place = shared
+    assert (place.stat().st_mode & 0o777) == 0o666
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setuid(pwd.getpwnam(CAROL).pw_uid)
+            os.write(writing, ask_control(place, "reload")["error"].encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        assert pipe.read() == f"reload is for root, and {CAROL} is not"
+    os.waitpid(child, 0)
+
+
+def test_an_edited_ledger_grants_nothing(blockd: Blockd, place: Path) -> None:
+    """Found by verify at once, and at the next start; a cut one is found while it runs. Nothing is exempt then."""
+    name = granted(place)
+    database = blockd.directory / "state" / "exemptions.db"
+
+    def change(statement: str, *values: Any) -> None:
+        with sqlite3.connect(database) as connection:
+            connection.execute(statement, values)
+        connection.close()
+
+    assert ask_as(ALICE, place, "verify")["ok"]
+    [(body,)] = sqlite3.connect(database).execute("select body from blockd_ledger where number = 1").fetchall()
+    change("update blockd_ledger set body = replace(body, 'SER-4711', 'SER-4712') where number = 1")
+    edited = ask_as(ALICE, place, "verify")
+    assert edited["error"] == "the ledger is not whole: entry 1 is not what was written"
+    blockd.stop()
+    blockd.start()
+    assert verdict(blockd, LAPTOP) == verdict(blockd, OTHER) == "NXDOMAIN"
+    assert "exemptions: the ledger is not whole: entry 1" in blockd.log.read_text()
+    assert blockd.metric("blockd_ledger_current") == 0
+    assert blockd.ready()["ledger"]["problem"].startswith("the ledger is not whole")
+    assert not ask_as(ALICE, place, "approve", exemption=name)["ok"]
+    change("update blockd_ledger set body = ? where number = 1", body)
+    deadline = time.monotonic() + 10
+    while verdict(blockd, LAPTOP) != "NOERROR":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    change("delete from blockd_ledger where number = (select max(number) from blockd_ledger)")
+    deadline = time.monotonic() + 10
+    while verdict(blockd, LAPTOP) != "NXDOMAIN":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "it was cut" in blockd.ready()["ledger"]["problem"]
+
+
+def test_the_command_line_tells_the_story(shared: tuple[Blockd, Path]) -> None:
+    """What root may do of it: list, show, verify, export, forget; a refusal ends with 1."""
+    blockd, place = shared
+    name = granted(place)
+
+    def exempt(*words: str) -> str:
+        done = subprocess.run(
+            [*BLOCKD, "exempt", words[0], "--config", str(blockd.file), *words[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return f"{done.returncode}\n{done.stdout}{done.stderr}"
+
+    shown = exempt("list")
+    assert name in shown
+    assert "SER-4711" in shown
+    assert "approve" in exempt("show", name)
+    assert "entries, whole; head" in exempt("verify")
+    assert exempt("verify", "--head", f"1:{'0' * 64}").startswith("1\n")
+    request = ["request", "--device", "SER-4711", "--app", "tiktok", "--purpose", "p", "--team", "cyber"]
+    request += ["--clearance", "c", "--mitigation", "dedicated device", "--until", "8h"]
+    refused = exempt(*request)
+    assert refused.startswith("1\n")
+    assert "root is nobody in particular" in refused
+    assert exempt("forget", CAROL).startswith("0\n")
+    assert CAROL not in exempt("export")
+    assert "entries, whole" in exempt("verify")
+    assert exempt("revoke", name, "--reason", "done").startswith("0\n")
