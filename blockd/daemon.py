@@ -27,6 +27,8 @@ from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control.caller import Caller
 from blockd.control.server import ControlFactory
+from blockd.devices.leases import Feed
+from blockd.devices.placement import Placement
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
@@ -42,6 +44,7 @@ from blockd.observe.status import status
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import FETCHED, Inputs, read_inputs
+from blockd.policy.who import devices_of, network_group, place_text
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
@@ -50,7 +53,7 @@ from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
 from blockd.settings.schema import Settings, State
 from blockd.settings.source import MANIFEST, Kept
-from blockd.settings.values import show_endpoint
+from blockd.settings.values import Address, show_endpoint
 from blockd.supervisor import Supervisor
 from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
@@ -75,6 +78,8 @@ MOMENT = 0.5
 FETCH_INTERVAL = 1.0
 #: Seconds between two looks at whether the ledger of exemptions changed: somebody else may write to it.
 LEDGER_INTERVAL = 1.0
+#: Seconds between two looks at lease files.
+LEASES_INTERVAL = 0.5
 #: In the state directory: the ledger, where no database is named.
 LEDGER = "exemptions.db"
 #: In the state directory: zones as they were given to others.
@@ -130,6 +135,12 @@ class Daemon:
         self._desk_lock = threading.Lock()
         self._desk_why: str | None = None
         self._is_reading_ledger = False
+        self._exempt_addresses: set[Address] = set()
+        #: Where devices are by what DHCP says, if anything does.
+        self._placement: Placement | None = None
+        self._place_lock = threading.RLock()
+        self._is_reading_leases = False
+        self._views = 0
 
     def _first_generation(self) -> tuple[Inputs, Generations, Path]:
         try:
@@ -215,9 +226,12 @@ class Daemon:
         self._metrics.fetches = self._fetches
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
+        self._views = self._generation_numbers()[1]
+        self._open_placement()
         self._open_desk()
         if self._desk is not None:
             self._desk.read()
+        if self._desk is not None or self._placement is not None:
             self._fold_and_publish()
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
@@ -250,6 +264,7 @@ class Daemon:
         self._every(reactor, WATCH_INTERVAL, self._look_at_files)
         self._every(reactor, FETCH_INTERVAL, self._fetch_what_is_due)
         self._every(reactor, LEDGER_INTERVAL, self._look_at_ledger)
+        self._every(reactor, LEASES_INTERVAL, self._look_at_leases)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -304,6 +319,7 @@ class Daemon:
             "lists": self._command_lists,
             "fetch": self._command_fetch,
             "rollback": self._command_rollback,
+            "devices": self._command_devices,
         }
 
     def _tell_ready(self) -> None:
@@ -643,6 +659,7 @@ class Daemon:
     ) -> tuple[int, int]:
         self._live = _Live(inputs, generation, snapshot)
         log_format.set_up(self._live.settings.log.format == "json")
+        self._open_placement()
         self._open_desk()
         self._control_path().chmod(self._control_mode())
         rules, views = self._fold_and_publish()
@@ -715,19 +732,107 @@ class Daemon:
         return self._site
 
     def _fold_and_publish(self) -> tuple[int, int]:
-        """Put the snapshot in force, with the exemptions that hold."""
+        """Put the snapshot in force, with the devices where they are and the exemptions that hold."""
         live = self._live
-        if self._desk is None:
-            live.folded_meta = live.meta
-            numbers = self._fastpath.publish(live.snapshot)
-        else:
-            now, site = self._fastpath.wall(), self._site_now()
-            self._desk_why = self._desk.why_closed(now, site.stands)
-            folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now)
-            live.folded_meta = folded.meta(live.meta)
-            numbers = self._fastpath.publish(live.snapshot, folded.views, folded.slots, folded.devices, folded.floor)
+        with self._place_lock:
+            placed = self._placed()
+            if self._desk is None:
+                live.folded_meta = live.meta
+                numbers = self._fastpath.publish(live.snapshot, devices=placed)
+            else:
+                now, site = self._fastpath.wall(), self._site_now()
+                self._desk_why = self._desk.why_closed(now, site.stands)
+                folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now, self._placement)
+                live.folded_meta = folded.meta(live.meta)
+                self._exempt_addresses = {address for address, _ in folded.devices}
+                devices = [*placed, *folded.devices]
+                numbers = self._fastpath.publish(live.snapshot, folded.views, folded.slots, devices, folded.floor)
+        self._views = numbers[1]
         self._routes.publish()
         return numbers
+
+    # Devices
+
+    def _open_placement(self) -> None:
+        """Have what DHCP says in the form that the config in force asks for; what was read stays."""
+        wanted, inputs = self._live.settings.devices, self._live.inputs
+        with self._place_lock:
+            if not wanted.leases:
+                self._placement = None
+            else:
+                before = {} if self._placement is None else {(f.file, f.format): f for f in self._placement.feeds}
+                keys = [(Path(os.path.abspath(inputs.relative(item.file))), item.format) for item in wanted.leases]
+                feeds = [before.get(key) or Feed(*key) for key in keys]
+                self._placement = Placement(feeds, wanted.stands)
+                self._placement.learn(inputs.devices)
+                self._placement.look(wall_clock())
+        self._metrics.placement = self._placement
+
+    def _placed(self) -> list[tuple[Address, int]]:
+        if self._placement is None:
+            return []
+        return [
+            (address, view) for address in self._placement.places if (view := self._view_of_place(address)) is not None
+        ]
+
+    def _view_of_place(self, address: Address) -> int | None:
+        """Give the view of an address by what DHCP says; None where that says nothing that networks do not."""
+        assert self._placement is not None
+        place = self._placement.places.get(address)
+        if place is None:
+            return None
+        groups: list[str] = self._live.meta["groups"]
+        if place.group is not None:
+            return groups.index(place.group)
+        # An inventory's address that another device has now: neither that inventory's group, nor nobody's.
+        return (
+            groups.index(network_group(self._live.inputs, address)) if self._placement.is_elsewhere(address) else None
+        )
+
+    def _look_at_leases(self) -> None:
+        """See in a thread what DHCP servers have written; the hot path obeys from the next query on."""
+        from twisted.internet.threads import deferToThreadPool
+
+        placement = self._placement
+        if placement is None or self._is_reading_leases:
+            return
+        problems = {feed.file: feed.problem for feed in placement.feeds}
+
+        def read() -> set[Address]:
+            with self._place_lock:
+                return placement.look(wall_clock())
+
+        def done(changed: set[Address]) -> None:
+            self._is_reading_leases = False
+            for feed in placement.feeds:
+                if feed.problem is not None and feed.problem != problems[feed.file]:
+                    log.error("leases: %s; what it said stands for %g s", feed.problem, placement.stands)
+                elif feed.problem is None and problems[feed.file] is not None:
+                    log.info("leases: %s is read again", feed.file)
+            if not changed or placement is not self._placement or self._is_ending:
+                return
+            exempt = self._desk is not None and any(self._desk.concerns(placement, address) for address in changed)
+            if exempt or changed & self._exempt_addresses:
+                self._fold_anew()
+                return
+            with self._place_lock:
+                changes = [(address, self._view_of_place(address)) for address in changed]
+            try:
+                self._fastpath.set_devices(self._views, changes)
+            except ValueError as error:
+                log.error("leases: %s", error)
+
+        def failed(failure: Any) -> None:
+            self._is_reading_leases = False
+            log.error("reading leases failed: %s", failure.getErrorMessage())
+
+        self._is_reading_leases = True
+        reading = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
+        reading.addCallbacks(done, failed)
+
+    def _command_devices(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._place_lock:
+            return devices_of(self._live.inputs, self._placement, str(request.get("who") or ""), wall_clock())
 
     def _fold_anew(self) -> None:
         if not self._is_ending and self._desk is not None:
@@ -871,10 +976,12 @@ class Daemon:
         decision = self._fastpath.decide(client, name, qtype)
         meta = live.folded_meta
         generation = live.generation
+        with self._place_lock:
+            known = None if self._placement is None else place_text(live.inputs, self._placement, client, wall_clock())
 
         def reason() -> dict[str, Any]:
             inputs = read_inputs(self.config, Kept(generation))
-            explanation = explain(inputs, decision, meta, client, name, str(request["type"]).upper())
+            explanation = explain(inputs, decision, meta, client, name, str(request["type"]).upper(), known)
             return {"ok": True, "explanation": explanation.as_json(), "rows": explanation.rows()}
 
         from twisted.internet.threads import deferToThreadPool

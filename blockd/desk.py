@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blockd.control.caller import Caller
+from blockd.devices.placement import Placement
 from blockd.exemptions.ledger import Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
 from blockd.exemptions.schedule import Term, changes
@@ -76,9 +77,12 @@ def site_of(inputs: Inputs) -> Site:
     """Give what inputs say of who may be exempt, and how."""
     wanted = inputs.settings.exemptions
     addresses: dict[str, list[tuple[Address, str]]] = defaultdict(list)
+    known: set[str] = set(wanted.sets)
     for group, devices in inputs.devices.items():
         for device in devices:
-            for identity in {device.serial, device.hostname} - {""}:
+            known |= device.identities
+            for identity in device.identities if device.address is not None else ():
+                assert device.address is not None
                 addresses[identity].append((device.address, group))
     sets = {name: frozenset(members) for name, members in wanted.sets.items()}
     rules = Rules(
@@ -87,7 +91,7 @@ def site_of(inputs: Inputs) -> Site:
         {team: frozenset(members) for team, members in wanted.teams.items()},
         frozenset(wanted.requesters),
         frozenset(inputs.live_apps()),
-        frozenset({*addresses, *sets}),
+        frozenset(known),
     )
     return Site(rules, dict(addresses), sets, inputs.catalogue.needs, wanted.stands)
 
@@ -106,6 +110,8 @@ class Desk:
         #: Why the ledger is not believed or not reached, if so.
         self.problem: str | None = "the ledger was not read yet"
         self._folded_at = 0.0
+        #: Every device that an exemption names, by itself or in a set.
+        self._named: set[str] = set()
 
     @property
     def head(self) -> Head:
@@ -167,9 +173,14 @@ class Desk:
         """Say whether the hot path should be told anew."""
         return now - self._folded_at >= FOLD_AGAIN
 
-    def fold(self, site: Site, groups: list[str], apps: list[str], now: float) -> Folded:
-        """Reckon what the hot path is told, for views and apps in the order of a snapshot."""
+    def fold(self, site: Site, groups: list[str], apps: list[str], now: float, placement: Placement | None) -> Folded:
+        """Reckon what the hot path is told, for views and apps in the order of a snapshot.
+
+        `placement` is where devices are now, beside what inventories say.
+        """
         self._folded_at = now
+        named = (exemption.terms.device for exemption in self._known.values())
+        self._named = {identity for name in named for identity in site.sets.get(name, {name})}
         folded = Folded(floor=self._book.latest)
         if (why := self.why_closed(now, site.stands)) is not None:
             log.error("exemptions: none holds: %s", why)
@@ -180,7 +191,7 @@ class Desk:
                 continue
             needed = frozenset().union(*(site.needs(app) for app in exemption.terms.apps if app in site.rules.live))
             for identity in site.sets.get(exemption.terms.device, {exemption.terms.device}):
-                for address, group in site.addresses.get(identity, ()):
+                for address, group in _addresses(site, placement, identity):
                     if exemption.holds_at(address):
                         terms[address, group].append(exemption.term(needed))
         numbers: dict[tuple[str, frozenset[str]], int] = {}
@@ -205,6 +216,13 @@ class Desk:
                 folded.slots.append(list(slot))
             folded.devices.append((address, slots[slot]))
         return folded
+
+    def concerns(self, placement: Placement, address: Address) -> bool:
+        """Say whether an address is that of a device that some exemption names."""
+        place = placement.places.get(address)
+        if place is None or place.device is None:
+            return False
+        return not self._named.isdisjoint(place.device.identities)
 
     def standing(self) -> dict[str, Any]:
         """Give the head, and what is wrong with the ledger."""
@@ -383,6 +401,17 @@ class Desk:
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
+
+
+def _addresses(site: Site, placement: Placement | None, identity: str) -> Iterable[tuple[Address, str]]:
+    """Give every address that is tied to a device now; not one that its inventory names and another device has."""
+    if placement is None:
+        return site.addresses.get(identity, ())
+    found = {a: group for a, group in site.addresses.get(identity, ()) if not placement.is_elsewhere(a)}
+    for address in placement.addresses.get(identity, ()):
+        if (group := placement.places[address].group) is not None:
+            found[address] = group
+    return found.items()
 
 
 def _is_a_person(caller: Caller) -> None:

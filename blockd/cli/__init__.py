@@ -23,6 +23,7 @@ COMMANDS = (
     "apps",
     "lists",
     "rpz",
+    "devices",
     "exempt",
     "status",
     "top",

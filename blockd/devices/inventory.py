@@ -1,9 +1,11 @@
-"""Devices from an asset list: a CSV file with ``address,hostname,serial,owner``, a device a line."""
+"""Devices from an asset list, as asset and device management tools export them: CSV with a header, or JSON objects."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -12,28 +14,71 @@ from pathlib import Path
 from blockd.problems import InputError, Problem
 from blockd.settings.values import Address
 
-COLUMNS = ("address", "hostname", "serial", "owner")
+COLUMNS = ("address", "mac", "hostname", "serial", "owner")
+#: How columns are called elsewhere, in small letters without anything between words.
+ALIASES = {
+    "ip": "address",
+    "ipaddress": "address",
+    "ipv4address": "address",
+    "macaddress": "mac",
+    "ethernetmac": "mac",
+    "wifimac": "mac",
+    "hardwareaddress": "mac",
+    "name": "hostname",
+    "devicename": "hostname",
+    "computername": "hostname",
+    "serialnumber": "serial",
+    "serialno": "serial",
+    "user": "owner",
+    "username": "owner",
+    "assigneduser": "owner",
+    "primaryuser": "owner",
+}
 #: Devices in one file; a larger one is a mistake, or a network that should be written as one.
 MAX_DEVICES = 1_000_000
 #: Problems told of one file: with the wrong separator every line is one.
 MAX_PROBLEMS = 20
+
+_MAC = re.compile(r"[0-9a-f]{2}([:-]?)(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}")
 
 
 @dataclass(frozen=True)
 class Device:
     """One device, and the line that says so."""
 
-    address: Address
+    #: Where it always is; none for one that is known by its MAC.
+    address: Address | None
     hostname: str
     serial: str
     owner: str
     file: Path
     line: int
+    #: As `read_mac` gives it; empty when it is not known.
+    mac: str = ""
 
     def __str__(self) -> str:
         """Name it as people do; never its owner, whom only those who may read the file should know."""
         name = self.hostname or "a device"
         return f"{name}, serial {self.serial}" if self.serial else name
+
+    @property
+    def identities(self) -> set[str]:
+        """Give the names that it is known by to people."""
+        return {self.serial, self.hostname} - {""}
+
+
+def read_mac(text: str) -> str:
+    """Read a MAC in any usual form; give it as `00:11:22:33:44:55`. ValueError when it is none."""
+    text = text.strip().lower()
+    if not _MAC.fullmatch(text):
+        raise ValueError("expected a MAC, such as 00:11:22:33:44:55")
+    digits = re.sub(r"[^0-9a-f]", "", text)
+    return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
+
+
+def is_randomised(mac: str) -> bool:
+    """Say whether a MAC was made up by its device: the bit for locally administered ones is set (IEEE 802 8.2)."""
+    return bool(int(mac[:2], 16) & 2)
 
 
 def read_inventory(file: Path, data: bytes) -> list[Device]:
@@ -45,8 +90,8 @@ def read_inventory(file: Path, data: bytes) -> list[Device]:
         raise InputError([Problem(str(file), line, "", "the file is not UTF-8")]) from None
     problems: list[Problem] = []
     devices: list[Device] = []
-    for line, row in _rows(file, text):
-        result = _read(file, line, row)
+    for line, row in _json_rows(file, text) if file.suffix == ".json" else _rows(file, text):
+        result = row if isinstance(row, Problem) else _read(file, line, row)
         if isinstance(result, Problem):
             problems.append(result)
         else:
@@ -61,8 +106,34 @@ def read_inventory(file: Path, data: bytes) -> list[Device]:
     return devices
 
 
-def _rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+Row = dict[str, str]
+
+
+def _column(head: str) -> str:
+    plain = re.sub(r"[^a-z0-9]", "", head.lower())
+    return ALIASES.get(plain, plain)
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
+    """Give each object of a list, with its place in it for a line."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise InputError([Problem(str(file), line, "", "this is no JSON")]) from None
+    rows = values.get("devices") if isinstance(values, dict) else values
+    if not isinstance(rows, list):
+        raise InputError([Problem(str(file), 1, "", 'expected a list of objects, or {"devices": [...]}')])
+    for at, value in enumerate(rows, 1):
+        if not isinstance(value, dict) or not all(isinstance(cell, str | int | None) for cell in value.values()):
+            yield at, Problem(str(file), at, "", f"object {at} of the list is not one of texts")
+            continue
+        yield at, {_column(key): "" if cell is None else str(cell) for key, cell in value.items()}
+
+
+def _rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
     """Give each row below the header with the line that it begins on."""
+    wanted = "the first line must name columns: address or mac, and any of hostname, serial, owner"
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     line = 1
@@ -72,30 +143,39 @@ def _rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             if not any(cell.strip() for cell in row):
                 continue
             if header is not None:
-                yield at, row
+                if len(row) != len(header):
+                    text = f"expected {len(header)} columns, found {len(row)}"
+                    yield at, Problem(str(file), at, "", text)
+                else:
+                    yield at, dict(zip(header, row, strict=True))
                 continue
-            header = [cell.strip().lower() for cell in row]
-            if tuple(header) != COLUMNS:
-                text = f"the first line must be {','.join(COLUMNS)}"
-                raise InputError([Problem(str(file), at, "", text)])
+            header = [_column(cell) for cell in row]
+            if not {"address", "mac"} & set(header) or any(header.count(column) > 1 for column in COLUMNS):
+                raise InputError([Problem(str(file), at, "", wanted)])
     except csv.Error as error:
         raise InputError([Problem(str(file), reader.line_num, "", f"this is no CSV: {error}")]) from None
     if header is None:
-        raise InputError([Problem(str(file), 1, "", f"the file is empty; its first line must be {','.join(COLUMNS)}")])
+        raise InputError([Problem(str(file), 1, "", f"the file is empty; {wanted}")])
 
 
-def _read(file: Path, line: int, row: list[str]) -> Device | Problem:
-    if len(row) != len(COLUMNS):
-        text = f"expected {len(COLUMNS)} columns ({','.join(COLUMNS)}), found {len(row)}"
-        return Problem(str(file), line, "", text)
-    address, hostname, serial, owner = (cell.strip() for cell in row)
-    if not all(cell.isprintable() for cell in row):
+def _read(file: Path, line: int, row: Row) -> Device | Problem:
+    address, mac, hostname, serial, owner = (row.get(column, "").strip() for column in COLUMNS)
+    if not all(cell.isprintable() for cell in (address, mac, hostname, serial, owner)):
         return Problem(str(file), line, "", "a character that cannot be printed")
+    parsed: Address | None = None
+    if address:
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            text = "expected one IPv4 or IPv6 address; networks go under groups:"
+            return Problem(str(file), line, "address", text)
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        if "%" in address or mapped is not None or parsed.is_unspecified or parsed.is_multicast:
+            return Problem(str(file), line, "address", "no device has this address; write IPv4 addresses as IPv4")
     try:
-        parsed = ip_address(address)
-    except ValueError:
-        return Problem(str(file), line, "address", "expected one IPv4 or IPv6 address; networks go under groups:")
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    if "%" in address or mapped is not None or parsed.is_unspecified or parsed.is_multicast:
-        return Problem(str(file), line, "address", "no device has this address; write IPv4 addresses as IPv4")
-    return Device(parsed, hostname, serial, owner, file, line)
+        mac = read_mac(mac) if mac else ""
+    except ValueError as error:
+        return Problem(str(file), line, "mac", str(error))
+    if parsed is None and not mac:
+        return Problem(str(file), line, "", "neither an address nor a MAC: nobody could know the device by this line")
+    return Device(parsed, hostname, serial, owner, file, line, mac)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -150,6 +151,24 @@ class Sources(Protocol):
         """Give, by app, when the list that was longest not confirmed was."""
 
 
+class LeaseFeed(Protocol):
+    """A lease file, as it is counted."""
+
+    file: Path
+    problem: str | None
+
+
+class Placing(Protocol):
+    """Devices placed by their leases, as they are counted."""
+
+    @property
+    def feeds(self) -> Sequence[LeaseFeed]:
+        """Lease files."""
+
+    def counts(self) -> Counter[tuple[str, str, str]]:
+        """Count addresses by group, source and state."""
+
+
 class Exempting(Protocol):
     """Exemptions, as they are counted."""
 
@@ -204,6 +223,7 @@ class Metrics(Collector):
         #: Zones for other resolvers, likewise.
         self.transfers: Zones | None = None
         self.desk: Exempting | None = None
+        self.placement: Placing | None = None
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -376,6 +396,22 @@ class Metrics(Collector):
         yield from (fetches, confirmed)
         yield from _zone_families(self.transfers)
         yield from _exemption_families(self.desk)
+        yield from _device_families(self.placement)
+
+
+def _device_families(placement: Placing | None) -> Iterator[Metric]:
+    placed = GaugeMetricFamily(
+        "blockd_device_leases",
+        "Addresses with a lease, by the group that it puts them in, source and state.",
+        labels=["group", "source", "state"],
+    )
+    current = GaugeMetricFamily("blockd_lease_file_current", "Whether a lease file is read.", labels=["file"])
+    if placement is not None:
+        for labels, count in sorted(placement.counts().items()):
+            placed.add_metric(labels, count)
+        for feed in placement.feeds:
+            current.add_metric([feed.file.name], feed.problem is None)
+    yield from (placed, current)
 
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:

@@ -92,9 +92,18 @@ class Explanation:
 
 
 def explain(
-    inputs: Inputs, decision: _native.Decision, meta: dict[str, Any], client: Address, name: str, qtype: str
+    inputs: Inputs,
+    decision: _native.Decision,
+    meta: dict[str, Any],
+    client: Address,
+    name: str,
+    qtype: str,
+    known: str | None = None,
 ) -> Explanation:
-    """Give names to a native decision, and places in the inputs that it was compiled from."""
+    """Give names to a native decision, and places in the inputs that it was compiled from.
+
+    `known` says who has the address, where that is known by other evidence than the inputs.
+    """
     apps: list[str] = meta["apps"]
 
     def of_mask(mask: int) -> list[str]:
@@ -117,7 +126,7 @@ def explain(
         name=name,
         qtype=qtype,
         group=group,
-        device=_device(inputs, client, group),
+        device=known or _device(inputs, client, group),
         view=meta["views"][decision["view"]],
         asked=of_mask(decision["asked"]),
         found=of_mask(decision["found"]),

@@ -120,6 +120,7 @@ def _read_devices(
     """Read every inventory; an address belongs to one group."""
     devices: dict[str, list[Device]] = {}
     owner: dict[Address, str] = {}
+    macs: dict[str, tuple[str, Device]] = {}
     for group, members in settings.groups.items():
         devices[group] = []
         for at, item in enumerate(members.inventory):
@@ -136,7 +137,13 @@ def _read_devices(
                 problems += error.problems
                 continue
             for device in read:
-                other = owner.setdefault(device.address, group)
+                if device.mac and (rival := macs.setdefault(device.mac, (group, device)))[0] != group:
+                    text = f"this MAC is in the inventory of {rival[0]} already; a device has one group"
+                    problems.append(Problem(str(file), device.line, "mac", text))
+                elif device.mac and rival[1].identities != device.identities:
+                    text = f"this MAC is another device's, too ({rival[1].file}:{rival[1].line})"
+                    problems.append(Problem(str(file), device.line, "mac", text))
+                other = group if device.address is None else owner.setdefault(device.address, group)
                 if other != group:
                     text = f"this address is in the inventory of {other} already; a device has one group"
                     problems.append(Problem(str(file), device.line, "address", text))
@@ -144,7 +151,7 @@ def _read_devices(
     single = {n.network_address: g for g, m in settings.groups.items() for n in m.networks if n.num_addresses == 1}
     for group, found in devices.items():
         for device in found:
-            other = single.get(device.address, group)
+            other = group if device.address is None else single.get(device.address, group)
             if other != group:
                 text = f"groups.{other}.networks names this address alone; a device has one group"
                 problems.append(Problem(str(device.file), device.line, "address", text))

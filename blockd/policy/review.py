@@ -77,6 +77,8 @@ def _forwarders(inputs: Inputs) -> Iterable[Problem]:
         names: defaultdict[Address, set[str]] = defaultdict(set)
         first: dict[Address, Device] = {}
         for device in devices:
+            if device.address is None:
+                continue
             names[device.address].add(device.hostname or device.serial)
             first.setdefault(device.address, device)
         for address, behind in names.items():

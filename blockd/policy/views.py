@@ -66,7 +66,9 @@ def device_prefixes(inputs: Inputs) -> list[tuple[Network, int]]:
     prefixes: dict[Network, int] = {}
     for view, (name, group) in enumerate(inputs.settings.groups.items()):
         prefixes |= dict.fromkeys(group.networks, view)
-        prefixes |= {ip_network(device.address): view for device in inputs.devices.get(name, ())}
+        prefixes |= {
+            ip_network(device.address): view for device in inputs.devices.get(name, ()) if device.address is not None
+        }
     return list(prefixes.items())
 
 

@@ -168,7 +168,32 @@ class Apps(Section):
 class InventoryFile(Section):
     """Devices by their addresses."""
 
-    file: str = Field(description="A CSV file with the header `address,hostname,serial,owner`.")
+    file: str = Field(
+        description="CSV with a header that names columns of `address`, `mac`, `hostname`, `serial`, `owner`; or JSON "
+        "objects with such keys."
+    )
+
+
+class LeaseFile(Section):
+    """Who has which address, by a DHCP server's own file."""
+
+    file: str = Field(description="The file; it is read when it changes.")
+    format: Literal["kea", "dnsmasq", "dhcpd"] = Field(
+        description="Whose it is: kea (memfile), dnsmasq, or dhcpd of ISC."
+    )
+
+
+class Devices(Section):
+    """Evidence of which device has which address, beside networks and inventories."""
+
+    leases: list[LeaseFile] = Field(
+        default_factory=list, description="Lease files: a lease's MAC puts its address where an inventory has the MAC."
+    )
+    stands: Duration = Field(
+        3_600.0,
+        description="How long leases stand though they end while their file cannot be read.",
+        json_schema_extra={"default": "1h"},
+    )
 
 
 class Group(Section):
@@ -353,6 +378,7 @@ class Settings(Section):
     log: Log = Log()
     apps: Apps = Apps()
     groups: dict[str, Group] = Field(default_factory=dict)
+    devices: Devices = Devices()
     policies: dict[str, Policy]
     answers: Answers = Answers()
     block_page: BlockPage = BlockPage()

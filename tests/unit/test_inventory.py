@@ -45,9 +45,9 @@ def test_a_device_of_the_inventory_is_in_its_group(serve: Serve, upstream: Upstr
 
 
 BAD = {
-    "": "devices.csv:1: the file is empty; its first line must be address,hostname,serial,owner",
-    "ip,host\n": "devices.csv:1: the first line must be address,hostname,serial,owner",
-    HEADER + "10.0.0.1;a;b;c\n": "devices.csv:2: expected 4 columns (address,hostname,serial,owner), found 1",
+    "": "devices.csv:1: the file is empty; the first line must name columns: address or mac, and any of",
+    "where,host\n": "devices.csv:1: the first line must name columns: address or mac, and any of hostname",
+    HEADER + "10.0.0.1;a;b;c\n": "devices.csv:2: expected 4 columns, found 1",
     HEADER
     + "10.0.0.0/24,a,b,c\n": "devices.csv:2: address: expected one IPv4 or IPv6 address; networks go under groups:",
     HEADER + "\n10.0.0.1,a,b,c\n0.0.0.0,a,b,c\n": "devices.csv:4: address: no device has this address",

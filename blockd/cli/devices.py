@@ -1,0 +1,82 @@
+"""``blockd devices``: which devices are known, by which evidence, and who has an address."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from blockd.cli.options import Config, Json, Socket, socket_path
+from blockd.cli.output import duration, print_json, print_table, refuse, say
+from blockd.control import ControlError, ask
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    devices = typer.Typer(help="Show which devices are known, and who has an address.")
+    devices.callback(invoke_without_command=True)(show)
+    devices.command()(who)
+    app.add_typer(devices, name="devices")
+
+
+def show(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Count devices by group and source, and show how each lease file does."""
+    context.obj = (config, socket, as_json)
+    if context.invoked_subcommand is not None:
+        return
+    answer = _ask(config, socket, as_json, "")
+    if as_json:
+        print_json(answer)
+        return
+    heads = ["GROUP", "NETWORKS", "INVENTORY", "LEASED"]
+    keys = ("group", "networks", "inventory", "leased")
+    print_table(heads, [[row[key] for key in keys] for row in answer["groups"]], right=heads[1:])
+    if answer["feeds"]:
+        say()
+        heads = ["LEASES", "FORMAT", "COUNT", "READ", "PROBLEM"]
+        rows = [
+            [row["file"], row["format"], row["leases"], _age(row["age"]), row["problem"] or ""]
+            for row in answer["feeds"]
+        ]
+        print_table(heads, rows, right=["COUNT"])
+    if answer["states"]:
+        say()
+        say("leases: " + ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())))
+
+
+def who(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ADDRESS|MAC|NAME", help="An address, a MAC, a serial or a hostname.")],
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Show every address that is tied to a device, all evidence for it, and the group that won."""
+    above = context.obj or (None, None, False)
+    as_json = as_json or above[2]
+    answer = _ask(config or above[0], socket or above[1], as_json, name)
+    if as_json:
+        print_json(answer)
+        return
+    for row in answer["addresses"]:
+        say(f"{row['address']} is in {row['group']}")
+        for part in row["evidence"]:
+            say(f"  {part['source']}: {part['says']}")
+    if answer["more"]:
+        say(f"and {answer['more']} more")
+    for mac in answer["without_lease"]:
+        say(f"{mac} has no lease now")
+
+
+def _age(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{duration(seconds)} ago"
+
+
+def _ask(config: Any, socket: Any, as_json: bool, name: str) -> dict[str, Any]:
+    try:
+        answer = ask(socket_path(config, socket), "devices", who=name)
+    except ControlError as error:
+        refuse("devices", str(error), as_json)
+    if not answer["ok"]:
+        refuse("devices", answer["error"], as_json)
+    return answer

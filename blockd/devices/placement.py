@@ -1,0 +1,127 @@
+"""Whose an address is: what DHCP says, joined with the inventories.
+
+By its MAC alone is a device known: a name is what a client calls itself. Sources in order: a lease, then an inventory's
+address, then networks. A feed that cannot be read any more turns nobody into a stranger: what it said last stands for a
+time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blockd.devices.inventory import Device, is_randomised
+from blockd.devices.leases import Feed, Lease
+from blockd.settings.values import Address
+
+#: What an address is known as.
+KNOWN, STALE, CONFLICT, UNKNOWN, RANDOMISED = "known", "stale", "conflict", "unknown", "randomised"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of an address, and by which feed."""
+
+    lease: Lease
+    feed: Feed
+    state: str
+    #: None when its MAC is in no inventory.
+    device: Device | None
+    #: Where it belongs by that; None when networks decide.
+    group: str | None
+
+
+@dataclass
+class Placement:
+    """Every address that DHCP has given, and whose it is."""
+
+    feeds: list[Feed]
+    #: Seconds for which what an unreadable feed said stands, though leases end.
+    stands: float
+    by_mac: dict[str, tuple[str, Device]] = field(default_factory=dict)
+    #: Addresses that an inventory ties to a MAC.
+    tied: dict[Address, str] = field(default_factory=dict)
+    places: dict[Address, Place] = field(default_factory=dict)
+    #: By serial and hostname: addresses now.
+    addresses: defaultdict[str, set[Address]] = field(default_factory=lambda: defaultdict(set))
+    _failing: set[Path] = field(default_factory=set)
+
+    def learn(self, devices: Mapping[str, Iterable[Device]]) -> None:
+        """Take inventories in: group -> devices. Everything is joined anew."""
+        self.by_mac, self.tied = {}, {}
+        for group, members in devices.items():
+            for device in members:
+                if device.mac:
+                    self.by_mac.setdefault(device.mac, (group, device))
+                if device.mac and device.address is not None:
+                    self.tied[device.address] = device.mac
+        addresses = {*self.places, *(address for feed in self.feeds for address in feed.leases)}
+        self._join(addresses)
+
+    def look(self, now: float) -> set[Address]:
+        """Read what is new, and drop what has ended; give the addresses that belong elsewhere than before."""
+        touched: set[Address] = set()
+        for feed in self.feeds:
+            touched |= feed.look(now)
+            if feed.problem is None or now - feed.confirmed > self.stands:
+                touched |= feed.drop_ended(now)
+        failing = {feed.file for feed in self.feeds if feed.problem is not None}
+        if failing != self._failing:
+            # How certain it is changes, and not whose it is.
+            touched |= self.places.keys()
+            self._failing = failing
+        return self._join(touched)
+
+    def _join(self, addresses: Iterable[Address]) -> set[Address]:
+        changed = set()
+        for address in addresses:
+            before, after = self.places.get(address), self._place(address)
+            if before is not None:
+                for identity in before.device.identities if before.device else ():
+                    self.addresses[identity].discard(address)
+            if after is None:
+                self.places.pop(address, None)
+            else:
+                self.places[address] = after
+                for identity in after.device.identities if after.device else ():
+                    self.addresses[identity].add(address)
+            if _where(before) != _where(after):
+                changed.add(address)
+        return changed
+
+    def _place(self, address: Address) -> Place | None:
+        said = [
+            (feed, lease) for feed in self.feeds if (lease := feed.leases.get(address)) is not None and lease.expires
+        ]
+        if not said:
+            return None
+        # Of feeds that differ, one that knows a device of ours is believed: none is lost by a mistake of the other.
+        said.sort(key=lambda one: (one[1].mac in self.by_mac, one[1].expires), reverse=True)
+        feed, lease = said[0]
+        group, device = self.by_mac.get(lease.mac, (None, None))
+        if len({other.mac for _, other in said if other.mac}) > 1:
+            state = CONFLICT
+        elif feed.problem is not None:
+            state = STALE
+        elif device is not None:
+            state = KNOWN
+        else:
+            state = RANDOMISED if lease.mac and is_randomised(lease.mac) else UNKNOWN
+        return Place(lease, feed, state, device, group)
+
+    def is_elsewhere(self, address: Address) -> bool:
+        """Say whether an inventory ties an address to a MAC that does not have it now."""
+        place, tied = self.places.get(address), self.tied.get(address)
+        return place is not None and tied is not None and place.lease.mac not in ("", tied)
+
+    def counts(self) -> Counter[tuple[str, str, str]]:
+        """Count addresses by group, format of the feed, and state."""
+        return Counter((place.group or "", place.feed.format, place.state) for place in self.places.values())
+
+
+def _where(place: Place | None) -> tuple[str | None, frozenset[str]]:
+    if place is None:
+        return None, frozenset()
+    return place.group, frozenset(place.device.identities) if place.device else frozenset()
