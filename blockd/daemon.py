@@ -228,6 +228,8 @@ class Daemon:
         self._metrics.transfers = self._transfers
         self._views = self._generation_numbers()[1]
         self._open_placement()
+        if self._placement is not None:
+            self._placement.look(wall_clock())
         self._open_desk()
         if self._desk is not None:
             self._desk.read()
@@ -746,7 +748,13 @@ class Daemon:
                 live.folded_meta = folded.meta(live.meta)
                 self._exempt_addresses = {address for address, _ in folded.devices}
                 devices = [*placed, *folded.devices]
-                numbers = self._fastpath.publish(live.snapshot, folded.views, folded.slots, devices, folded.floor)
+                try:
+                    numbers = self._fastpath.publish(live.snapshot, folded.views, folded.slots, devices, folded.floor)
+                except ValueError as error:
+                    # More of them than there is room for: the policy is in force without any.
+                    log.error("exemptions: none holds: %s", error)
+                    live.folded_meta, self._exempt_addresses = live.meta, set()
+                    numbers = self._fastpath.publish(live.snapshot, devices=placed)
         self._views = numbers[1]
         self._routes.publish()
         return numbers
@@ -765,7 +773,6 @@ class Daemon:
                 feeds = [before.get(key) or Feed(*key) for key in keys]
                 self._placement = Placement(feeds, wanted.stands)
                 self._placement.learn(inputs.devices)
-                self._placement.look(wall_clock())
         self._metrics.placement = self._placement
 
     def _placed(self) -> list[tuple[Address, int]]:
@@ -799,8 +806,10 @@ class Daemon:
         problems = {feed.file: feed.problem for feed in placement.feeds}
 
         def read() -> set[Address]:
+            # A file server that hangs must not hang us: the lock is for what is quick.
+            parts = placement.fetch()
             with self._place_lock:
-                return placement.look(wall_clock())
+                return placement.take(parts, wall_clock())
 
         def done(changed: set[Address]) -> None:
             self._is_reading_leases = False
@@ -809,7 +818,15 @@ class Daemon:
                     log.error("leases: %s; what it said stands for %g s", feed.problem, placement.stands)
                 elif feed.problem is None and problems[feed.file] is not None:
                     log.info("leases: %s is read again", feed.file)
-            if not changed or placement is not self._placement or self._is_ending:
+            if self._is_ending or self._placement is None:
+                return
+            if placement is not self._placement:
+                # A reload came between: its placement was made before this was read.
+                with self._place_lock:
+                    self._placement.learn(self._live.inputs.devices)
+                self._fold_anew()
+                return
+            if not changed:
                 return
             exempt = self._desk is not None and any(self._desk.concerns(placement, address) for address in changed)
             if exempt or changed & self._exempt_addresses:
@@ -835,7 +852,7 @@ class Daemon:
             return devices_of(self._live.inputs, self._placement, str(request.get("who") or ""), wall_clock())
 
     def _fold_anew(self) -> None:
-        if not self._is_ending and self._desk is not None:
+        if not self._is_ending:
             self._learn(self._fold_and_publish()[1])
 
     def _look_at_ledger(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from blockd.control.caller import Caller
 from blockd.devices.placement import Placement
 from blockd.exemptions.ledger import Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
-from blockd.exemptions.schedule import Term, changes
+from blockd.exemptions.schedule import MAX_CHANGES, Term, changes
 from blockd.policy.inputs import Inputs
 from blockd.settings.values import Address
 
@@ -28,6 +29,8 @@ log = logging.getLogger("blockd")
 SOON = 7 * 86_400.0
 #: Others that may write between a read and a write of ours.
 WRITERS = 20
+#: Refusals an hour that people without a part in it may write to the ledger.
+STRANGERS = 100
 #: Seconds until the hot path is told of the days ahead anew.
 FOLD_AGAIN = 3_600.0
 #: In the state directory: the last head that was seen.
@@ -109,7 +112,9 @@ class Desk:
         self._is_broken = False
         #: Why the ledger is not believed or not reached, if so.
         self.problem: str | None = "the ledger was not read yet"
-        self._folded_at = 0.0
+        self._fold_again = 0.0
+        #: When refusals of people without a part in it were written, of the last hour.
+        self._strangers: list[float] = []
         #: Every device that an exemption names, by itself or in a set.
         self._named: set[str] = set()
 
@@ -139,7 +144,11 @@ class Desk:
         self._book, self._known, self._is_broken = book, exemptions(book.entries), False
         if book.head.number and book.head != self._last_head():
             new = self._head_file.with_suffix(".new")
-            new.write_text(f"{book.head}\n")
+            with new.open("w") as file:
+                file.write(f"{book.head}\n")
+                file.flush()
+                # Half a head after a power cut would be a ledger that nobody believes.
+                os.fsync(file.fileno())
             new.replace(self._head_file)
             # The log is kept elsewhere: whoever cuts the ledger would have to cut that, too.
             log.info("ledger: entry %d, %s", book.head.number, book.head.hash)
@@ -171,14 +180,14 @@ class Desk:
 
     def is_due(self, now: float) -> bool:
         """Say whether the hot path should be told anew."""
-        return now - self._folded_at >= FOLD_AGAIN
+        return now >= self._fold_again
 
     def fold(self, site: Site, groups: list[str], apps: list[str], now: float, placement: Placement | None) -> Folded:
         """Reckon what the hot path is told, for views and apps in the order of a snapshot.
 
         `placement` is where devices are now, beside what inventories say.
         """
-        self._folded_at = now
+        self._fold_again = now + FOLD_AGAIN
         named = (exemption.terms.device for exemption in self._known.values())
         self._named = {identity for name in named for identity in site.sets.get(name, {name})}
         folded = Folded(floor=self._book.latest)
@@ -200,8 +209,11 @@ class Desk:
         planned: list[tuple[Address, tuple[tuple[float, int], ...]]] = []
         for (address, group), held in sorted(terms.items(), key=lambda item: str(item[0])):
             base = groups.index(group)
-            steps = []
-            for moment, exempt in changes(held, now):
+            steps, found = [], changes(held, now)
+            if len(found) > MAX_CHANGES:
+                # What comes after the last of them is told in time.
+                self._fold_again = min(self._fold_again, found[-1][0] - 1)
+            for moment, exempt in found:
                 number = base
                 if exempt:
                     number = numbers.setdefault((group, exempt), len(groups) + len(numbers))
@@ -265,13 +277,27 @@ class Desk:
                 # Judged anew, by what the ledger says now.
                 self.read()
             except Refused as refusal:
-                with suppress(LedgerError):
-                    about = str(request.get("exemption") or request.get("device") or "")[:100]
-                    self._append("refused", caller, {"command": do, "about": about, "why": str(refusal)})
+                if self._may_write(site, caller):
+                    with suppress(LedgerError):
+                        about = str(request.get("exemption") or request.get("device") or "")[:100]
+                        self._append("refused", caller, {"command": do, "about": about, "why": str(refusal)})
+                else:
+                    log.warning(
+                        "exempt %s by %s refused, and not in the ledger: %d an hour are", do, caller.name, STRANGERS
+                    )
                 return {"ok": False, "error": str(refusal)}
             except LedgerError as error:
                 return {"ok": False, "error": str(error)}
         return {"ok": False, "error": "others write to the ledger without pause: try again"}
+
+    def _may_write(self, site: Site, caller: Caller) -> bool:
+        """Say whether a refusal becomes an entry: whoever has no part in it must not fill the disk with them."""
+        if caller.is_operator or caller.is_among(_people(site)):
+            return True
+        now = self._clock()
+        self._strangers = [moment for moment in self._strangers if now - moment < 3_600.0]
+        self._strangers.append(now)
+        return len(self._strangers) <= STRANGERS
 
     def _append(self, kind: str, caller: Caller, body: dict[str, Any]) -> None:
         by = self._ledger.person(self._book, caller.name)
@@ -368,8 +394,7 @@ class Desk:
         return {}
 
     def _may_read(self, site: Site, caller: Caller) -> None:
-        allowed = frozenset().union(site.rules.requesters, *site.rules.teams.values())
-        if not caller.is_operator and not caller.is_among(allowed):
+        if not caller.is_operator and not caller.is_among(_people(site)):
             raise Refused(f"{caller.name} has no part in exemptions")
 
     def _found(self, request: dict[str, Any]) -> tuple[str, Exemption]:
@@ -412,6 +437,11 @@ def _addresses(site: Site, placement: Placement | None, identity: str) -> Iterab
         if (group := placement.places[address].group) is not None:
             found[address] = group
     return found.items()
+
+
+def _people(site: Site) -> frozenset[str]:
+    """Name everybody who has a part in exemptions."""
+    return frozenset().union(site.rules.requesters, *site.rules.teams.values())
 
 
 def _is_a_person(caller: Caller) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blockd.devices.inventory import Device, is_randomised
-from blockd.devices.leases import Feed, Lease
+from blockd.devices.leases import Feed, Lease, Part
 from blockd.settings.values import Address
 
 #: What an address is known as.
@@ -61,10 +61,18 @@ class Placement:
         self._join(addresses)
 
     def look(self, now: float) -> set[Address]:
-        """Read what is new, and drop what has ended; give the addresses that belong elsewhere than before."""
+        """Read what is new, and take it in."""
+        return self.take(self.fetch(), now)
+
+    def fetch(self) -> list[Part]:
+        """Read what is new of each feed; it may take as long as a file server does."""
+        return [feed.fetch() for feed in self.feeds]
+
+    def take(self, parts: Iterable[Part], now: float) -> set[Address]:
+        """Take in what was read, and drop what has ended; give the addresses that belong elsewhere than before."""
         touched: set[Address] = set()
-        for feed in self.feeds:
-            touched |= feed.look(now)
+        for feed, part in zip(self.feeds, parts, strict=True):
+            touched |= feed.take(part, now)
             if feed.problem is None or now - feed.confirmed > self.stands:
                 touched |= feed.drop_ended(now)
         failing = {feed.file for feed in self.feeds if feed.problem is not None}

@@ -244,6 +244,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Blockd, P
             yield blockd, place
 
 
+def test_strangers_do_not_fill_the_ledger(shared: tuple[Blockd, Path]) -> None:
+    """A hundred refusals an hour are written, and the rest is said in the log."""
+    blockd, place = shared
+    before = int(ask_as("root", place, "verify")["entries"])
+    for _ in range(120):
+        assert not ask_as(MALLORY, place, "list")["ok"]
+    assert int(ask_as("root", place, "verify")["entries"]) - before <= 101
+    assert f"exempt list by {MALLORY} refused, and not in the ledger" in blockd.log.read_text()
+
+
 def test_commands_for_operators_stay_theirs(shared: tuple[Blockd, Path]) -> None:
     """The socket is open to all users; a reload is not."""
     _, place = shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -151,6 +152,27 @@ def test_a_file_by_another_name_takes_its_place(tmp_path: Path) -> None:
     assert one.look(2001.0) == set()
     assert "No such file" in (one.problem or "")
     assert one.confirmed == 1001.0
+
+
+def test_what_is_no_file_holds_nobody_up(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, a directory: a problem, at once."""
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        one = Feed(place, "kea")
+        one.look(1000.0)
+        assert one.problem == f"{place}: is no file"
+
+
+def test_a_file_that_is_being_written_anew_ends_no_lease(tmp_path: Path) -> None:
+    """dnsmasq empties its file and fills it again: who is not in it yet is not gone; who is not in it later is."""
+    one = feed(tmp_path, "dnsmasq", DNSMASQ)
+    have = set(one.leases)
+    for text in ("", DNSMASQ.splitlines()[0] + "\n"):
+        (tmp_path / "leases").write_text(text)
+        assert one.look(1001.0) == set()
+        assert set(one.leases) == have
+    assert one.look(1002.0) == have - {ip_address("10.0.0.5")}
+    assert set(one.leases) == {ip_address("10.0.0.5")}
 
 
 def device(mac: str, serial: str, address: str = "") -> Device:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -34,8 +36,20 @@ class Format(Protocol):
 FORMATS: dict[str, type[Kea] | type[Dnsmasq] | type[Dhcpd]] = {"kea": Kea, "dnsmasq": Dnsmasq, "dhcpd": Dhcpd}
 
 
+@dataclass
+class Part:
+    """What a look at a file found: lines that were not read before, or why there are none."""
+
+    lines: list[str] = field(default_factory=list)
+    #: They begin a file anew.
+    is_beginning: bool = False
+    #: The file is as it was at the look before.
+    is_settled: bool = False
+    problem: str | None = None
+
+
 class Feed:
-    """One file."""
+    """One file. `fetch` reads it, and may wait for a file server; `take` is quick."""
 
     def __init__(self, file: Path, format: str) -> None:
         """Start without having read it."""
@@ -51,17 +65,48 @@ class Feed:
         self._reader: Format = FORMATS[format]()
         self._state: tuple[int, int, int] | None = None
         self._offset, self._tail = 0, b""
+        #: Of a file that is written anew: the addresses that are in it now.
+        self._written: set[Address] = set()
 
     def look(self, now: float) -> set[Address]:
         """Read what is new; give the addresses of which something else is said than before."""
+        return self.take(self.fetch(), now)
+
+    def fetch(self) -> Part:
+        """Read what is new; nothing that was known changes by it."""
         try:
-            with self.file.open("rb") as file:
-                changed = self._look(file.fileno())
+            # What is no file would have us wait for its other end.
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return self._fetch(descriptor)
+            finally:
+                os.close(descriptor)
         except (OSError, ValueError) as error:
             self._state = None
-            self.problem = f"{self.file}: {getattr(error, 'strerror', None) or error}"
+            return Part(problem=f"{self.file}: {getattr(error, 'strerror', None) or error}")
+
+    def take(self, part: Part, now: float) -> set[Address]:
+        """Take in what was read; give the addresses of which something else is said than before."""
+        self.problem = part.problem
+        if part.problem is not None:
             return set()
-        self.problem, self.confirmed = None, now
+        self.confirmed = now
+        if part.is_beginning:
+            self._reader, self._written = FORMATS[self.format](), set()
+        changed = set()
+        for lease in self._reader.read(iter(part.lines)):
+            if lease is None:
+                self.skipped += 1
+            elif len(self.leases) < MAX_LEASES or lease.address in self.leases:
+                if self.leases.get(lease.address) != lease:
+                    changed.add(lease.address)
+                self.leases[lease.address] = lease
+                self._written.add(lease.address)
+        if self._reader.is_whole and part.is_settled:
+            # Not before: while it is being written, what is not in it yet is not over.
+            for address in self.leases.keys() - self._written:
+                del self.leases[address]
+                changed.add(address)
         return changed
 
     def drop_ended(self, before: float) -> set[Address]:
@@ -71,53 +116,39 @@ class Feed:
             del self.leases[address]
         return ended
 
-    def _look(self, descriptor: int) -> set[Address]:
+    def _fetch(self, descriptor: int) -> Part:
         found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("is no file")
         state = (found.st_ino, found.st_size, found.st_mtime_ns)
         if state == self._state:
-            return set()
+            return Part(is_settled=True)
         if found.st_size > MAX_OCTETS:
             raise ValueError(f"has more than {MAX_OCTETS >> 20} MiB: it is no lease file")
         is_longer = self._state is not None and found.st_size >= self._offset and self._has_tail(descriptor)
-        if self._reader.is_whole or not is_longer:
-            # Another file by this name: Kea begins a new one when it cleans up, and what it said before still stands.
-            self._reader, self._offset = FORMATS[self.format](), 0
-        before = self.leases if self._reader.is_whole else {}
-        if self._reader.is_whole:
-            self.leases = {}
-        changed = self._take(self._lines(descriptor, found.st_size), before)
-        if self._reader.is_whole:
-            changed |= before.keys() - self.leases.keys()
-        self._state = state
-        self._tail = os.pread(descriptor, TAIL, max(0, self._offset - TAIL))
-        return changed
+        is_beginning = FORMATS[self.format].is_whole or not is_longer
+        # Another file by this name: Kea begins a new one when it cleans up, and what it said before still stands.
+        offset = 0 if is_beginning else self._offset
+        lines, offset = _lines(descriptor, offset, found.st_size)
+        self._offset, self._state = offset, state
+        self._tail = os.pread(descriptor, TAIL, max(0, offset - TAIL))
+        return Part(lines, is_beginning)
 
     def _has_tail(self, descriptor: int) -> bool:
         """Say whether what was read last is still where it was: another file may have the same number."""
         return os.pread(descriptor, len(self._tail), max(0, self._offset - TAIL)) == self._tail
 
-    def _take(self, lines: Iterator[str], before: dict[Address, Lease]) -> set[Address]:
-        changed = set()
-        for lease in self._reader.read(lines):
-            if lease is None:
-                self.skipped += 1
-            elif len(self.leases) < MAX_LEASES or lease.address in self.leases:
-                if before.get(lease.address, self.leases.get(lease.address)) != lease:
-                    changed.add(lease.address)
-                self.leases[lease.address] = lease
-        return changed
 
-    def _lines(self, descriptor: int, size: int) -> Iterator[str]:
-        """Give whole lines from where the last look ended; one that is being written is left for the next."""
-        rest = b""
-        while self._offset < size:
-            chunk = os.pread(descriptor, min(1 << 20, size - self._offset), self._offset)
-            if not chunk:
-                return
-            whole, _, rest = chunk.rpartition(b"\n")
-            if not whole and not chunk.startswith(b"\n"):
-                if len(chunk) >= 1 << 20:
-                    raise ValueError("has a line of a mebibyte: it is no lease file")
-                return
-            self._offset += len(chunk) - len(rest)
-            yield from whole.decode(errors="replace").split("\n")
+def _lines(descriptor: int, offset: int, size: int) -> tuple[list[str], int]:
+    """Give whole lines, and where they end; one that is being written is left for the next look."""
+    lines: list[str] = []
+    while offset < size:
+        chunk = os.pread(descriptor, min(1 << 20, size - offset), offset)
+        whole, newline, rest = chunk.rpartition(b"\n")
+        if not newline:
+            if len(chunk) >= 1 << 20:
+                raise ValueError("has a line of a mebibyte: it is no lease file")
+            break
+        offset += len(chunk) - len(rest)
+        lines += whole.decode(errors="replace").split("\n")
+    return lines, offset
