@@ -133,7 +133,7 @@ class Daemon:
         self._desk: Desk | None = None
         self._site: Site | None = None
         self._desk_lock = threading.Lock()
-        self._desk_why: str | None = None
+        self._desk_pool: Any = None
         self._is_reading_ledger = False
         self._exempt_addresses: set[Address] = set()
         #: Where devices are by what DHCP says, if anything does.
@@ -230,6 +230,9 @@ class Daemon:
         self._open_placement()
         if self._placement is not None:
             self._placement.look(wall_clock())
+            for feed in self._placement.feeds:
+                if feed.problem is not None:
+                    log.error("leases: %s: devices are where networks put them", feed.problem)
         self._open_desk()
         if self._desk is not None:
             self._desk.read()
@@ -659,12 +662,21 @@ class Daemon:
     def _put_in_force(
         self, inputs: Inputs, generation: Path, snapshot: Snapshot, lists: list[dict[str, Any]]
     ) -> tuple[int, int]:
+        before = self._live
         self._live = _Live(inputs, generation, snapshot)
+        try:
+            self._open_placement()
+            self._open_desk()
+            rules, views = self._fold_and_publish()
+        except Exception:
+            # What the numbers of the views in force mean is what they meant before.
+            self._live = before
+            self._open_placement()
+            self._open_desk()
+            raise
         log_format.set_up(self._live.settings.log.format == "json")
-        self._open_placement()
-        self._open_desk()
-        self._control_path().chmod(self._control_mode())
-        rules, views = self._fold_and_publish()
+        with contextlib.suppress(OSError):
+            self._control_path().chmod(self._control_mode())
         self.not_loaded = []
         self._published(rules, views, lists)
         return rules, views
@@ -739,11 +751,10 @@ class Daemon:
         with self._place_lock:
             placed = self._placed()
             if self._desk is None:
-                live.folded_meta = live.meta
+                live.folded_meta, self._exempt_addresses = live.meta, set()
                 numbers = self._fastpath.publish(live.snapshot, devices=placed)
             else:
                 now, site = self._fastpath.wall(), self._site_now()
-                self._desk_why = self._desk.why_closed(now, site.stands)
                 folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now, self._placement)
                 live.folded_meta = folded.meta(live.meta)
                 self._exempt_addresses = {address for address, _ in folded.devices}
@@ -856,35 +867,49 @@ class Daemon:
             self._learn(self._fold_and_publish()[1])
 
     def _look_at_ledger(self) -> None:
-        """See in a thread whether the ledger changed; tell the hot path what follows, and of the next days in time."""
-        from twisted.internet.threads import deferToThreadPool
+        """See in a thread whether the ledger changed; tell the hot path what follows, and of the next days in time.
 
+        What follows is seen here even when the ledger does not answer: then nobody is exempt after a while.
+        """
         desk = self._desk
-        if desk is None or self._is_reading_ledger:
+        if desk is None:
+            return
+        self._fold_news(desk)
+        if self._is_reading_ledger:
             return
 
-        def read() -> bool:
+        def read() -> None:
             with self._desk_lock:
-                return desk.read()
+                desk.read()
 
-        def done(is_new: bool) -> None:
+        def done(_: object) -> None:
             self._is_reading_ledger = False
-            now = self._fastpath.wall()
-            why = desk.why_closed(now, self._live.settings.exemptions.stands)
-            if desk is self._desk and (is_new or why != self._desk_why or desk.is_due(now)):
-                self._fold_anew()
+            self._fold_news(desk)
 
         def failed(failure: Any) -> None:
             self._is_reading_ledger = False
             log.error("exemptions: reading the ledger failed: %s", failure.getErrorMessage())
 
         self._is_reading_ledger = True
-        reading = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
-        reading.addCallbacks(done, failed)
+        self._at_the_desk(read).addCallbacks(done, failed)
+
+    def _fold_news(self, desk: Desk) -> None:
+        stands = self._live.settings.exemptions.stands
+        if desk is self._desk and (desk.is_news(stands) or desk.is_due(self._fastpath.wall())):
+            self._fold_anew()
+
+    def _at_the_desk(self, call: Callable[[], Any]) -> Deferred[Any]:
+        """Do it in the desk's own thread: a database that hangs keeps no lease and no reload waiting."""
+        from twisted.internet.threads import deferToThreadPool
+        from twisted.python.threadpool import ThreadPool
+
+        if self._desk_pool is None:
+            self._desk_pool = pool = ThreadPool(0, 1, "desk")
+            pool.start()
+            self._reactor.addSystemEventTrigger("during", "shutdown", pool.stop)
+        return deferToThreadPool(self._reactor, self._desk_pool, call)
 
     def _command_exempt(self, request: dict[str, Any], caller: Caller) -> Deferred[dict[str, Any]]:
-        from twisted.internet.threads import deferToThreadPool
-
         desk = self._desk
         if desk is None:
             return succeed(
@@ -896,13 +921,12 @@ class Daemon:
             with self._desk_lock:
                 return desk.command(site, caller, request)
 
-        def tell(answer: dict[str, Any]) -> dict[str, Any]:
-            # In force before anybody is told that it is.
-            if desk is self._desk and request.get("do") in ("approve", "revoke"):
-                self._fold_anew()
+        def tell(answer: Any) -> Any:
+            # In force before anybody is told that it is, whatever became of the command.
+            self._fold_news(desk)
             return answer
 
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), act).addCallback(tell)
+        return self._at_the_desk(act).addBoth(tell)
 
     def _generation_numbers(self) -> tuple[int, int]:
         sizes = self._fastpath.sizes()

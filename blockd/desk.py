@@ -17,7 +17,7 @@ from typing import Any
 
 from blockd.control.caller import Caller
 from blockd.devices.placement import Placement
-from blockd.exemptions.ledger import Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
+from blockd.exemptions.ledger import SKEW, Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
 from blockd.exemptions.schedule import MAX_CHANGES, Term, changes
 from blockd.policy.inputs import Inputs
@@ -27,6 +27,8 @@ log = logging.getLogger("blockd")
 
 #: Seconds: what runs out within them is counted as expiring.
 SOON = 7 * 86_400.0
+#: What reading a ledger may end with that somebody else has written.
+UNREADABLE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)
 #: Others that may write between a read and a write of ours.
 WRITERS = 20
 #: Refusals an hour that people without a part in it may write to the ledger.
@@ -113,6 +115,8 @@ class Desk:
         #: Why the ledger is not believed or not reached, if so.
         self.problem: str | None = "the ledger was not read yet"
         self._fold_again = 0.0
+        #: What the hot path was told of: a head, and why nobody is exempt.
+        self._folded: tuple[Head, str | None] | None = None
         #: When refusals of people without a part in it were written, of the last hour.
         self._strangers: list[float] = []
         #: Every device that an exemption names, by itself or in a set.
@@ -125,9 +129,8 @@ class Desk:
 
     # What holds
 
-    def read(self) -> bool:
-        """Read the ledger where it changed; True when what holds may have changed."""
-        before = (self.head, self.problem)
+    def read(self) -> None:
+        """Read the ledger where it changed."""
         try:
             if self.problem is not None or self._ledger.head() != self.head:
                 self._take(self._ledger.read(self._last_head()))
@@ -138,28 +141,39 @@ class Desk:
             self._complain(f"{error}: no exemption holds")
         except LedgerError as error:
             self._complain(str(error))
-        return before != (self.head, self.problem)
+        except UNREADABLE as error:
+            # Whatever it holds, nobody is exempt by what cannot be understood, and the resolver goes on.
+            self._is_broken = True
+            self._complain(f"the ledger cannot be read: {type(error).__name__}: {error}: no exemption holds")
 
     def _take(self, book: Book) -> None:
-        self._book, self._known, self._is_broken = book, exemptions(book.entries), False
-        if book.head.number and book.head != self._last_head():
-            new = self._head_file.with_suffix(".new")
+        known = exemptions(book.entries)
+        self._book, self._known, self._is_broken = book, known, False
+        if not book.head.number:
+            return
+        # The log is kept elsewhere: whoever cuts the ledger would have to cut that, too.
+        log.info("ledger: entry %d, %s", book.head.number, book.head.hash)
+        new = self._head_file.with_suffix(".new")
+        try:
             with new.open("w") as file:
                 file.write(f"{book.head}\n")
                 file.flush()
                 # Half a head after a power cut would be a ledger that nobody believes.
                 os.fsync(file.fileno())
             new.replace(self._head_file)
-            # The log is kept elsewhere: whoever cuts the ledger would have to cut that, too.
-            log.info("ledger: entry %d, %s", book.head.number, book.head.hash)
+        except OSError as error:
+            log.error("exemptions: %s cannot be written: %s", self._head_file, error.strerror)
 
     def _last_head(self) -> Head | None:
+        """Give the head that has to be in the ledger: the one that was read last, by this process or the one before."""
+        if self.head.number:
+            return self.head
         try:
             return read_head(self._head_file.read_text().strip())
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise LedgerBroken(f"{self._head_file}: {error}") from None
+            raise LedgerBroken(f"{self._head_file}: {error}; remove it if the ledger is known to be whole") from None
 
     def _complain(self, problem: str | None) -> None:
         if problem != self.problem and problem is not None:
@@ -168,15 +182,20 @@ class Desk:
             log.info("exemptions: the ledger is read, %d entries", self.head.number)
         self.problem = problem
 
-    def why_closed(self, now: float, stands: float) -> str | None:
+    def why_closed(self, stands: float) -> str | None:
         """Say why no exemption holds, if none does."""
+        now = self._clock()
         if self._is_broken:
             return self.problem
-        if now < self._book.latest - 1:
+        if now < self._book.latest - SKEW:
             return "the clock stands before the ledger's newest entry"
-        if self.problem is not None and now - self._confirmed > stands:
-            return f"{self.problem}, for longer than exemptions.stands"
+        if now - self._confirmed > stands:
+            return f"{self.problem or 'the ledger does not answer'}, for longer than exemptions.stands"
         return None
+
+    def is_news(self, stands: float) -> bool:
+        """Say whether the hot path was told of something else than what holds."""
+        return self._folded != (self.head, self.why_closed(stands))
 
     def is_due(self, now: float) -> bool:
         """Say whether the hot path should be told anew."""
@@ -191,7 +210,9 @@ class Desk:
         named = (exemption.terms.device for exemption in self._known.values())
         self._named = {identity for name in named for identity in site.sets.get(name, {name})}
         folded = Folded(floor=self._book.latest)
-        if (why := self.why_closed(now, site.stands)) is not None:
+        why = self.why_closed(site.stands)
+        self._folded = (self.head, why)
+        if why is not None:
             log.error("exemptions: none holds: %s", why)
             return folded
         terms: dict[tuple[Address, str], list[Term]] = defaultdict(list)
@@ -269,18 +290,20 @@ class Desk:
             return {"ok": False, "error": f"expected one of {', '.join(commands)}"}
         self.read()
         if self.problem is not None and do != "verify":
-            return {"ok": False, "error": self.problem}
+            has_part = caller.is_operator or caller.is_among(_people(site))
+            return {"ok": False, "error": self.problem if has_part else "the ledger is not read just now"}
         for _ in range(WRITERS):
             try:
                 return {"ok": True, **commands[do](site, caller, request)}
             except LedgerMoved:
-                # Judged anew, by what the ledger says now.
+                # Judged anew, by what the ledger and the names beside it say now.
+                self.problem = "the ledger moved"
                 self.read()
             except Refused as refusal:
                 if self._may_write(site, caller):
                     with suppress(LedgerError):
                         about = str(request.get("exemption") or request.get("device") or "")[:100]
-                        self._append("refused", caller, {"command": do, "about": about, "why": str(refusal)})
+                        self._append("refused", caller, {"command": do, "about": about, "why": refusal.reason})
                 else:
                     log.warning(
                         "exempt %s by %s refused, and not in the ledger: %d an hour are", do, caller.name, STRANGERS
@@ -300,13 +323,13 @@ class Desk:
         return len(self._strangers) <= STRANGERS
 
     def _append(self, kind: str, caller: Caller, body: dict[str, Any]) -> None:
-        by = self._ledger.person(self._book, caller.name)
+        by = self._ledger.person(self._book, caller.identity)
         self._take(self._ledger.append(self._book, self._clock(), kind, {**body, "by": by}))
 
     def _request(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         _is_a_person(caller)
         if not caller.is_among(site.rules.requesters):
-            raise Refused(f"{caller.name} is not among exemptions.requesters")
+            raise Refused(f"{caller.name} is not among exemptions.requesters", "not a requester")
         terms = read_terms(request, site.rules, self._clock())
         self._append("request", caller, terms.as_body())
         name = f"E{self.head.number}"
@@ -320,12 +343,13 @@ class Desk:
             raise Refused(f"{name} is {state}: there is nothing to approve")
         terms = exemption.terms
         if not caller.is_among(site.rules.teams.get(terms.team, ())):
-            raise Refused(f"{caller.name} does not approve for {terms.team}")
+            raise Refused(f"{caller.name} does not approve for {terms.team}", f"not of {terms.team}")
         requester = self._book.people.get(exemption.requester)
         if requester is None:
             raise Refused(f"who requested {name} was forgotten: it has to be requested anew")
-        if requester == caller.name:
-            raise Refused(f"{name} was requested by {caller.name}, and somebody else has to approve it")
+        if requester.partition(":")[0] == caller.name or requester.partition(":")[2] == str(caller.uid):
+            text = f"{name} was requested by {caller.name}, and somebody else has to approve it"
+            raise Refused(text, "requested by the same person")
         if terms.expires_at - max(now, terms.not_before) > site.rules.longest:
             raise Refused(f"{name} would be longer than exemptions.longest allows now")
         if gone := [app for app in terms.apps if app not in site.rules.live]:
@@ -344,9 +368,10 @@ class Desk:
         if not reason or not reason.isprintable() or len(reason) > 500:
             raise Refused("reason: expected a line of text, at most 500 characters")
         teams = site.rules.teams.get(exemption.terms.team, frozenset())
-        own = self._book.people.get(exemption.requester) == caller.name
+        own = self._book.people.get(exemption.requester) == caller.identity
         if caller.uid != 0 and not own and not caller.is_among(teams):
-            raise Refused(f"{caller.name} may not revoke {name}: its requester, {exemption.terms.team} and root may")
+            text = f"{caller.name} may not revoke {name}: its requester, {exemption.terms.team} and root may"
+            raise Refused(text, "neither its requester nor of its team")
         if (state := exemption.state(self._clock())) in ("revoked", "expired"):
             raise Refused(f"{name} is {state} already")
         self._append("revoke", caller, {"exemption": name, "reason": reason})
@@ -382,7 +407,10 @@ class Desk:
     def _export(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         self._may_read(site, caller)
         self._append("asked", caller, {"command": "export"})
-        return {"entries": [entry.as_json() for entry in self._book.entries], "people": self._book.people}
+        return {
+            "entries": [entry.as_json() for entry in self._book.entries],
+            "people": {own: name.partition(":")[0] for own, name in self._book.people.items()},
+        }
 
     def _forget(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         if caller.uid != 0:
@@ -395,7 +423,7 @@ class Desk:
 
     def _may_read(self, site: Site, caller: Caller) -> None:
         if not caller.is_operator and not caller.is_among(_people(site)):
-            raise Refused(f"{caller.name} has no part in exemptions")
+            raise Refused(f"{caller.name} has no part in exemptions", "no part in exemptions")
 
     def _found(self, request: dict[str, Any]) -> tuple[str, Exemption]:
         name = str(request.get("exemption") or "")
@@ -404,7 +432,7 @@ class Desk:
         return name, self._known[name]
 
     def _who(self, digest: str | None) -> str | None:
-        return None if digest is None else self._book.people.get(digest, "somebody who was forgotten")
+        return None if digest is None else self._book.people.get(digest, "somebody who was forgotten").partition(":")[0]
 
     def _shown(self, name: str) -> dict[str, Any]:
         exemption = self._known[name]

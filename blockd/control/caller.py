@@ -28,6 +28,11 @@ class Caller:
             return f"uid {self.uid}"
 
     @property
+    def identity(self) -> str:
+        """Give name and number: a user who is renamed stays the same, and so does a number that is given anew."""
+        return f"{self.name}:{self.uid}"
+
+    @property
     def is_operator(self) -> bool:
         """Say whether it may do all that the daemon can be told to do: root, and the daemon's own user."""
         return self.uid in (0, os.geteuid())

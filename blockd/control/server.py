@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ Command = Callable[[dict[str, Any]], "dict[str, Any] | Deferred[dict[str, Any]]"
 #: One that judges itself what its caller may.
 OpenCommand = Callable[[dict[str, Any], Caller], "dict[str, Any] | Deferred[dict[str, Any]]"]
 
+#: Connections at once: in all, of users who are no operators, of one of them.
+CONNECTIONS, CONNECTIONS_OF_USERS, CONNECTIONS_A_USER = 256, 64, 4
 #: Seconds to send a command; the answer may take longer.
 IDLE = 10
 
@@ -28,16 +31,32 @@ class _Conversation(LineReceiver, TimeoutMixin):
     MAX_LENGTH = 65536
     transport: Any
 
-    def __init__(self, commands: Mapping[str, Command], open_commands: Mapping[str, OpenCommand]) -> None:
-        self._commands, self._open = commands, open_commands
+    def __init__(self, factory: ControlFactory) -> None:
+        self._factory = factory
+        self._commands, self._open = factory.commands, factory.open_commands
+        self._caller: Caller | None = None
+        self._is_asked = False
 
     def connectionMade(self) -> None:
+        caller = caller_of(self.transport.getHandle())
+        if not self._factory.admits(caller):
+            self._send({"ok": False, "error": "too many commands are under way"})
+            return
+        self._caller = caller
         self.setTimeout(IDLE)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.setTimeout(None)
+        if self._caller is not None:
+            self._factory.gone(self._caller)
+            self._caller = None
 
     def lineReceived(self, line: bytes) -> None:
+        # One command a connection: who sends more at once must not have them done at once.
+        if self._is_asked or self._caller is None:
+            return
+        self._is_asked = True
+        self.transport.pauseProducing()
         self.setTimeout(None)
         try:
             request = json.loads(line)
@@ -49,13 +68,12 @@ class _Conversation(LineReceiver, TimeoutMixin):
             names = ", ".join([*self._commands, *self._open])
             self._send({"ok": False, "error": f"expected one of these commands: {names}"})
             return
-        caller = caller_of(self.transport.getHandle())
         if name in self._open:
-            answer = maybeDeferred(self._open[name], request, caller)
-        elif caller.is_operator:
+            answer = maybeDeferred(self._open[name], request, self._caller)
+        elif self._caller.is_operator:
             answer = maybeDeferred(self._commands[name], request)
         else:
-            self._send({"ok": False, "error": f"{name} is for root, and {caller.name} is not"})
+            self._send({"ok": False, "error": f"{name} is for root alone"})
             return
         answer.addCallbacks(self._send, self._failed)
 
@@ -74,8 +92,27 @@ class ControlFactory(ServerFactory):
 
     def __init__(self, commands: Mapping[str, Command], open_commands: Mapping[str, OpenCommand]) -> None:
         """``commands`` by name, for operators; ``open_commands`` for whoever calls. Each answers a request."""
-        self._commands, self._open = commands, open_commands
+        self.commands, self.open_commands = commands, open_commands
+        self._connections: Counter[int] = Counter()
+
+    def admits(self, caller: Caller) -> bool:
+        """Count a connection; False when there are too many, of all or of one user who is no operator."""
+        if self._connections.total() >= CONNECTIONS:
+            return False
+        if not caller.is_operator and (
+            self._connections[caller.uid] >= CONNECTIONS_A_USER
+            or sum(self._connections[uid] for uid in self._connections if uid != 0) >= CONNECTIONS_OF_USERS
+        ):
+            return False
+        self._connections[caller.uid] += 1
+        return True
+
+    def gone(self, caller: Caller) -> None:
+        """Count a connection out."""
+        self._connections[caller.uid] -= 1
+        if not self._connections[caller.uid]:
+            del self._connections[caller.uid]
 
     def buildProtocol(self, addr: IAddress | None) -> _Conversation:
         """Begin a conversation."""
-        return _Conversation(self._commands, self._open)
+        return _Conversation(self)

@@ -126,7 +126,7 @@ class Placement:
 
     def counts(self) -> Counter[tuple[str, str, str]]:
         """Count addresses by group, format of the feed, and state."""
-        return Counter((place.group or "", place.feed.format, place.state) for place in self.places.values())
+        return Counter((place.group or "", place.feed.format, place.state) for place in list(self.places.values()))
 
 
 def _where(place: Place | None) -> tuple[str | None, frozenset[str]]:

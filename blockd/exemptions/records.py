@@ -92,19 +92,24 @@ class Exemption:
 
 
 def exemptions(entries: Iterable[Entry]) -> dict[str, Exemption]:
-    """Read what a ledger says, in the order of requests."""
+    """Read what a ledger says, in the order of requests. ValueError when it says what nobody could have granted."""
     found: dict[str, Exemption] = {}
     for entry in entries:
         body = entry.body
         if entry.kind == "request":
             name = f"E{entry.number}"
             found[name] = Exemption(name, _terms(body), body["by"], entry.at)
-        elif entry.kind == "approve":
-            found[body["exemption"]] = replace(found[body["exemption"]], approver=body["by"], approved_at=entry.at)
-        elif entry.kind == "revoke":
-            found[body["exemption"]] = replace(
-                found[body["exemption"]], revoker=body["by"], revoked_at=entry.at, reason=body["reason"]
-            )
+        elif entry.kind in ("approve", "revoke"):
+            exemption = found.get(body["exemption"])
+            if exemption is None or exemption.revoked_at is not None:
+                raise ValueError(f"entry {entry.number} is about no exemption")
+            if entry.kind == "revoke":
+                changed = replace(exemption, revoker=body["by"], revoked_at=entry.at, reason=body["reason"])
+            elif exemption.state(entry.at) != REQUESTED or body["by"] == exemption.requester:
+                raise ValueError(f"entry {entry.number} approves what cannot be approved so")
+            else:
+                changed = replace(exemption, approver=body["by"], approved_at=entry.at)
+            found[exemption.name] = changed
     return found
 
 
@@ -140,7 +145,15 @@ class Rules:
 
 
 class Refused(Exception):
-    """A command is not granted; the text says why, and what would be."""
+    """A command is not granted; the text says why, and what would be.
+
+    `reason` is what the ledger has of it: no person's name, for what is in the chain cannot be erased.
+    """
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        """Take both; without a reason the text names nobody."""
+        super().__init__(text)
+        self.reason = reason or text
 
 
 def read_terms(values: dict[str, Any], rules: Rules, now: float) -> Terms:

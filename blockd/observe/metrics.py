@@ -410,7 +410,7 @@ def _device_families(placement: Placing | None) -> Iterator[Metric]:
         for labels, count in sorted(placement.counts().items()):
             placed.add_metric(labels, count)
         for feed in placement.feeds:
-            current.add_metric([feed.file.name], feed.problem is None)
+            current.add_metric([str(feed.file)], feed.problem is None)
     yield from (placed, current)
 
 

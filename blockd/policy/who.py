@@ -99,7 +99,11 @@ def _found(inputs: Inputs, placement: Placement | None, who: str, now: float) ->
         try:
             mac = read_mac(who)
             devices = [(group, device) for group, device in everybody if device.mac == mac]
-            addresses |= {address for address, place in places.items() if place.lease.mac == mac}
+            addresses |= {
+                address
+                for address, place in places.items()
+                if place.lease.mac == mac and (place.group or network_group(inputs, address)) in logged
+            }
         except ValueError:
             devices = [(group, device) for group, device in everybody if who in device.identities]
     macs = {device.mac for _, device in devices if device.mac}
@@ -107,7 +111,7 @@ def _found(inputs: Inputs, placement: Placement | None, who: str, now: float) ->
     addresses |= {address for address, place in places.items() if place.lease.mac in macs}
     for address in list(addresses):
         place = places.get(address)
-        if place is not None and place.device is not None:
+        if place is not None and place.device is not None and place.group in logged:
             addresses |= {other for other, held in places.items() if held.device is place.device}
     rows = [_row(inputs, placement, address, now) for address in sorted(addresses, key=lambda a: (a.version, int(a)))]
     untied = [

@@ -318,7 +318,7 @@ def test_a_device_is_followed_where_it_goes(blockd: Blockd, tmp_path: Path) -> N
     assert "leases: 1 known, 1 randomised" in shown
     leases.unlink()
     deadline = time.monotonic() + 10
-    while blockd.metric("blockd_lease_file_current", file="leases") != 0:
+    while blockd.metric("blockd_lease_file_current", file=str(leases)) != 0:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert rcode(ask(blockd, "www.tiktok.com", client="127.0.0.52")) == "NXDOMAIN", "a feed that stops frees nobody"

@@ -107,8 +107,12 @@ def test_two_writers_do_not_fork_the_chain(file: Path) -> None:
         ledger.append(book, 3001, "asked", {"by": "x"})
     book = ledger.read()
     with pytest.raises(LedgerError, match="the clock stands before"):
-        ledger.append(book, 2999, "asked", {"by": "x"})
+        ledger.append(book, 2900, "approve", {"by": "x"})
     assert ledger.read().head == book.head
+    # Clocks of two machines differ; and a revocation is never in the way of one.
+    book = ledger.append(book, 2999, "approve", {"by": "x"})
+    book = ledger.append(book, 1000, "revoke", {"by": "x"})
+    assert [entry.at for entry in ledger.read(book.head).entries[-2:]] == [3000, 3000]
     ledger.close()
 
 

@@ -6,7 +6,7 @@ import calendar
 import re
 from collections.abc import Iterable, Iterator
 
-from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease
+from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease, read_time
 
 _BEGIN = re.compile(r"(?:lease|iaaddr) ([0-9a-fA-F.:]+) \{")
 _TIME = re.compile(r"ends \d (\d{4})/(\d\d)/(\d\d) (\d\d):(\d\d):(\d\d)|ends epoch (\d+)")
@@ -17,6 +17,7 @@ class Dhcpd:
     """Reads lines as they come; a lease is known when its block is closed."""
 
     is_whole = False
+    before: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         """Start outside of any block."""
@@ -28,8 +29,9 @@ class Dhcpd:
         """Give the lease of each block that ends here, None for one that has none."""
         for line in lines:
             text = line.strip()
-            if text.startswith("ia-na"):
-                self._duid = _unescaped(text)
+            if text.startswith("ia-"):
+                # Of addresses that are kept, and not of temporary ones, which are another device's next time.
+                self._duid = _unescaped(text) if text.startswith("ia-na") else ""
             elif (found := _BEGIN.match(text)) is not None:
                 self._address, self._fields = found[1], {}
             elif text == "}" and self._address:
@@ -44,12 +46,19 @@ class Dhcpd:
         ends = self._fields.get("ends", "")
         until = ENDLESS if ends == _ENDS_NEVER else 0.0
         if (found := _TIME.match(ends)) is not None:
-            until = float(found[7]) if found[7] else float(calendar.timegm(tuple(map(int, found.groups()[:6]))))
+            until = read_time(found[7]) if found[7] else _seconds(found)
         if self._fields.get("binding state", "binding state active") != "binding state active":
             until = 0.0
         mac = self._fields.get("hardware ethernet", "").removeprefix("hardware ethernet ") or self._duid
         hostname = self._fields.get("client-hostname", "").removeprefix("client-hostname ").strip('"')
         return read_lease(self._address, mac, hostname, until)
+
+
+def _seconds(found: re.Match[str]) -> float:
+    try:
+        return float(calendar.timegm(tuple(map(int, found.groups()[:6]))))
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _unescaped(text: str) -> str:

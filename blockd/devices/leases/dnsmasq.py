@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease
+from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease, read_time
 
 
 class Dnsmasq:
     """Reads a whole file: what is not in it any more is over."""
 
     is_whole = True
+    before: tuple[str, ...] = ()
 
     def read(self, lines: Iterable[str]) -> Iterator[Lease | None]:
         """Give each line's lease, None for a line that has none."""
@@ -22,7 +23,7 @@ class Dnsmasq:
             words = line.split()
             if words[:1] == ["duid"]:
                 continue
-            if len(words) < 4 or not words[0].isdigit():
+            if len(words) < 4 or not (words[0].isascii() and words[0].isdigit()):
                 yield None
                 continue
             mac = words[1] if ":" in words[1] else mac_of_duid(words[4] if len(words) > 4 else "")
@@ -30,4 +31,4 @@ class Dnsmasq:
             mac = mac.rpartition("-")[2]
             hostname = "" if words[3] == "*" else words[3]
             # 0 is an endless lease.
-            yield read_lease(words[2], mac, hostname, float(words[0]) or ENDLESS)
+            yield read_lease(words[2], mac, hostname, read_time(words[0]) or ENDLESS)

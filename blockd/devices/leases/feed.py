@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,8 @@ class Format(Protocol):
 
     #: Whether the file is written anew at each change, so that what is not in it is over.
     is_whole: bool
+    #: Endings of files that have what is not in this one yet, the oldest first.
+    before: tuple[str, ...]
 
     def read(self, lines: Iterator[str]) -> Iterator[Lease | None]:
         """Give what each line, or the block that it ends, says."""
@@ -62,6 +65,8 @@ class Feed:
         self.confirmed = 0.0
         #: Lines that say nothing.
         self.skipped = 0
+        #: Leases that there was no room for.
+        self.left_out = 0
         self._reader: Format = FORMATS[format]()
         self._state: tuple[int, int, int] | None = None
         self._offset, self._tail = 0, b""
@@ -97,7 +102,9 @@ class Feed:
         for lease in self._reader.read(iter(part.lines)):
             if lease is None:
                 self.skipped += 1
-            elif len(self.leases) < MAX_LEASES or lease.address in self.leases:
+            elif len(self.leases) >= MAX_LEASES and lease.address not in self.leases:
+                self.left_out += 1
+            else:
                 if self.leases.get(lease.address) != lease:
                     changed.add(lease.address)
                 self.leases[lease.address] = lease
@@ -130,9 +137,18 @@ class Feed:
         # Another file by this name: Kea begins a new one when it cleans up, and what it said before still stands.
         offset = 0 if is_beginning else self._offset
         lines, offset = _lines(descriptor, offset, found.st_size)
+        if is_beginning:
+            lines = [*self._lines_before(), *lines]
         self._offset, self._state = offset, state
         self._tail = os.pread(descriptor, TAIL, max(0, offset - TAIL))
         return Part(lines, is_beginning)
+
+    def _lines_before(self) -> list[str]:
+        lines: list[str] = []
+        for ending in FORMATS[self.format].before:
+            with suppress(FileNotFoundError), self.file.with_name(f"{self.file.name}{ending}").open("rb") as file:
+                lines += _lines(file.fileno(), 0, min(MAX_OCTETS, os.fstat(file.fileno()).st_size))[0]
+        return lines
 
     def _has_tail(self, descriptor: int) -> bool:
         """Say whether what was read last is still where it was: another file may have the same number."""

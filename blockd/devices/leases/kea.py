@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 
-from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease
+from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease, read_time
 
 #: Of `state`: 0 is a lease; others are declined, expired or released.
 ASSIGNED = "0"
@@ -20,6 +20,8 @@ class Kea:
     """Reads lines as they come; the header, which begins each file, says what columns there are."""
 
     is_whole = False
+    #: Where it leaves leases while and after it cleans a file up, the oldest first.
+    before: tuple[str, ...] = (".completed", ".2", ".1")
 
     def __init__(self) -> None:
         """Start before the header."""
@@ -42,8 +44,7 @@ class Kea:
                 continue
             mac = values.get("hwaddr", "") or mac_of_duid(values.get("duid", ""))
             is_endless = values.get("valid_lifetime") == INFINITE
-            expire = values["expire"]
-            until = ENDLESS if is_endless else float(expire) if expire.isdigit() else 0.0
+            until = ENDLESS if is_endless else read_time(values["expire"])
             if values.get("state", ASSIGNED) != ASSIGNED or values.get("lease_type", "0") not in ("0", "1"):
                 until = 0.0
             yield read_lease(values["address"], mac, values.get("hostname", ""), until)

@@ -39,6 +39,11 @@ def read_lease(address: str, mac: str, hostname: str, expires: float) -> Lease |
     return Lease(parsed, known, name if name.isprintable() else "", expires)
 
 
+def read_time(text: str) -> float:
+    """Read seconds since 1970; 0 when it is no number."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0.0
+
+
 def mac_of_duid(duid: str) -> str:
     """Give the MAC that a DUID was made of (RFC 8415 11.2 and 11.4); empty when it was made of something else."""
     digits = "".join(digit for digit in duid.lower() if digit in "0123456789abcdef")

@@ -4,7 +4,7 @@
 use crate::decide::{AppMask, View};
 use crate::identity::Address;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Most changes of one slot.
 pub const MAX_TRANSITIONS: usize = 9;
@@ -38,22 +38,35 @@ impl Slot {
     }
 }
 
-/// Wall time that never runs back: a clock that is set back must not bring back what has ended.
-#[derive(Debug, Default)]
-pub struct Wall(AtomicU64);
+/// Wall time that never runs back, and never stands: a clock that is set back must neither bring back what has ended, nor
+/// make longer what has not.
+#[derive(Debug)]
+pub struct Wall {
+    started: Instant,
+    /// When that was by the wall, milliseconds since 1970: the latest that any look made it.
+    started_ms: AtomicU64,
+}
+
+impl Default for Wall {
+    fn default() -> Self {
+        Self { started: Instant::now(), started_ms: AtomicU64::new(0) }
+    }
+}
 
 impl Wall {
-    /// Milliseconds since 1970, the highest that were seen.
+    /// Milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
         let read = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         self.seen(read)
     }
 
-    /// Takes note of a time; gives the highest.
+    /// Takes note of what some clock says; gives what is believed.
     pub fn seen(&self, ms: u64) -> u64 {
+        let elapsed = self.started.elapsed().as_millis() as u64;
+        let started = ms.saturating_sub(elapsed);
         // Written only when it is news: readers share the line.
-        let highest = self.0.load(Relaxed);
-        if ms > highest { self.0.fetch_max(ms, Relaxed).max(ms) } else { highest }
+        let known = self.started_ms.load(Relaxed);
+        elapsed + if started > known { self.started_ms.fetch_max(started, Relaxed).max(started) } else { known }
     }
 }
 
@@ -97,9 +110,12 @@ mod tests {
         let wall = Wall::default();
         let now = wall.now_ms();
         assert!(now > 1_700_000_000_000);
-        assert_eq!(wall.seen(now + 60_000), now + 60_000);
-        assert_eq!(wall.now_ms(), now + 60_000, "the clock was set back: the highest stands");
-        assert_eq!(wall.seen(5), now + 60_000);
+        let ahead = wall.seen(now + 60_000);
+        assert!((now + 60_000..now + 61_000).contains(&ahead), "the clock was set forth");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        for back in [wall.now_ms(), wall.seen(5)] {
+            assert!((ahead + 15..ahead + 5_000).contains(&back), "it was set back: time goes on from the latest");
+        }
     }
 
     #[test]
