@@ -589,7 +589,9 @@ class Daemon:
         log.warning("%s", self.not_loaded[0])
         return []
 
-    def _prepare(self, accepts_loss: bool) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+    def _prepare(
+        self, accepts_loss: bool, is_again: bool = False
+    ) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
         if accepts_loss:
             self._fetches.accept_refused()
         generation = self._generations.new()
@@ -604,6 +606,9 @@ class Daemon:
             self._watch.taken_in({path: before.get(path, state) for path, state in now.items()})
             if inputs is None:
                 return generation, problems, None, None
+            if not is_again and self._fetch_new_sources(inputs):
+                self._generations.reject(generation)
+                return self._prepare(accepts_loss, is_again=True)
             self._compiler.files = list(inputs.source.paths)
             file = generation / SNAPSHOT
             if problems := too_large(str(file), "the snapshot", LOAD_FACTOR * file.stat().st_size):
@@ -612,6 +617,19 @@ class Daemon:
         except (InputError, OSError, ValueError) as error:
             text = f"was written and cannot be read back: {error}"
             return generation, [Problem(str(generation), 0, "", text)], None, None
+
+    def _fetch_new_sources(self, inputs: Inputs) -> bool:
+        """Fetch what takes the place of a list in force: another URL must not empty it meanwhile.
+
+        A list that is new waits for its turn, as a reload does not wait for it.
+        """
+        tasks = fetch_tasks(inputs)
+        kept = {task.remote.path for task in tasks}
+        moving = {task.remote.app for task in self._live.tasks if task.remote.path not in kept}
+        lacking = [task for task in tasks if task.remote.app in moving and not task.remote.path.exists()]
+        if lacking and not self._is_ending:
+            self._fetches.fetch_lacking(lacking)
+        return any(task.remote.path.exists() for task in lacking)
 
     def _take_in(
         self,
@@ -631,7 +649,7 @@ class Daemon:
             # The restart must not be refused for what was accepted here.
             self._generations.remember_accepted(_digest(generation))
         against = refusals(
-            _manifest(self._live.generation), _manifest(generation), limits(inputs.settings), str(self.config)
+            _manifest_if_there(self._live.generation), _manifest(generation), limits(inputs.settings), str(self.config)
         )
         if problems:
             return self._refuse(generation, problems if accepts_loss else [*problems, *against])
@@ -641,7 +659,8 @@ class Daemon:
         for problem in against:
             log.warning("accepted by an operator: %s", problem)
         # What says the same is no generation of its own: the way back must not lead to where one is.
-        is_same = _digest(generation) == _digest(self._live.generation)
+        before = _manifest_if_there(self._live.generation)
+        is_same = before is not None and _digest(generation) == before["digest"]
         try:
             lists = _lists(generation)
             if not is_same:
@@ -998,7 +1017,7 @@ class Daemon:
             if not any(row["result"] == "fetching" or row["next_in"] == 0 for row in rows):
                 is_reloading = self._reload_running is not None
                 if not is_reloading:
-                    good = all(row["result"] in ("new", "unchanged") for row in rows)
+                    good = all(row["result"] in ("new", "unchanged") for row in rows) and not self.not_loaded
                     done.callback({"ok": good, "sources": rows, "in_force": not self.not_loaded})
                     return
             self._reactor.callLater(0.05, look)
@@ -1105,6 +1124,14 @@ def _possible_states(config: Path) -> Iterator[Generations]:
 def _manifest(generation: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((generation / MANIFEST).read_text())
     return manifest
+
+
+def _manifest_if_there(generation: Path) -> dict[str, Any] | None:
+    """Read the manifest of what is in force; None when somebody removed it from the disk meanwhile."""
+    try:
+        return _manifest(generation)
+    except FileNotFoundError:
+        return None
 
 
 def _lists(generation: Path) -> list[dict[str, Any]]:

@@ -235,6 +235,7 @@ class Fetches:
             "url": task.remote.url,
             "result": "fetching" if under_way else state.result,
             "reason": state.reason,
+            "refused": str(task.remote.refused) if task.remote.refused.exists() else None,
             "next_in": max(0.0, self._due[path] - now),
             "confirmed_ago": None if state.confirmed is None else max(0.0, now - state.confirmed),
             "octets": under_way and under_way[0],

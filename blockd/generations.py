@@ -16,6 +16,8 @@ from blockd.settings.source import Kept
 KEPT = 3
 CURRENT = "current"
 #: Digest of inputs whose losses somebody accepted, while only a restart could take them in.
+#: The highest number that was in force.
+HIGHEST = "highest"
 ACCEPTED = "accepted"
 #: The last candidate that the gate refused: what it was made of, and why.
 STAGED = "staged"
@@ -54,7 +56,14 @@ class Generations:
         """Name a directory for the next generation; nothing is there yet."""
         self._generations.mkdir(parents=True, exist_ok=True, mode=0o750)
         numbers = [int(path.name) for path in self._generations.iterdir() if path.name.isdigit()]
-        return self._generations / f"{max(numbers, default=0) + 1:08}"
+        return self._generations / f"{max([*numbers, self._highest()], default=0) + 1:08}"
+
+    def _highest(self) -> int:
+        """Give the highest number that was ever in force: after a rollback it must not be another's."""
+        try:
+            return int((self.root / HIGHEST).read_text())
+        except (OSError, ValueError):
+            return 0
 
     def current(self, config: Path) -> Path | None:
         """Give the accepted generation, if there is one and it was made of this config file."""
@@ -68,6 +77,10 @@ class Generations:
 
     def accept(self, generation: Path) -> None:
         """Make a generation the one that the next start uses, and forget the oldest."""
+        if int(generation.name) > self._highest():
+            new = self.root / f"{HIGHEST}.new"
+            new.write_text(generation.name)
+            new.replace(self.root / HIGHEST)
         link = self._current.with_name(CURRENT + ".new")
         link.unlink(missing_ok=True)
         link.symlink_to(generation.relative_to(self.root))

@@ -45,7 +45,8 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
         print_table(heads, [_source_row(app, source) for app, source in sources])
     for app, source in sources:
         if source["reason"]:
-            say(f"  {app}: {source['reason']}")
+            where = f" (what came is {source['refused']})" if source["refused"] else ""
+            say(f"  {app}: {source['reason']}{where}")
     if answer["staged"]:
         say()
         say("staged, and not in force:")

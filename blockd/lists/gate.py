@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     # A fetch judges by these rules too, and has no use for the whole schema.
     from blockd.settings.schema import Settings
 
+#: What a compile calls a name that is everybody's.
+PUBLIC_SUFFIX = "a public suffix"
 #: Names that a list may gain whatever its share of them is: short lists grow by leaps.
 FEW = 1_000
 #: Reasons for skipped lines that are not counted among those that give no name: what every hosts file has, and what is
@@ -60,7 +62,10 @@ def refusals(before: dict[str, Any] | None, after: dict[str, Any], limits: Limit
 def _forbidden(after: dict[str, Any]) -> Iterable[Problem]:
     for report in after.get("lists", []):
         for sample in report.get("refused_samples", []):
-            text = f"{sample['text']}: {sample['reason']}; {report['refused']} such in this list{_ACCEPT}"
+            what = f"{sample['text']}: {sample['reason']}; {report['refused']} such in this list"
+            # What is everybody's is left out of a list that is taken in; an app may say that it is meant.
+            rest = _ACCEPT_REST if sample["reason"] == PUBLIC_SUFFIX else _ACCEPT
+            text = f"{what}{rest}"
             yield Problem(report["file"], sample["line"], "", text)
 
 
@@ -155,4 +160,5 @@ def _text(what: str, had: int, has: int, largest: float, of: str = "rules") -> s
     )
 
 
+_ACCEPT_REST = "; to take the list in without: blockd reload --accept; public_suffix: true of the app takes them, too"
 _ACCEPT = "; if that is meant: blockd reload --accept"

@@ -49,11 +49,11 @@ def _own(entry: Entry | None, kind: str) -> set[str]:
     return set() if entry is None else {str(rule) for key in keys for rule in getattr(entry.app, key)}
 
 
-def _lists(inputs: Inputs, entry: Entry | None, kind: str) -> list[tuple[str, str]]:
+def _lists(inputs: Inputs, entry: Entry | None, kind: str) -> list[tuple[str, str, bool]]:
     if entry is None:
         return []
     return [
-        (str(inputs.source.list_file(entry.list_path(at))), item.format)
+        (str(inputs.source.list_file(entry.list_path(at))), item.format, entry.app.public_suffix)
         for at, item in enumerate(entry.app.lists)
         if item.kind == kind
     ]

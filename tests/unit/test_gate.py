@@ -167,6 +167,31 @@ def test_a_dry_run_says_what_would_change(serve: Serve, upstream: Upstream) -> N
     assert blockd.ready()["config_in_force"], "a dry run is no reload, whatever it finds"
 
 
+def test_a_number_is_one_generations_alone(serve: Serve, upstream: Upstream) -> None:
+    """What was rolled back keeps its number: the next one has another, over a restart as well."""
+    blockd, listed = with_list(serve, upstream, GOOD)
+    listed.write_text(GOOD + "one.example\n")
+    assert blockd.run("reload").returncode == 0
+    left = blockd.ready()["generation"]
+    assert blockd.run("lists", "rollback").returncode == 0
+    blockd.stop()
+    blockd.start()
+    listed.write_text(GOOD + "two.example\n")
+    assert blockd.run("reload").returncode == 0
+    assert blockd.ready()["generation"] > left
+
+
+def test_a_public_suffix_is_left_out_of_what_is_accepted(serve: Serve, upstream: Upstream) -> None:
+    """And is no gain of a dry run; the app may say that it is meant."""
+    blockd, listed = with_list(serve, upstream, GOOD)
+    listed.write_text(GOOD + "co.uk\n")
+    done = blockd.run("reload", "--dry-run")
+    assert "co.uk" not in done.stdout, done.stdout
+    assert "co.uk: a public suffix; 1 such in this list; to take the list in without" in done.stderr
+    assert blockd.run("reload", "--accept").returncode == 0
+    assert "skipped, a public suffix: co.uk" in blockd.log.read_text()
+
+
 def test_a_dry_run_sees_what_is_no_name(serve: Serve, upstream: Upstream) -> None:
     """Expressions, and rules of response policy zones with what they do."""
     blockd = serve([upstream.address])

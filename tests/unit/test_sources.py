@@ -294,6 +294,22 @@ def test_a_daemon_fetches_its_lists(tmp_path: Path, server: ListServer, upstream
         assert (unknown.returncode, "no list of nobody has a url" in unknown.stderr) == (1, True)
 
 
+def test_a_list_that_moves_is_not_empty_meanwhile(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """Fetched from its new place within the reload; from a place where it is not, it does not move."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_shrink": "50%"})
+    server.pages["/remote"] = server.pages["/mirror"] = NAMES
+    with_list(blockd, server, "remote")
+    assert blockd.reload().returncode == 0
+    for path, code in (("/mirror", 0), ("/nowhere", 1)):
+        blockd.write_app("remote", lists=[{"url": server.url(path), "ca": str(server.ca)}])
+        moved = blockd.reload()
+        assert moved.returncode == code, moved.stderr
+        assert rcode(ask(blockd, "www.n7.example", client=CORPORATE)) == "NXDOMAIN"
+    assert "would lose" in moved.stderr
+    assert "404" in blockd.log.read_text()
+
+
 def test_a_list_that_was_refused_is_accepted_by_an_operator(
     serve: Serve, server: ListServer, upstream: Upstream
 ) -> None:

@@ -408,15 +408,17 @@ pub fn each_thing(
     }
 }
 
-/// Compares lists with those before, by keyed fingerprints: a name is one in a hosts file and another in a domains list.
+/// Compares lists with those before, each with whether public suffixes of it count, by keyed fingerprints: a name is one in a hosts file and another in a domains list.
 pub fn changes(
-    before: &[(PathBuf, Format)],
-    after: &[(PathBuf, Format)],
+    before: &[(PathBuf, Format, bool)],
+    after: &[(PathBuf, Format, bool)],
     key: HashKey,
     to_ascii: &mut dyn FnMut(&str) -> Option<String>,
 ) -> io::Result<Changes> {
-    let mut each = |lists: &[(PathBuf, Format)], see: &mut dyn FnMut(Says<'_>)| {
-        lists.iter().try_for_each(|(file, format)| each_thing(file, *format, true, to_ascii, see))
+    let mut each = |lists: &[(PathBuf, Format, bool)], see: &mut dyn FnMut(Says<'_>)| {
+        lists
+            .iter()
+            .try_for_each(|(file, format, may_be_public)| each_thing(file, *format, *may_be_public, to_ascii, see))
     };
     let (mut old, mut new) = (hashbrown::HashSet::new(), hashbrown::HashSet::new());
     let mut found = Changes::default();

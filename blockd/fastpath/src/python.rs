@@ -222,18 +222,19 @@ fn views_of(views: PyViews) -> PyResult<Views> {
     Ok(Views { views: views.views, devices, unidentified: views.unidentified, clients, tuning: views.tuning })
 }
 
-/// What lists gain and lose against those before, each a path and a format: `(gained, samples, lost, samples)`.
+/// What lists gain and lose against those before, each a path, a format, and whether a public suffix counts:
+/// `(gained, samples, lost, samples)`.
 /// OSError when one cannot be read.
 #[pyfunction]
 fn list_changes(
-    before: Vec<(PathBuf, String)>,
-    after: Vec<(PathBuf, String)>,
+    before: Vec<(PathBuf, String, bool)>,
+    after: Vec<(PathBuf, String, bool)>,
     to_ascii: &Bound<'_, PyAny>,
 ) -> PyResult<(u64, Vec<String>, u64, Vec<String>)> {
-    let with_format = |lists: Vec<(PathBuf, String)>| {
-        let each = |(file, format): (PathBuf, String)| {
+    let with_format = |lists: Vec<(PathBuf, String, bool)>| {
+        let each = |(file, format, may_be_public): (PathBuf, String, bool)| {
             let read = Format::from_word(&format).ok_or_else(|| bad(format!("no list format is called {format}")));
-            Ok((file, read?))
+            Ok((file, read?, may_be_public))
         };
         lists.into_iter().map(each).collect::<PyResult<Vec<_>>>()
     };

@@ -1622,8 +1622,10 @@ impl Core {
 fn rule_text(rules: &Rules, name: &FoldedName, targets: &Targets<impl AsRef<[u8]>>, app: u8, is_asked: bool) -> String {
     let bit = AppMask::of(app.into());
     let text = |name: &FoldedName| rules.deciding_rule(name, app).map(|r| format!("{} {}", r.kind, r.rule));
+    // Rules of zones that are about no name.
+    let of_zone = |what: &str| if rules.chain.is_some() { format!("zone rule about {what}") } else { String::new() };
     if is_asked {
-        return text(name).unwrap_or_default();
+        return text(name).unwrap_or_else(|| of_zone("who asks"));
     }
     let reached = targets.iter().find_map(|target| match target {
         Target::Name(target) if !rules.find(&target).apps.and(bit).is_empty() => {
@@ -1634,7 +1636,7 @@ fn rule_text(rules: &Rules, name: &FoldedName, targets: &Targets<impl AsRef<[u8]
         }
         _ => None,
     });
-    reached.unwrap_or_default()
+    reached.unwrap_or_else(|| of_zone("an address"))
 }
 
 /// What policy says of a name.
