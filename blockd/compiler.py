@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blockd.priority import COMPILE, give_way
 from blockd.problems import Problem
@@ -28,15 +30,25 @@ class Compiler:
         #: The files of a refused compile, those that could not be read among them.
         self.files: list[Path] = []
 
-    def run(self, config: Path, output: Path, against: Path | None = None) -> list[Problem]:
-        """Write a generation; give what is wrong, if anything is. With `against`, also what changes."""
+    def run(
+        self,
+        config: Path,
+        output: Path,
+        against: Path | None = None,
+        base: Path | None = None,
+        arrived: Mapping[Path, Path] | None = None,
+    ) -> list[Problem]:
+        """Write a generation; give what is wrong, if anything is. The rest is as in `write_generation`."""
+        rest: dict[str, Any] = {key: str(path) for key, path in (("against", against), ("base", base)) if path}
+        if arrived:
+            rest["arrived"] = {str(path): str(file) for path, file in arrived.items()}
         if not self.gives_way:
-            return self._run_forked(config, output)
+            return self._run_forked(config, output, json.dumps(rest))
         # -P: a file in the working directory must not pass for a module of ours.
         command = [sys.executable, "-P", "-m", "blockd.compiling", str(os.getpid()), str(config), str(output)]
-        if against is not None:
-            command.append(str(against))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as self._process:
+        with subprocess.Popen(
+            [*command, json.dumps(rest)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as self._process:
             process = self._process
             if self.gives_way:
                 give_way(process.pid, COMPILE)
@@ -50,7 +62,7 @@ class Compiler:
         last = err.decode(errors="replace").strip().splitlines()[-1:]
         return self._said(config, process.returncode, out, " ".join(last))
 
-    def _run_forked(self, config: Path, output: Path) -> list[Problem]:
+    def _run_forked(self, config: Path, output: Path, rest: str) -> list[Problem]:
         """Do it before anything else runs: a copy of this process has all imports, which take as long as a compile."""
         from blockd import compiling
 
@@ -62,7 +74,7 @@ class Compiler:
             code = 1
             try:
                 os.dup2(writing, 1)
-                code = compiling.main([str(parent), str(config), str(output)])
+                code = compiling.main([str(parent), str(config), str(output), rest])
                 sys.stdout.flush()
             except Exception:  # noqa: BLE001  what it was is said, and the parent hears that it failed
                 traceback.print_exc()

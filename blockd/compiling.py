@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -22,7 +23,7 @@ from blockd.policy.changes import changes
 from blockd.policy.compile import CHANGES, SNAPSHOT, Compiled, compile_snapshot, write_inputs
 from blockd.policy.inputs import read_inputs
 from blockd.problems import InputError, Problem
-from blockd.settings.source import INPUTS, Disk, Kept
+from blockd.settings.source import INPUTS, Arrived, Disk, Kept
 
 
 class CompileError(InputError):
@@ -34,15 +35,24 @@ class CompileError(InputError):
         self.files = files
 
 
-def write_generation(config: Path, output: Path, against: Path | None = None) -> Compiled:
+def write_generation(
+    config: Path,
+    output: Path,
+    against: Path | None = None,
+    base: Path | None = None,
+    arrived: Mapping[Path, Path] | None = None,
+) -> Compiled:
     """Write a snapshot, and the inputs that it was made of, into a new directory; CompileError leaves none.
 
-    With `against`, a generation, also what changes from there.
+    With `against`, a generation, also what changes from there. With `base`, another, inputs are its own and not the
+    files as they stand, but for the lists of `arrived`, which says where they lie.
     """
     building = output.with_name(f"{output.name}.{os.getpid()}.new")
-    source = Disk(spool=building / INPUTS)
+    source = Disk(building / INPUTS)
     try:
         (building / INPUTS).mkdir(parents=True)
+        if base is not None:
+            source = Arrived(Kept(base), arrived or {}, building / INPUTS)
         inputs = read_inputs(config, source)
         needed = compile_octets(source.files.values(), source.list_octets, source.list_lines)
         if problems := too_large(str(inputs.config), f"the {len(source.paths)} files", needed):
@@ -64,15 +74,18 @@ def write_generation(config: Path, output: Path, against: Path | None = None) ->
 
 
 def main(words: list[str]) -> int:
-    """Run one for a daemon: its process ID, config and output, perhaps a generation to compare with.
+    """Run one for a daemon: its process ID, config and output, and the other parameters as JSON.
 
     Ends with the daemon, which would start another that writes to the same place. Prints what is wrong as JSON.
     """
-    parent, config, output, *against = words
+    parent, config, output, more = words
     if not end_with_parent(int(parent)):
         return 1
     try:
-        write_generation(Path(config), Path(output), Path(against[0]) if against else None)
+        rest = json.loads(more)
+        against, base = (Path(rest[key]) if key in rest else None for key in ("against", "base"))
+        arrived = {Path(path): Path(file) for path, file in rest.get("arrived", {}).items()}
+        write_generation(Path(config), Path(output), against, base, arrived)
     except CompileError as error:
         files = sorted(map(str, error.files))
         print(json.dumps({"problems": [problem.as_json() for problem in error.problems], "files": files}))

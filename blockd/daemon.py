@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -32,7 +33,7 @@ from blockd.devices.placement import Placement
 from blockd.fastpath import Fastpath, Snapshot, load
 from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
-from blockd.lists.gate import limits, refusals
+from blockd.lists.gate import RELOAD, limits, refusals
 from blockd.lists.remote import State as FetchState
 from blockd.lists.remote import Task
 from blockd.memory import LOAD_FACTOR, too_large
@@ -126,8 +127,8 @@ class Daemon:
         self._reload_running: Deferred[list[Problem]] | None = None
         self._reload_wanted: Deferred[list[Problem]] | None = None
         self._accepts_loss = False
-        #: A rollback is under way: what is fetched meanwhile must not undo it.
-        self._is_going_back = False
+        #: Digests of candidates that somebody was told of what speaks against: these alone can be accepted.
+        self._shown: deque[str] = deque(maxlen=16)
         self._is_ending = False
         #: Where exemptions are granted, if they are.
         self._desk: Desk | None = None
@@ -163,10 +164,8 @@ class Daemon:
             # A restart must not be the way by which an emptied list gets in.
             before = _manifest(current) if current is not None and _is_whole(current) else None
             problems = refusals(before, _manifest(generation), limits(inputs.settings), str(self.config))
-            if problems:
-                generations.stage(generation, problems)
         if problems:
-            generations.reject(generation)
+            generations.stage(generation, problems)
             return self._last_good(InputError(problems), [generations])
         generations.accept(generation)
         generations.unstage()
@@ -323,6 +322,7 @@ class Daemon:
             "status": lambda _: self._status(),
             "lists": self._command_lists,
             "fetch": self._command_fetch,
+            "accept": self._command_accept,
             "rollback": self._command_rollback,
             "devices": self._command_devices,
         }
@@ -407,15 +407,13 @@ class Daemon:
         looking.addCallbacks(looked, failed)
 
     def _fetch_what_is_due(self) -> None:
-        """Begin the fetches that are due; a list that changed is taken in by a reload."""
+        """Begin the fetches that are due; a list that changed is taken in by a reload of its own."""
         from twisted.internet.threads import deferToThreadPool
 
         def begin(task: Task) -> None:
             def end(state: FetchState) -> None:
-                is_new = self._fetches.end(task, state)
-                # What was rolled back stays so, until somebody says otherwise.
-                if is_new and not (self._is_ending or self._is_going_back or self._generations.is_held):
-                    self.reload().addCallback(self._fetched_taken_in)
+                self._fetches.end(task, state)
+                self._look_at_arrived()
 
             self._fetches.begin(task)
             running = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._fetches.run, task)
@@ -423,13 +421,15 @@ class Daemon:
 
         for task in [] if self._is_ending else self._fetches.due():
             begin(task)
+        # One that was left waiting by a daemon that was killed, or by a rollback.
+        self._look_at_arrived()
 
-    def _fetched_taken_in(self, problems: list[Problem]) -> list[Problem]:
-        try:
-            self._fetches.taken_in(str(problems[0]) if problems else None)
-        except OSError as error:
-            log.error("%s: lists cannot be put back: %s", self._generations.root, error.strerror)
-        return problems
+    def _look_at_arrived(self) -> None:
+        """Take lists in that were fetched; what was rolled back stays so, until somebody says otherwise."""
+        if self._is_ending or self._reload_running is not None or self._generations.is_held:
+            return
+        if tasks := self._fetches.arrived():
+            self._reload_arrived(tasks, accepts_loss=False)
 
     def _hear_of_zone(self, zone: str) -> None:
         """Fetch a list that is a zone at once: its primary has news. Called from a thread of its own."""
@@ -494,9 +494,29 @@ class Daemon:
         self._run(
             done,
             lambda: self._prepare(accepts_loss),
-            lambda parts: self._take_in(accepts_loss, *parts),
+            lambda parts: self._take_in(accepts_loss, [], *parts),
             lambda problem: self._refuse(None, [problem]),
         )
+
+    def _reload_arrived(self, tasks: list[Task], accepts_loss: bool) -> Deferred[list[Problem]]:
+        """Take these lists in, with all else as it is in force: nobody's broken file keeps them out, nor goes in with
+        them.
+        """
+        done: Deferred[list[Problem]] = Deferred()
+
+        def ended(problems: list[Problem]) -> list[Problem]:
+            if not self._is_ending:
+                self._fetches.tried(tasks, str(problems[0]) if problems else None)
+            return problems
+
+        done.addCallback(ended)
+        self._fetches.trying(tasks)
+        self._run(
+            done,
+            lambda: self._prepare_arrived(tasks),
+            lambda parts: self._take_in(accepts_loss, tasks, *parts),
+        )
+        return done
 
     def _run(
         self,
@@ -512,7 +532,6 @@ class Daemon:
 
         def finished(problems: list[Problem]) -> None:
             self._reload_running = None
-            self._is_going_back = False
             if not self._is_ending:
                 self._tell_ready()
             wanted, self._reload_wanted = self._reload_wanted, None
@@ -521,26 +540,33 @@ class Daemon:
             self._reactor.callLater(MOMENT, self._reactor.callInThread, self._fastpath.give_back_memory)
             if wanted is not None and not self._is_ending:
                 self._start_reload(wanted)
+            self._look_at_arrived()
 
         prepared: Deferred[Any] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), prepare)
         prepared.addCallback(then)
         prepared.addErrback(lambda failure: failed(_unexpected(self.config, failure)))
         prepared.addCallback(finished)
 
-    def _rehearse(self) -> tuple[list[Problem], list[dict[str, Any]]]:
-        """Compile what a reload would, and forget it: what speaks against it, and what it would change."""
-        generation = self._generations.new()
+    def _rehearse(self, arrived: dict[Path, Path] | None = None) -> tuple[list[Problem], list[dict[str, Any]]]:
+        """Compile what a reload would, and forget it: what speaks against it, and what it would change.
+
+        With `arrived`, a reload that takes these lists in from where they lie.
+        """
+        generation, watched = self._generations.new(), self._compiler.files
+        live = self._live.generation
         try:
-            problems = self._compiler.run(self.config, generation, against=self._live.generation)
+            base = live if arrived else None
+            problems = self._compiler.run(self.config, generation, against=live, base=base, arrived=arrived)
             if problems:
                 return problems, []
-            settings = read_inputs(self.config, Kept(generation)).settings
-            problems = refusals(
-                _manifest(self._live.generation), _manifest(generation), limits(settings), str(self.config)
-            )
+            manifest, settings = _manifest(generation), read_inputs(self.config, Kept(generation)).settings
+            self._shown.append(manifest["digest"])
+            how = None if arrived else RELOAD
+            problems = refusals(_manifest(live), manifest, limits(settings), str(self.config), how)
             changes: list[dict[str, Any]] = json.loads((generation / CHANGES).read_text())
             return problems, changes
         finally:
+            self._compiler.files = watched
             self._generations.reject(generation)
 
     def rollback(self) -> Deferred[list[Problem]]:
@@ -552,7 +578,6 @@ class Daemon:
         elif self._reload_running is not None:
             done.callback([Problem(str(self.config), 0, "", "a reload is under way: try again when it has ended")])
         else:
-            self._is_going_back = True
             self._run(done, lambda: self._read_back(previous), lambda parts: self._go_back(previous, *parts))
         return done
 
@@ -592,8 +617,6 @@ class Daemon:
     def _prepare(
         self, accepts_loss: bool, is_again: bool = False
     ) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
-        if accepts_loss:
-            self._fetches.accept_refused()
         generation = self._generations.new()
         before = self._signature()
         self._compiler.files = []
@@ -610,13 +633,28 @@ class Daemon:
                 self._generations.reject(generation)
                 return self._prepare(accepts_loss, is_again=True)
             self._compiler.files = list(inputs.source.paths)
-            file = generation / SNAPSHOT
-            if problems := too_large(str(file), "the snapshot", LOAD_FACTOR * file.stat().st_size):
-                return generation, problems, None, None
-            return generation, [], inputs, load(str(file))
+            return self._loaded(generation, inputs)
         except (InputError, OSError, ValueError) as error:
-            text = f"was written and cannot be read back: {error}"
-            return generation, [Problem(str(generation), 0, "", text)], None, None
+            return generation, [_unreadable(generation, error)], None, None
+
+    def _prepare_arrived(self, tasks: list[Task]) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+        generation, watched = self._generations.new(), self._compiler.files
+        arrived = {task.remote.path: task.remote.arrived for task in tasks}
+        try:
+            problems = self._compiler.run(self.config, generation, base=self._live.generation, arrived=arrived)
+            if problems:
+                return generation, problems, None, None
+            return self._loaded(generation, read_inputs(self.config, Kept(generation)))
+        except (InputError, OSError, ValueError) as error:
+            return generation, [_unreadable(generation, error)], None, None
+        finally:
+            self._compiler.files = watched
+
+    def _loaded(self, generation: Path, inputs: Inputs) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+        file = generation / SNAPSHOT
+        if problems := too_large(str(file), "the snapshot", LOAD_FACTOR * file.stat().st_size):
+            return generation, problems, None, None
+        return generation, [], inputs, load(str(file))
 
     def _fetch_new_sources(self, inputs: Inputs) -> bool:
         """Fetch what takes the place of a list in force: another URL must not empty it meanwhile.
@@ -634,49 +672,70 @@ class Daemon:
     def _take_in(
         self,
         accepts_loss: bool,
+        arrived: list[Task],
         generation: Path,
         problems: list[Problem],
         inputs: Inputs | None,
         snapshot: Snapshot | None,
     ) -> list[Problem]:
+        """Put a candidate in force, or refuse it; `arrived` are the lists that it is about, if it is about some."""
+
+        def refuse(against: list[Problem]) -> list[Problem]:
+            if not arrived:
+                return self._refuse(generation, against)
+            # The config is in force as it stands: whoever fetches says what became of these.
+            self._generations.reject(generation)
+            return against
+
         if inputs is None or snapshot is None:
-            return self._refuse(generation, problems)
+            return refuse(problems)
         for key in changed_restart_keys(self._live.settings, inputs.settings):
             section, name = key.split(".")
             text = "changed, and only a restart takes it in: nothing was reloaded"
             problems.append(inputs.document.problem((section, name), text))
+        digest, before = _digest(generation), _manifest_if_there(self._live.generation)
+        how = " ".join(["blockd lists accept", *(task.remote.app for task in arrived)]) if arrived else RELOAD
+        judged = before, _manifest(generation), limits(inputs.settings), str(self.config)
+        against = refusals(*judged, None if accepts_loss else how)
+        if against and accepts_loss and not arrived and not self._was_shown(digest):
+            text = "nobody was told of this before, or it changed since: if it is meant, say it again"
+            against.append(Problem(str(self.config), 0, "", text))
+            accepts_loss = False
+        self._shown.append(digest)
         if problems and accepts_loss:
             # The restart must not be refused for what was accepted here.
-            self._generations.remember_accepted(_digest(generation))
-        against = refusals(
-            _manifest_if_there(self._live.generation), _manifest(generation), limits(inputs.settings), str(self.config)
-        )
-        if problems:
-            return self._refuse(generation, problems if accepts_loss else [*problems, *against])
-        if against and not accepts_loss:
-            self._generations.stage(generation, against)
-            return self._refuse(generation, against)
+            self._generations.remember_accepted(digest)
+        if problems or (against and not accepts_loss):
+            return refuse(problems if accepts_loss else [*problems, *against])
         for problem in against:
             log.warning("accepted by an operator: %s", problem)
         # What says the same is no generation of its own: the way back must not lead to where one is.
-        before = _manifest_if_there(self._live.generation)
-        is_same = before is not None and _digest(generation) == before["digest"]
+        is_same = before is not None and digest == before["digest"]
         try:
             lists = _lists(generation)
+            # First: what is in use then is judged anew after a crash, and what is in force would be, too.
+            self._fetches.taken_in(arrived)
             if not is_same:
                 self._generations.accept(generation)
-            self._generations.hold(False)
-            self._generations.unstage()
+            if not arrived:
+                self._generations.hold(False)
+                self._generations.unstage()
         except OSError as error:
-            return self._refuse(generation, [Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
+            return refuse([Problem(str(generation), 0, "", f"cannot be kept: {error.strerror}")])
         if is_same:
             self._generations.reject(generation)
             generation = self._live.generation
         rules, views = self._put_in_force(inputs, generation, snapshot, lists)
+        if not arrived:
+            self.not_loaded = []
         self._fetches.forget_others(self._generations.root / FETCHED)
-        self._reloads.success(wall_clock())
+        if not self.not_loaded:
+            self._reloads.success(wall_clock())
         log.info("reloaded: rules generation %d, views generation %d, generation %s", rules, views, generation.name)
         return []
+
+    def _was_shown(self, digest: str) -> bool:
+        return digest in self._shown or digest == self._generations.staged_digest()
 
     def _put_in_force(
         self, inputs: Inputs, generation: Path, snapshot: Snapshot, lists: list[dict[str, Any]]
@@ -696,15 +755,16 @@ class Daemon:
         log_format.set_up(self._live.settings.log.format == "json")
         with contextlib.suppress(OSError):
             self._control_path().chmod(self._control_mode())
-        self.not_loaded = []
         self._published(rules, views, lists)
         return rules, views
 
     def _refuse(self, generation: Path | None, problems: list[Problem]) -> list[Problem]:
-        if generation is not None:
-            self._generations.reject(generation)
         if self._is_ending:
+            if generation is not None:
+                self._generations.reject(generation)
             return problems
+        if generation is not None:
+            self._generations.stage(generation, problems)
         self.not_loaded = problems
         self._note_candidates()
         self._reloads.failure()
@@ -963,7 +1023,7 @@ class Daemon:
             return self._command_rehearse()
         return self.reload(request.get("accept") is True).addCallback(answer)
 
-    def _command_rehearse(self) -> Deferred[dict[str, Any]]:
+    def _command_rehearse(self, arrived: dict[Path, Path] | None = None) -> Deferred[dict[str, Any]]:
         if self._reload_running is not None:
             return succeed({"ok": False, "error": "a reload is under way: try again when it has ended"})
         rehearsed: list[Any] = [[], []]
@@ -974,11 +1034,13 @@ class Daemon:
 
         def answer(problems: list[Problem]) -> dict[str, Any]:
             listed = [problem.as_json() for problem in problems]
-            return {"ok": not problems, "problems": listed, "changes": rehearsed[1]}
+            # What was refused and would be accepted is not refused for what the gate says of it.
+            is_taken = not problems or (arrived is not None and bool(rehearsed[1]))
+            return {"ok": is_taken, "problems": listed, "changes": rehearsed[1]}
 
         done: Deferred[list[Problem]] = Deferred()
         done.addCallback(answer)
-        self._run(done, self._rehearse, keep)
+        self._run(done, lambda: self._rehearse(arrived), keep)
         return cast("Deferred[dict[str, Any]]", done)
 
     def _command_rollback(self, _: dict[str, Any]) -> Deferred[dict[str, Any]]:
@@ -1007,24 +1069,49 @@ class Daemon:
         paths = self._fetches.wanted(apps)
         if not paths:
             named = ", ".join(apps) or "any app in force"
-            return succeed({"ok": False, "error": f"no list of {named} has a url"})
+            return succeed({"ok": False, "error": f"no list of {named} comes from elsewhere"})
         done: Deferred[dict[str, Any]] = Deferred()
 
         def look() -> None:
             known = [self._fetches.known(path) for path in paths]
             # Those that a reload took out meanwhile are not waited for.
             rows = [row for row in known if row is not None]
-            if not any(row["result"] == "fetching" or row["next_in"] == 0 for row in rows):
-                is_reloading = self._reload_running is not None
-                if not is_reloading:
-                    good = all(row["result"] in ("new", "unchanged") for row in rows) and not self.not_loaded
-                    done.callback({"ok": good, "sources": rows, "in_force": not self.not_loaded})
-                    return
-            self._reactor.callLater(0.05, look)
+            is_held = self._generations.is_held
+            is_under_way = any(row["result"] == "fetching" or row["next_in"] == 0 for row in rows)
+            is_waiting = any(row["is_waiting"] for row in rows)
+            if is_under_way or (is_waiting and not is_held) or self._reload_running is not None:
+                self._reactor.callLater(0.05, look)
+                return
+            good = all(row["result"] in ("new", "unchanged") for row in rows) and not is_waiting
+            done.callback({"ok": good, "sources": rows, "in_force": not is_waiting})
 
         self._fetch_what_is_due()
         look()
         return done
+
+    def _command_accept(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        """Take lists in that were fetched and refused, or say what that would change."""
+        apps = [str(app) for app in request.get("apps", [])]
+        if self._reload_running is not None:
+            return succeed({"ok": False, "error": "a reload is under way: try again when it has ended"})
+        if self._generations.is_held:
+            return succeed({"ok": False, "error": str(_held(self.config, self._live.generation))})
+        if not (tasks := self._fetches.refused(apps)):
+            return succeed({"ok": False, "error": f"nothing that was refused lies here for {', '.join(apps)}"})
+        if request.get("dry_run") is True:
+            return self._command_rehearse({task.remote.path: task.remote.refused for task in tasks})
+        rows = [self._fetches.known(task.remote.path) for task in tasks]
+        try:
+            tasks = self._fetches.accept(apps)
+        except OSError as error:
+            return succeed({"ok": False, "error": f"{error.filename}: {error.strerror}"})
+
+        def answer(problems: list[Problem]) -> dict[str, Any]:
+            return {"ok": not problems, "problems": [problem.as_json() for problem in problems], "sources": rows}
+
+        for task in tasks:
+            log.warning("accepted by an operator: what was fetched from %s", task.remote.url)
+        return self._reload_arrived(tasks, accepts_loss=True).addCallback(answer)
 
     def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
         try:
@@ -1093,6 +1180,10 @@ def _also(first: Deferred[list[Problem]], then: Deferred[list[Problem]]) -> None
 def _held(config: Path, generation: Path) -> Problem:
     text = f"generation {generation.name} is held since a rollback: blockd reload takes the files in as they stand"
     return Problem(str(config), 0, "", text)
+
+
+def _unreadable(generation: Path, error: Exception) -> Problem:
+    return Problem(str(generation), 0, "", f"was written and cannot be read back: {error}")
 
 
 def _unexpected(config: Path, failure: Any) -> Problem:

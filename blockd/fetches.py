@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blockd.lists.remote import ENDINGS, State, Task, accept, put_back, read_state, write_state
+from blockd.lists.remote import ENDINGS, State, Task, accept, read_state, refuse, take_in, write_state
 from blockd.priority import COMPILE, give_way
 
 log = logging.getLogger("blockd")
@@ -43,8 +43,10 @@ class Fetches:
         self._due: dict[Path, float] = {}
         #: Those that somebody said to have changed while they were fetched.
         self._again: set[Path] = set()
-        #: New lists that no reload has taken in yet -> what was known of the one before.
-        self._untried: dict[Path, State] = {}
+        #: New lists that a reload refused together: each is tried by itself.
+        self._apart: set[Path] = set()
+        #: Those that a reload is about: what lies there is not to be written to meanwhile.
+        self._tried: set[Path] = set()
         #: What is under way: path -> octets so far, and in all where the server said so.
         self._progress: dict[Path, tuple[int, int | None]] = {}
         self._processes: set[subprocess.Popen[str]] = set()
@@ -70,7 +72,8 @@ class Fetches:
     def due(self) -> list[Task]:
         """Give the sources to fetch now, the longest due first, as many as may run beside those that do."""
         now = self._now()
-        waiting = [path for path, due in self._due.items() if due <= now and path not in self._progress]
+        busy = self._tried | self._progress.keys()
+        waiting = [path for path, due in self._due.items() if due <= now and path not in busy]
         room = max(0, AT_ONCE - len(self._progress))
         return [self._tasks[path] for path in sorted(waiting, key=self._due.__getitem__)[:room]]
 
@@ -159,8 +162,7 @@ class Fetches:
             self._states[path] = state
             self._due[path] = 0.0 if path in self._again else self._due_time(self._tasks[path], state)
         if state.result == "new":
-            self._untried.setdefault(path, before)
-            log.info("fetched %s for %s: %s names", task.remote.url, app, state.kept)
+            log.info("fetched %s for %s: %s names", task.remote.url, app, state.arrived)
         elif state.result in ("failed", "refused") and (state.result, state.reason) != (before.result, before.reason):
             kept = "the last good one stays in use" if path.exists() else "there is none yet"
             log.error("the list of %s from %s: %s: %s; %s", app, task.remote.url, state.result, state.reason, kept)
@@ -168,25 +170,64 @@ class Fetches:
             log.info("the list of %s from %s is well again", app, task.remote.url)
         return state.result == "new"
 
-    def taken_in(self, problem: str | None) -> None:
-        """Note that a reload took the new lists in, or why it did not: then those before them are put back.
+    def arrived(self) -> list[Task]:
+        """Give the lists that wait for a reload: together, or one by one after they were refused together."""
+        waiting = [
+            task for path, task in self._tasks.items() if path not in self._progress and task.remote.arrived.exists()
+        ]
+        self._apart &= {task.remote.path for task in waiting}
+        return [task for task in waiting if task.remote.path in self._apart][:1] or waiting
 
-        A list that is good by itself and bad with all others must not hold up every reload to come. OSError when the
-        disk refuses.
+    def accept(self, apps: Iterable[str]) -> list[Task]:
+        """Have what was refused of these apps' lists wait for a reload, by an operator's word; give which.
+
+        OSError when the disk refuses. One that is being fetched is judged in a moment, by somebody who writes to the
+        same place.
         """
-        untried, self._untried = self._untried, {}
-        for path, known in untried.items():
-            task = self._tasks.get(path)
-            if task is None:
-                continue
-            if problem is None:
-                task.remote.before.unlink(missing_ok=True)
-                continue
-            self._states[path] = put_back(task.remote, known, problem)
-            log.error("the list of %s from %s was put back: %s", task.remote.app, task.remote.url, problem)
+        return [task for task in self.refused(apps) if accept(task.remote)]
+
+    def refused(self, apps: Iterable[str]) -> list[Task]:
+        """Give the lists of these apps of which something refused lies there, and nobody is at it."""
+        names, busy = set(apps), self._tried | self._progress.keys()
+        return [
+            task
+            for path, task in self._tasks.items()
+            if task.remote.app in names and path not in busy and task.remote.refused.exists()
+        ]
+
+    def trying(self, tasks: Iterable[Task]) -> None:
+        """Note that a reload is about these: no fetch of them begins until it ended."""
+        self._tried = {task.remote.path for task in tasks}
+
+    def taken_in(self, tasks: Iterable[Task]) -> None:
+        """Put the lists of these in use, of which a reload is about to put a generation in force. OSError as above."""
+        for task in tasks:
+            self._states[task.remote.path] = take_in(task.remote)
+
+    def tried(self, tasks: list[Task], problem: str | None) -> None:
+        """Note how a reload of these ended: refused, each is tried by itself, and what is bad alone is put aside."""
+        self._tried.clear()
+        if problem is None:
+            return
+        if len(tasks) > 1:
+            self._apart = {task.remote.path for task in tasks}
+            return
+        for task in tasks:
+            remote = task.remote
+            try:
+                self._states[remote.path] = refuse(remote, problem)
+            except OSError as error:
+                log.error("%s: cannot be put aside: %s", remote.arrived, error.strerror)
+            self.counts[remote.app, "refused"] += 1
+            log.error(
+                "the list of %s from %s: refused: %s; the last good one stays in use", remote.app, remote.url, problem
+            )
 
     def fetch_lacking(self, tasks: Iterable[Task]) -> None:
-        """Fetch lists that were never there, all at once, and wait for them a while: a first start has no other."""
+        """Fetch lists that were never there, all at once, and wait for them a while: a first start has no other.
+
+        OSError when the disk refuses what came.
+        """
         lacking = [task for task in tasks if not task.remote.path.exists()]
         if not lacking:
             return
@@ -196,18 +237,12 @@ class Fetches:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for task, state in zip(lacking, pool.map(self.run, lacking), strict=True):
                 self.end(task, state)
+                if state.result == "new":
+                    # Nothing is in force that it could take the place of.
+                    self._states[task.remote.path] = take_in(task.remote)
         clock.cancel()
         clock.join()
         self._is_ending = False
-        self._untried.clear()
-
-    def accept_refused(self) -> None:
-        """Put in use what was fetched and refused, for an operator who says so. OSError when the disk refuses."""
-        for path, task in list(self._tasks.items()):
-            # One that is being fetched is judged in a moment, by somebody who writes to the same place.
-            if path not in self._progress and accept(task.remote, self._now()):
-                log.warning("accepted by an operator: what was fetched from %s", task.remote.url)
-                self._states[task.remote.path] = read_state(task.remote.path)
 
     def forget_others(self, directory: Path) -> None:
         """Remove what is kept, in their directory, of sources that no app in force names any more."""
@@ -236,6 +271,7 @@ class Fetches:
             "result": "fetching" if under_way else state.result,
             "reason": state.reason,
             "refused": str(task.remote.refused) if task.remote.refused.exists() else None,
+            "is_waiting": task.remote.arrived.exists(),
             "next_in": max(0.0, self._due[path] - now),
             "confirmed_ago": None if state.confirmed is None else max(0.0, now - state.confirmed),
             "octets": under_way and under_way[0],

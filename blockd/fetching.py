@@ -18,7 +18,7 @@ from typing import NoReturn, cast
 
 from blockd.fastpath import _native, end_with_parent, read_list
 from blockd.lists.gate import refusals, samples
-from blockd.lists.remote import FetchError, State, Task, install, read_state, read_task, write_state
+from blockd.lists.remote import FetchError, State, Task, put_aside, read_state, read_task, write_state
 from blockd.settings.records import record_data
 from blockd.settings.values import to_ascii
 
@@ -29,7 +29,7 @@ MEMORY_OCTETS, MEMORY_FACTOR = 1 << 30, 64
 
 
 def run(task: Task, now: float) -> State:
-    """Fetch, judge, and put in use what passes; give what is known now, which is on the disk as well."""
+    """Fetch, judge, and have what passes wait for a reload; give what is known now, which is on the disk as well."""
     remote = task.remote
     before = read_state(remote.path)
     tried = replace(before, url=remote.url, tried=now, result="failed", failures=before.failures + 1)
@@ -41,9 +41,11 @@ def run(task: Task, now: float) -> State:
         signal.setitimer(signal.ITIMER_REAL, 0)
         learned = replace(learned, tried=now, failures=0)
         if remote.candidate.exists():
-            after = _judged(task, learned, now)
+            after = _judged(task, learned)
         else:
-            after = replace(learned, result="unchanged", reason=None, confirmed=now)
+            # What waits for a reload is what the server has, and what is in use is not.
+            confirmed = learned.confirmed if remote.arrived.exists() else now
+            after = replace(learned, result="unchanged", reason=None, confirmed=confirmed)
     except FetchError as error:
         after = replace(tried, reason=str(error))
     except MemoryError:
@@ -68,8 +70,8 @@ def _fetch(task: Task, before: State) -> State:
     return fetch(task.remote, before, _progress())
 
 
-def _judged(task: Task, learned: State, now: float) -> State:
-    """Put a candidate in use, or aside with what speaks against it."""
+def _judged(task: Task, learned: State) -> State:
+    """Have a candidate wait for a reload, or put it aside with what speaks against it."""
     remote = task.remote
     native_list = cast("_native.List", {**task.as_read, "file": str(remote.candidate)})
     try:
@@ -80,15 +82,16 @@ def _judged(task: Task, learned: State, now: float) -> State:
     lines = {key: samples(report[key]) for key in ("samples", "refused_samples")}
     judged = {**report, **lines, "app": remote.app, "file": str(remote.path)}
     known = None if learned.kept is None else {"lists": [{**judged, "kept": learned.kept}]}
-    against = refusals(known, {"lists": [judged]}, task.limits, str(remote.path))
+    how = f"blockd lists accept {remote.app}"
+    against = refusals(known, {"lists": [judged]}, task.limits, str(remote.path), how)
     if against:
         remote.candidate.replace(remote.refused)
         first = against[0]
         return replace(
             learned, result="refused", reason=f"line {first.line}: {first.text}" if first.line else first.text
         )
-    install(remote)
-    return replace(learned, result="new", reason=None, confirmed=now, kept=report["kept"])
+    put_aside(remote)
+    return replace(learned, result="new", reason=None, arrived=report["kept"])
 
 
 def _progress() -> Callable[[int, int | None], None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blockd.policy.compile import SNAPSHOT
 from blockd.problems import Problem
-from blockd.settings.source import Kept
+from blockd.settings.source import MANIFEST, Kept
 
 #: Generations that stay on disk, the one in force among them.
 KEPT = 3
@@ -125,6 +125,8 @@ class Generations:
         staged = self.root / STAGED
         shutil.rmtree(staged, ignore_errors=True)
         try:
+            # One that could not even be compiled left nothing but its reasons.
+            generation.mkdir(mode=0o750, parents=True, exist_ok=True)
             (generation / REFUSED).write_text(json.dumps([problem.as_json() for problem in problems]))
             generation.rename(staged)
         except OSError:
@@ -141,6 +143,13 @@ class Generations:
             return [Problem(**item) for item in json.loads((self.root / STAGED / REFUSED).read_text())]
         except (OSError, ValueError, TypeError):
             return []
+
+    def staged_digest(self) -> str | None:
+        """Tell what the last refused candidate was made of; None where there is none that could be taken in."""
+        try:
+            return str(json.loads((self.root / STAGED / MANIFEST).read_text())["digest"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def reject(self, generation: Path) -> None:
         """Forget a generation that was not accepted."""

@@ -57,6 +57,8 @@ NOTIFY_WAITS = (1.0, 2.0, 4.0, 8.0)
 NOTIFY_AGAIN = (0.0, 3.0, 15.0)
 #: Seconds between two NOTIFYs of a zone that are passed on.
 NOTIFY_PAUSE = 1.0
+#: Refusals that are told of a generation: names of zones that are asked for are the peer's own words.
+TOLD = 100
 #: Of the SOA, seconds: how often secondaries look by themselves, and how long they enforce without us (RFC 1035).
 REFRESH, RETRY, EXPIRE = 60, 15, 30 * 86_400
 
@@ -79,8 +81,10 @@ class Zone:
     origin: dns.name.Name
     #: Empty for a catalog.
     group: str
-    #: Where each is told of changes, and what it signs with.
+    #: Where each is, and what it signs with.
     secondaries: list[tuple[Peer, dns.tsig.Key | None]]
+    #: Those of them that are told of changes.
+    told_to: list[tuple[Peer, dns.tsig.Key | None]]
     #: The newest first.
     versions: list[Version] = field(default_factory=list)
     #: The serial that secondaries were told of last.
@@ -120,6 +124,10 @@ class Primary:
         self._keys: dict[dns.name.Name, dns.tsig.Key] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CONNECTIONS)
+        #: Where it listens, by the version of IP: what it sends comes from there, as secondaries expect it.
+        self._sources: dict[int, str] = {}
+        #: Refused transfers that were told: zone, address and reason.
+        self._told: set[tuple[str, str, str]] = set()
 
     # Commands
 
@@ -147,17 +155,18 @@ class Primary:
             members = [wanted.zone for wanted in settings.zones.values()]
             zone = self._zone(settings.catalog, "", keys, catalog_lines(members))
             zones[zone.origin] = zone
-        self._say({"taken": [zone.origin.to_text(omit_final_dot=True) for zone in zones.values()]})
+        self._say({"taken": [_text(zone.origin) for zone in zones.values()]})
         with self._lock:
             self._zones = zones
             self._keys = {key.name: key for key in keys.values()}
+            self._told.clear()
             self._inbound = {}
             for name, host, key in command["inbound"]:
                 signed_by = None if key is None else dns.name.from_text(key)
                 self._inbound.setdefault(dns.name.from_text(name), set()).add((host, signed_by))
         for zone in [zone for zone in zones.values() if zone.told != zone.versions[0].serial]:
             zone.told = zone.versions[0].serial
-            for peer, key in zone.secondaries:
+            for peer, key in zone.told_to:
                 threading.Thread(target=self._notify, args=(zone, peer, key), daemon=True).start()
 
     def _zone(
@@ -170,7 +179,8 @@ class Primary:
             ((str(each.address[0]), each.address[1]), None if each.key is None else keys[each.key])
             for each in wanted.secondaries
         ]
-        zone = Zone(origin, group, peers, before.versions if before else self._kept(wanted.zone))
+        told = [peer for peer, each in zip(peers, wanted.secondaries, strict=True) if each.notify]
+        zone = Zone(origin, group, peers, told, before.versions if before else self._kept(wanted.zone))
         if before is not None:
             zone.transfers, zone.told = before.transfers, before.told
         if not zone.versions or zone.versions[0].lines != lines:
@@ -210,30 +220,37 @@ class Primary:
 
         for pause in NOTIFY_AGAIN:
             time.sleep(pause)
-            is_confirmed = False
+            problem: str | None = None
             for wait in NOTIFY_WAITS:
                 if not is_newest():
                     return
                 began = time.monotonic()
-                if is_confirmed := self._is_confirmed(zone, serial, peer, key, wait):
+                problem = self._tell(zone, serial, peer, key, wait)
+                if problem is None:
                     break
                 # A port that nobody listens on answers at once.
                 time.sleep(max(0.0, wait - (time.monotonic() - began)))
-            if not is_confirmed:
-                self._say({"zone": zone.origin.to_text(omit_final_dot=True), "unconfirmed": f"{peer[0]}:{peer[1]}"})
+            if problem is not None:
+                where = f"{peer[0]}:{peer[1]}"
+                self._say({"zone": _text(zone.origin), "unconfirmed": where, "why": problem})
                 return
 
-    def _is_confirmed(self, zone: Zone, serial: int, peer: Peer, key: dns.tsig.Key | None, wait: float) -> bool:
+    def _tell(self, zone: Zone, serial: int, peer: Peer, key: dns.tsig.Key | None, wait: float) -> str | None:
+        """Send a NOTIFY; give why it is not confirmed, if it is not."""
         notify = dns.message.make_query(zone.origin, dns.rdatatype.SOA)
         notify.set_opcode(dns.opcode.NOTIFY)
         notify.flags = (notify.flags | dns.flags.AA) & ~dns.flags.RD
         notify.answer.append(zone.soa(serial))
         if key is not None:
             notify.use_tsig(key)
-        with suppress(OSError, dns.exception.DNSException):
-            dns.query.udp(notify, peer[0], timeout=wait, port=peer[1], ignore_unexpected=True)
-            return True
-        return False
+        source = self._sources.get(ip_address(peer[0]).version)
+        try:
+            reply = dns.query.udp(notify, peer[0], wait, peer[1], source, ignore_unexpected=True)
+        except dns.exception.Timeout:
+            return "no answer"
+        except (OSError, dns.exception.DNSException) as error:
+            return str(error) or type(error).__name__
+        return None if reply.rcode() == dns.rcode.NOERROR else f"it answers {dns.rcode.to_text(reply.rcode())}"
 
     # Questions
 
@@ -248,6 +265,8 @@ class Primary:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind((host, port))
         streams.listen(CONNECTIONS)
+        if not ip_address(host).is_unspecified:
+            self._sources.setdefault(ip_address(host).version, host)
         threading.Thread(target=self._serve_datagrams, args=(datagrams,), daemon=True).start()
         threading.Thread(target=self._serve_streams, args=(streams,), daemon=True).start()
 
@@ -304,11 +323,15 @@ class Primary:
         try:
             query = dns.message.from_wire(wire, keyring=keys)
         except dns.tsig.BadSignature:
+            self._refuse("", address, "its signature is wrong: the secrets of both sides differ")
             yield from _refused(wire, dns.rcode.NOTAUTH)
             return
         except (dns.exception.DNSException, ValueError, struct.error, IndexError):
             # An unknown key is among them.
-            yield from _refused(wire, dns.rcode.NOTAUTH if b"\x00\xfa\x00\xff" in wire else dns.rcode.FORMERR)
+            is_signed = b"\x00\xfa\x00\xff" in wire
+            if is_signed:
+                self._refuse("", address, "it is signed with a key that is not among transfer.keys, or at another time")
+            yield from _refused(wire, dns.rcode.NOTAUTH if is_signed else dns.rcode.FORMERR)
             return
         if query.flags & dns.flags.QR or len(query.question) != 1:
             return
@@ -319,8 +342,11 @@ class Primary:
         zone = zones.get(question.name)
         reply = dns.message.make_response(query)
         if zone is None or not zone.admits(address, query) or query.opcode() != dns.opcode.QUERY:
-            if zone is not None:
+            if zone is None:
+                self._refuse(_text(question.name), address, "there is no such zone")
+            else:
                 self._count(zone, "refused")
+                self._refuse(_text(zone.origin), address, "it is no secondary of this zone, or lacks its key")
             reply.set_rcode(dns.rcode.REFUSED)
             yield reply.to_wire()
             return
@@ -358,7 +384,7 @@ class Primary:
         def pass_on() -> None:
             self._heard[name] = time.monotonic()
             self._waiting.discard(name)
-            self._say({"notify": name.to_text(omit_final_dot=True)})
+            self._say({"notify": _text(name)})
 
         if name in self._waiting:
             return
@@ -410,11 +436,23 @@ class Primary:
                 yield _record(line, zone.origin)
         yield zone.soa(newer.serial)
 
+    def _refuse(self, zone: str, address: str, why: str) -> None:
+        """Say once a generation that a listed peer was refused, and why."""
+        with self._lock:
+            if (zone, address, why) in self._told or len(self._told) >= TOLD:
+                return
+            self._told.add((zone, address, why))
+        self._say({"zone": zone, "refused": address, "why": why})
+
     def _count(self, zone: Zone, kind: str) -> None:
         if not zone.group:
             return
         zone.transfers[kind] += 1
-        self._say({"zone": zone.origin.to_text(omit_final_dot=True), "group": zone.group, "transfers": zone.transfers})
+        self._say({"zone": _text(zone.origin), "group": zone.group, "transfers": zone.transfers})
+
+
+def _text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True)
 
 
 def _record(line: str, origin: dns.name.Name) -> dns.rrset.RRset:

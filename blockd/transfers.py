@@ -120,7 +120,11 @@ class Transfers:
             self.problem = said["error"]
             log.error("zone transfers: %s", said["error"])
         elif "unconfirmed" in said:
-            log.warning("zone %s: %s does not confirm a NOTIFY; it looks by itself", said["zone"], said["unconfirmed"])
+            text = "zone %s: %s does not confirm a NOTIFY (%s); until it looks by itself it has the older zone"
+            log.warning(text, said["zone"], said["unconfirmed"], said["why"])
+        elif "refused" in said:
+            zone = f"zone {said['zone']}: " if said["zone"] else ""
+            log.warning("%s%s was refused a transfer: %s", zone, said["refused"], said["why"])
         elif "taken" in said:
             self.problem = None
             self.zones = {zone: known for zone, known in self.zones.items() if zone in said["taken"]}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import warm
 from tests.support.daemon import Blockd
 from tests.support.upstream import Upstream
 
@@ -50,6 +51,7 @@ def nothing_is_left() -> Iterator[None]:
     """See that the tests leave no process and no network namespace behind."""
     spaces = _spaces()
     yield
+    warm.close()
     assert not _children()
     assert _spaces() == spaces
 

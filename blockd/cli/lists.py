@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, duration, print_json, print_table, refuse, say
+from blockd.cli.output import complain, duration, print_json, print_table, refuse, say, show_changes
 from blockd.control import ControlError, ask
 from blockd.problems import Problem
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     lists = typer.Typer(help="Show other people's lists, what the gate refused of them, and go back.")
     lists.callback(invoke_without_command=True)(show)
     lists.command()(fetch)
+    lists.command()(accept)
     lists.command()(rollback)
     app.add_typer(lists, name="lists")
 
@@ -47,6 +48,8 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
         if source["reason"]:
             where = f" (what came is {source['refused']})" if source["refused"] else ""
             say(f"  {app}: {source['reason']}{where}")
+        if source["is_waiting"]:
+            say(f"  {app}: what came waits: {answer['generation']} is held since a rollback, until blockd reload")
     if answer["staged"]:
         say()
         say("staged, and not in force:")
@@ -63,7 +66,7 @@ def fetch(
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch lists that have a `url` now, and take in what changed. Exit code 1: one failed or was refused."""
+    """Fetch lists from elsewhere now, and take in what changed. Exit code 1: one failed, was refused, or waits."""
     before = context.obj
     as_json = as_json or before[2]
     answer = _ask(config or before[0], socket or before[1], "fetch", as_json, apps=apps or [])
@@ -76,7 +79,41 @@ def fetch(
             said = f"{source['result']}: {source['reason']}" if source["reason"] else source["result"]
             (say if source["result"] in ("new", "unchanged") else complain)(f"{source['url']}: {said}")
         if not answer["in_force"]:
-            complain("what was fetched is not in force: blockd status says why")
+            complain("what was fetched waits: a generation is held since a rollback, until blockd reload")
+    if not answer["ok"]:
+        raise typer.Exit(1)
+
+
+def accept(
+    context: typer.Context,
+    apps: Annotated[
+        list[str], typer.Argument(metavar="APP...", help="What came for lists of these apps, and no other.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: say what would be gained and lost.")
+    ] = False,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Take in what was fetched and refused, as `blockd lists` shows it. Exit code 1: nothing was changed."""
+    before = context.obj
+    as_json = as_json or before[2]
+    answer = _ask(config or before[0], socket or before[1], "accept", as_json, apps=apps, dry_run=dry_run)
+    if as_json:
+        print_json(answer)
+    elif "changes" in answer:
+        show_changes(answer)
+    else:
+        if answer["ok"]:
+            for source in answer["sources"]:
+                say(f"{source['url']}: taken in, though {source['reason']}")
+        for problem in answer.get("problems", []):
+            complain(Problem(**problem))
+        if "error" in answer:
+            complain(f"blockd lists accept: {answer['error']}")
+        if not answer["ok"]:
+            complain("nothing was changed")
     if not answer["ok"]:
         raise typer.Exit(1)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from blockd.problems import Problem
+
 if TYPE_CHECKING:
     # In a pipe nobody sees colours: imported where there is a terminal.
     from rich.console import RenderableType
@@ -108,3 +110,24 @@ def duration(seconds: float) -> str:
         if count or (unit == "s" and not parts):
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+def show_changes(answer: dict[str, Any]) -> None:
+    """Print what a dry run said: names gained and lost by app, and what speaks against it."""
+    for row in answer["changes"]:
+        kind = " (holes)" if row["kind"] == "hole" else ""
+        say(f"{row['app']}{kind}: {row['gained']} gained, {row['lost']} lost")
+        for sign, key in (("+", "gained"), ("-", "lost")):
+            for name in row[f"{key}_samples"]:
+                say(f"  {sign} {name}")
+            more = row[key] - len(row[f"{key}_samples"])
+            if more > 0:
+                say(f"  {sign} and {more} more")
+    for problem in answer["problems"]:
+        complain(Problem(**problem))
+    if not answer["ok"]:
+        complain("a reload would be refused")
+    elif answer["problems"]:
+        say("it would be taken in all the same")
+    else:
+        say("a reload would take it" if answer["changes"] else "a reload would change no name")

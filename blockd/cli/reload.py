@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, refuse, say
+from blockd.cli.output import complain, refuse, say, show_changes
 from blockd.control import ControlError, ask
 from blockd.problems import Problem
 
@@ -38,7 +38,7 @@ def reload(
     if as_json:
         print(json.dumps(answer))
     elif "changes" in answer:
-        _show(answer)
+        show_changes(answer)
     elif answer["ok"]:
         say(f"reloaded: rules generation {answer['rules_generation']}, views generation {answer['views_generation']}")
     else:
@@ -49,21 +49,3 @@ def reload(
         complain("nothing was changed")
     if not answer["ok"]:
         raise typer.Exit(1)
-
-
-def _show(answer: dict[str, Any]) -> None:
-    for row in answer["changes"]:
-        kind = " (holes)" if row["kind"] == "hole" else ""
-        say(f"{row['app']}{kind}: {row['gained']} gained, {row['lost']} lost")
-        for sign, key in (("+", "gained"), ("-", "lost")):
-            for name in row[f"{key}_samples"]:
-                say(f"  {sign} {name}")
-            more = row[key] - len(row[f"{key}_samples"])
-            if more > 0:
-                say(f"  {sign} and {more} more")
-    for problem in answer["problems"]:
-        complain(Problem(**problem))
-    if answer["problems"]:
-        complain("a reload would be refused")
-    else:
-        say("a reload would take it" if answer["changes"] else "a reload would change no name")

@@ -31,11 +31,15 @@ def _group(context: typer.Context, config: Config = None) -> None:
 def export(
     context: typer.Context,
     group: Annotated[str, typer.Option("--group", help="Whose policy.")],
-    zone: Annotated[str, typer.Option("--zone", help="The zone's name.")] = "rpz.invalid",
+    zone: Annotated[
+        str | None, typer.Option("--zone", help="The zone's name; that of transfer.zones without, or rpz.invalid.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Print the zone file of a config as it stands; stderr says what has no form in it. Exit code 1: there is none."""
     inputs = read_inputs(config_path(config or context.obj))
+    served = inputs.settings.transfer.zones.get(group)
+    zone = zone or ("rpz.invalid" if served is None else served.zone)
     with tempfile.TemporaryDirectory() as directory:
         snapshot = Path(directory) / "snapshot"
         compile_snapshot(inputs, snapshot)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 #: What a compile calls a name that is everybody's.
 PUBLIC_SUFFIX = "a public suffix"
 #: Names that a list may gain whatever its share of them is: short lists grow by leaps.
-FEW = 1_000
+FEW = 50
+#: The command that takes in what is refused.
+RELOAD = "blockd reload --accept"
 #: Reasons for skipped lines that are not counted among those that give no name: what every hosts file has, and what is
 #: refused for itself.
 USUAL = (
@@ -48,28 +50,39 @@ def samples(lines: Iterable[tuple[int, str, bytes]]) -> list[dict[str, Any]]:
     return [{"line": number, "reason": why, "text": repr(text)[2:-1]} for number, why, text in lines]
 
 
-def refusals(before: dict[str, Any] | None, after: dict[str, Any], limits: Limits, config: str) -> list[Problem]:
-    """Give what speaks against a candidate; `before` is None where nothing is in force yet."""
-    problems = [Problem(**{**problem, "text": problem["text"] + _ACCEPT}) for problem in after.get("must", [])]
-    problems += _forbidden(after)
-    problems += _unparsed(after, limits)
+def refusals(
+    before: dict[str, Any] | None, after: dict[str, Any], limits: Limits, config: str, how: str | None = RELOAD
+) -> list[Problem]:
+    """Give what speaks against a candidate; `before` is None where nothing is in force yet.
+
+    `how` is the command that takes it in all the same, None for whoever has said so.
+    """
+    problems = [Problem(**{**problem, "text": problem["text"] + _meant(how)}) for problem in after.get("must", [])]
+    problems += _forbidden(after, how)
+    problems += _unparsed(after, limits, how)
     if before is not None:
-        problems += _grown(before, after, limits)
-        problems += _shrunk(before, after, limits, config)
+        problems += _cut(before, after, how)
+        problems += _grown(before, after, limits, how)
+        problems += _shrunk(before, after, limits, config, how)
     return problems
 
 
-def _forbidden(after: dict[str, Any]) -> Iterable[Problem]:
+def _meant(how: str | None) -> str:
+    return "" if how is None else f"; if that is meant: {how}"
+
+
+def _forbidden(after: dict[str, Any], how: str | None) -> Iterable[Problem]:
     for report in after.get("lists", []):
         for sample in report.get("refused_samples", []):
             what = f"{sample['text']}: {sample['reason']}; {report['refused']} such in this list"
-            # What is everybody's is left out of a list that is taken in; an app may say that it is meant.
-            rest = _ACCEPT_REST if sample["reason"] == PUBLIC_SUFFIX else _ACCEPT
-            text = f"{what}{rest}"
-            yield Problem(report["file"], sample["line"], "", text)
+            advice = _meant(how)
+            if how is not None and sample["reason"] == PUBLIC_SUFFIX:
+                # It is left out of a list that is taken in; an app may say that it is meant.
+                advice = f"; to take the list in without: {how}; public_suffix: true of the app takes them, too"
+            yield Problem(report["file"], sample["line"], "", what + advice)
 
 
-def _unparsed(after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
+def _unparsed(after: dict[str, Any], limits: Limits, how: str | None) -> Iterable[Problem]:
     for report in after.get("lists", []):
         bad = sum(count for reason, count in report["skipped"].items() if reason not in USUAL)
         lines = bad + report["kept"]
@@ -78,12 +91,26 @@ def _unparsed(after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
             first = next(sample for sample in report["samples"] if sample["reason"] not in USUAL)
             text = (
                 f"{bad} of {lines} lines ({100 * bad / lines:.0f}%) give no name, more than reload.largest_unparsed "
-                f"({100 * largest:g}%); the first: {first['reason']}: {first['text']}{_ACCEPT}"
+                f"({100 * largest:g}%); the first: {first['reason']}: {first['text']}{_meant(how)}"
             )
             yield Problem(report["file"], first["line"], "", text)
 
 
-def _grown(before: dict[str, Any], after: dict[str, Any], limits: Limits) -> Iterable[Problem]:
+def _cut(before: dict[str, Any], after: dict[str, Any], how: str | None) -> Iterable[Problem]:
+    """Give the files that end within a line, did not before, and have less than before, as what is cut off does."""
+    had = {(report["app"], report["file"]): report for report in before.get("lists", [])}
+    for report in after.get("lists", []):
+        old = had.get((report["app"], report["file"]))
+        ends_within = report.get("ends_within_line") and old is not None and not old.get("ends_within_line")
+        if old is not None and ends_within and report["kept"] < old["kept"]:
+            text = (
+                f"ends within a line, and has {report['kept']} names where it had {old['kept']}, as a file has that "
+                f"was cut off or is being written{_meant(how)}"
+            )
+            yield Problem(report["file"], 0, "", text)
+
+
+def _grown(before: dict[str, Any], after: dict[str, Any], limits: Limits, how: str | None) -> Iterable[Problem]:
     old_lists, new_lists = _lists(before), _lists(after)
     lacking = {(report["app"], report["file"]) for report in before.get("lists", []) if report.get("is_lacking")}
     for (app, file), had in old_lists.items():
@@ -94,12 +121,14 @@ def _grown(before: dict[str, Any], after: dict[str, Any], limits: Limits) -> Ite
         if has - had > max(FEW, largest * had):
             text = (
                 f"the list of {app} would grow from {had} names to {has}, by more than its largest growth "
-                f"({100 * largest:g}%){_ACCEPT}"
+                f"({100 * largest:g}%){_meant(how)}"
             )
             yield Problem(file, 0, "", text)
 
 
-def _shrunk(before: dict[str, Any], after: dict[str, Any], limits: Limits, config: str) -> Iterable[Problem]:
+def _shrunk(
+    before: dict[str, Any], after: dict[str, Any], limits: Limits, config: str, how: str | None
+) -> Iterable[Problem]:
     """Give the apps, lists and inventories that lose too much.
 
     An app that no policy names any more lost nothing: its policy changed, and that was meant.
@@ -111,13 +140,13 @@ def _shrunk(before: dict[str, Any], after: dict[str, Any], limits: Limits, confi
         own = _own(after, app, file, "largest_shrink", largest)
         if (app, file) in new_lists and _is_too_much(had, new_lists[app, file], own):
             told.add(app)
-            yield Problem(file, 0, "", _text(f"the list of {app}", had, new_lists[app, file], own))
+            yield Problem(file, 0, "", _text(f"the list of {app}", had, new_lists[app, file], own) + _meant(how))
     old_devices: dict[str, int] = before.get("devices", {})
     new_devices: dict[str, int] = after.get("devices", {})
     for group, had in old_devices.items():
         if group in new_devices and _is_too_much(had, new_devices[group], largest):
             what = f"the inventory of {group}"
-            yield Problem(config, 0, "", _text(what, had, new_devices[group], largest, "devices"))
+            yield Problem(config, 0, "", _text(what, had, new_devices[group], largest, "devices") + _meant(how))
     old_rules: dict[str, int] = before.get("rules", {})
     new_rules: dict[str, int] = after.get("rules", {})
     for app, had in old_rules.items():
@@ -126,7 +155,7 @@ def _shrunk(before: dict[str, Any], after: dict[str, Any], limits: Limits, confi
             lost for (of, file), lost in (old_lists - new_lists).items() if of == app and _has_own(after, app, file)
         )
         if app in new_rules and app not in told and _is_too_much(had, has, largest):
-            yield Problem(config, 0, "", _text(f"the app {app}", had, has, largest))
+            yield Problem(config, 0, "", _text(f"the app {app}", had, has, largest) + _meant(how))
 
 
 def _lists(manifest: dict[str, Any]) -> Counter[tuple[str, str]]:
@@ -156,9 +185,5 @@ def _text(what: str, had: int, has: int, largest: float, of: str = "rules") -> s
     share = 100 * (had - has) / had
     return (
         f"{what} would lose {had - has} of its {had} {of} ({share:.0f}%), more than reload.largest_shrink "
-        f"({100 * largest:g}%){_ACCEPT}"
+        f"({100 * largest:g}%)"
     )
-
-
-_ACCEPT_REST = "; to take the list in without: blockd reload --accept; public_suffix: true of the app takes them, too"
-_ACCEPT = "; if that is meant: blockd reload --accept"

@@ -13,6 +13,10 @@ import dns.tsig
 def read_key(name: str, algorithm: str, file: Path) -> dns.tsig.Key:
     """Read a secret, base64 in a file of its own. ValueError says what is wrong with it."""
     try:
+        if file.stat().st_mode & 0o007:
+            raise ValueError(
+                f"transfer.keys.{name}.file: {file}: anybody may read it, and sign with it: chmod 640 {file}"
+            )
         secret = base64.b64decode(file.read_text().strip(), validate=True)
     except OSError as error:
         raise ValueError(f"transfer.keys.{name}.file: {file}: {error.strerror}") from None

@@ -1,22 +1,22 @@
 """A list that comes from elsewhere: where it is kept, and what is known of its fetches.
 
-A directory holds two files a source: the list as it was last good, and what is known. A third is what was refused.
+A directory holds two files a source: the list as it was last good, and what is known. A third is what came and waits
+for a reload to take it in, a fourth what was refused.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from blockd.lists.gate import Limits
 
-#: Of the files beside a list: what is known, what is being written, what is judged, what was refused, what was there
-#: before, as long as no reload has taken the new one in.
-ENDINGS = (".json", ".json.new", ".new", ".refused", ".before")
+#: Of the files beside a list: what is known, what is being written, what is judged, what waits for a reload, what was
+#: refused.
+ENDINGS = (".json", ".json.new", ".new", ".arrived", ".refused")
 
 Result = Literal["new", "unchanged", "failed", "refused"]
 
@@ -65,9 +65,9 @@ class Remote:
         return self.path.with_name(self.path.name + ".refused")
 
     @property
-    def before(self) -> Path:
-        """Where the one in use lies until a reload has taken a new one in."""
-        return self.path.with_name(self.path.name + ".before")
+    def arrived(self) -> Path:
+        """Where one lies that is good by itself, until a reload has taken it in or refused it."""
+        return self.path.with_name(self.path.name + ".arrived")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class State:
     failures: int = 0
     #: Names of the list in use, for whoever judges the next one.
     kept: int | None = None
+    #: Names of the one that waits for a reload.
+    arrived: int | None = None
 
     def due(self, every: float) -> float:
         """Say when to fetch next; sooner after a failure, then ever later, and never later than usual."""
@@ -115,14 +117,43 @@ def write_state(path: Path, state: State) -> None:
     _write_whole(file, json.dumps(asdict(state)).encode())
 
 
-def install(remote: Remote) -> None:
-    """Put what was fetched in the place of the list; it is on the disk when this returns."""
-    if remote.path.exists() and not remote.before.exists():
-        os.link(remote.path, remote.before)
-    remote.candidate.replace(remote.path)
-    with suppress(FileNotFoundError):
-        remote.refused.unlink()
+def put_aside(remote: Remote) -> None:
+    """Have what was fetched wait for a reload; it is on the disk when this returns."""
+    remote.candidate.replace(remote.arrived)
+    remote.refused.unlink(missing_ok=True)
     _sync(remote.path.parent)
+
+
+def take_in(remote: Remote) -> State:
+    """Put what waits in the place of the list; give what is known then. OSError when the disk refuses."""
+    remote.arrived.replace(remote.path)
+    _sync(remote.path.parent)
+    state = read_state(remote.path)
+    state = replace(
+        state, result="new", reason=None, confirmed=state.tried, failures=0, kept=state.arrived, arrived=None
+    )
+    write_state(remote.path, state)
+    return state
+
+
+def refuse(remote: Remote, reason: str) -> State:
+    """Put what waits aside, for no reload takes it; give what is known then. OSError when the disk refuses."""
+    remote.arrived.replace(remote.refused)
+    _sync(remote.path.parent)
+    state = replace(read_state(remote.path), result="refused", reason=reason, arrived=None)
+    write_state(remote.path, state)
+    return state
+
+
+def accept(remote: Remote) -> bool:
+    """Have what was refused wait for a reload, for an operator who says so; say whether there was any."""
+    if not remote.refused.exists():
+        return False
+    remote.refused.replace(remote.arrived)
+    _sync(remote.path.parent)
+    # How many names it has is what the next one is compared with: unknown, until one passes by itself.
+    write_state(remote.path, replace(read_state(remote.path), arrived=None))
+    return True
 
 
 def _write_whole(file: Path, octets: bytes) -> None:
@@ -169,28 +200,3 @@ def read_task(text: str) -> Task:
     server = None if remote["server"] is None else tuple(remote["server"])
     parts["remote"] = Remote(**{**remote, "path": Path(remote["path"]), "ca": ca, "key": key, "server": server})
     return Task(**{**parts, "limits": Limits(**parts["limits"])})
-
-
-def accept(remote: Remote, now: float) -> bool:
-    """Put what was refused in use, for an operator who says so; say whether there was any."""
-    if not remote.refused.exists():
-        return False
-    remote.refused.replace(remote.path)
-    _sync(remote.path.parent)
-    # How many names it has is what the next one is compared with: unknown, until one passes by itself.
-    state = read_state(remote.path)
-    write_state(remote.path, replace(state, result="new", reason=None, confirmed=now, kept=None))
-    return True
-
-
-def put_back(remote: Remote, known: State, reason: str) -> State:
-    """Put what was there before in the place of a list that no reload takes in; give what is known now."""
-    remote.path.replace(remote.refused)
-    with suppress(FileNotFoundError):
-        remote.before.replace(remote.path)
-    _sync(remote.path.parent)
-    state = replace(
-        read_state(remote.path), result="refused", reason=reason, kept=known.kept, confirmed=known.confirmed
-    )
-    write_state(remote.path, state)
-    return state

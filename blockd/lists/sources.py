@@ -43,8 +43,8 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
     Gives what the server said of it. FetchError says why there is none, and then there is no candidate.
     """
     headers = {"Accept-Encoding": "gzip", "User-Agent": "blockd"}
-    # What was fetched before and refused is as well known as what is in use.
-    if state.url == remote.url and (remote.path.exists() or remote.refused.exists()):
+    # What was fetched before, and refused or not in use yet, is as well known as what is.
+    if state.url == remote.url and any(file.exists() for file in (remote.path, remote.arrived, remote.refused)):
         headers |= {"If-None-Match": state.etag} if state.etag else {}
         headers |= {"If-Modified-Since": state.modified} if state.modified else {}
     try:
@@ -64,6 +64,10 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
             remote.candidate.unlink()
         raise error if isinstance(error, FetchError) else FetchError(_words(error)) from None
     if _same(remote.candidate, remote.path):
+        # The server is back where we are: nothing waits any more.
+        for file in (remote.candidate, remote.arrived, remote.refused):
+            file.unlink(missing_ok=True)
+    elif _same(remote.candidate, remote.arrived):
         for file in (remote.candidate, remote.refused):
             file.unlink(missing_ok=True)
     return replace(state, url=remote.url, etag=_header(reply, "ETag"), modified=_header(reply, "Last-Modified"))

@@ -29,8 +29,9 @@ def fetch_zone(remote: Remote, state: State, progress: Callable[[int, int | None
 
     FetchError says why there is none, and then there is no candidate.
     """
-    # What was refused is newer than what is in use: the primary is asked for what came after it.
-    known = _read(remote, remote.refused if remote.refused.exists() else remote.path)
+    # What was refused, or waits for a reload, is newer than what is in use: asked for is what came after it.
+    newest = next((file for file in (remote.refused, remote.arrived) if file.exists()), remote.path)
+    known = _read(remote, newest)
     try:
         key = None if remote.key is None else read_key(remote.key.name, remote.key.algorithm, remote.key.file)
         zone = known or dns.zone.Zone(remote.zone, relativize=False)

@@ -293,6 +293,7 @@ def _list_reports(inputs: Inputs, live: list[str], reports: list[list[_native.Li
                 "refused": report["refused"],
                 "refused_samples": samples(report["refused_samples"]),
                 "is_lacking": path in inputs.source.lacking,
+                "ends_within_line": path in inputs.source.ending_within_line,
                 "largest_shrink": item.largest_shrink,
                 "largest_growth": item.largest_growth,
                 "sha256": inputs.source.sha256(path),

@@ -66,10 +66,13 @@ def _empty_lists(inputs: Inputs) -> Iterable[Problem]:
     for app in inputs.live_apps():
         entry = inputs.catalogue.entries[app]
         for at in range(len(entry.app.lists)):
-            with inputs.source.list_file(entry.list_path(at)).open("rb") as file:
+            path = entry.list_path(at)
+            with inputs.source.list_file(path).open("rb") as file:
                 is_empty = not any(line.strip() for line in file)
             if is_empty:
-                yield entry.list_places[at].problem("the list is empty")
+                is_lacking = path in inputs.source.lacking
+                text = "the list was not fetched yet" if is_lacking else "the list is empty"
+                yield entry.list_places[at].problem(text)
 
 
 def _forwarders(inputs: Inputs) -> Iterable[Problem]:

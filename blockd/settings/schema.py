@@ -300,6 +300,7 @@ class Secondary(Section):
 
     address: Upstream = Field(description="Where it is told of changes; transfers come from there, from any port.")
     key: str | None = Field(None, description="The key of `transfer.keys` that both sides sign with.")
+    notify: bool = Field(True, description="Whether it is told of changes; false for one that only looks by itself.")
 
 
 class TransferZone(Section):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Source(ABC):
         self._digests: dict[Path, str] = {}
         #: Lists that are not there, and may lack.
         self.lacking: set[Path] = set()
+        #: Lists whose last line has no end, as in a file that was cut off.
+        self.ending_within_line: set[Path] = set()
         #: What was asked for, read or not: a change of any of these may mend what was refused.
         self.tried: set[Path] = set()
 
@@ -101,23 +103,26 @@ class Disk(Source):
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
 
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
-        digest = hashlib.sha256()
         if may_lack and not path.exists():
             self.lacking.add(path)
-            path = Path(os.devnull)
-        if self._spool is None:
-            for chunk in self._chunks(path):
-                digest.update(chunk)
-            return path, digest.hexdigest()
-        copy = self._spool / f"{len(self._lists):04}-{path.name}"
+            return self._copied(path, Path(os.devnull))
+        return self._copied(path, path)
+
+    def _copied(self, path: Path, lies_at: Path) -> tuple[Path, str]:
+        """Copy a list from where it lies; give the copy, and its digest."""
+        digest, last = hashlib.sha256(), b""
+        copy = lies_at if self._spool is None else self._spool / f"{len(self._lists):04}-{path.name}"
         try:
-            with copy.open("wb") as file:
-                for chunk in self._chunks(path):
+            with open(os.devnull if self._spool is None else copy, "wb") as file:
+                for chunk in self._chunks(lies_at):
                     digest.update(chunk)
                     file.write(chunk)
+                    last = chunk[-1:]
         except OSError as error:
             text = f"cannot be copied to {copy}: {error.strerror}"
             raise InputError([Problem(str(path), 0, "", text)]) from None
+        if last not in (b"", b"\n"):
+            self.ending_within_line.add(path)
         return copy, digest.hexdigest()
 
     def _chunks(self, path: Path) -> Iterator[bytes]:
@@ -190,3 +195,32 @@ class Kept(Source):
     def list_files(self, directory: Path) -> list[Path]:
         """List the files of a directory that were lists, in order."""
         return sorted(path for path in self._kept if path.parent == directory and _is_list(path))
+
+
+class Arrived(Disk):
+    """A generation's files, but for lists that came since: a list that is fetched takes nobody's half-done edit in."""
+
+    def __init__(self, kept: Kept, arrived: Mapping[Path, Path], spool: Path) -> None:
+        """`arrived` says where those that came lie."""
+        super().__init__(spool)
+        self._kept, self._arrived = kept, arrived
+
+    def _read(self, path: Path) -> bytes:
+        return self._kept.read(path)
+
+    def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
+        if path in self._arrived:
+            return self._copied(path, self._arrived[path])
+        lies_at = self._kept.list_file(path)
+        if may_lack and not lies_at.stat().st_size:
+            # No list that was ever fetched is empty.
+            self.lacking.add(path)
+        return self._copied(path, lies_at)
+
+    def yaml_files(self, directory: Path) -> list[Path]:
+        """List the YAML files of a directory, in order."""
+        return self._kept.yaml_files(directory)
+
+    def list_files(self, directory: Path) -> list[Path]:
+        """List the files of a directory that were lists, in order."""
+        return self._kept.list_files(directory)

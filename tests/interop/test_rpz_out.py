@@ -23,7 +23,7 @@ import pytest
 
 from tests.support.daemon import Blockd, free_port
 from tests.support.questions import CORPORATE, PERSONAL, addresses, ask, rcode
-from tests.support.servers import Bind, Nsd, RealServer, Recursor, Unbound
+from tests.support.servers import Bind, Nsd, RealServer, Recursor, Unbound, write_key
 
 ZONE = "corporate.rpz.test"
 SECRET = base64.b64encode(b"a secret of thirty-two octets...").decode()
@@ -116,10 +116,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             ),
             "Recursor": Recursor(directory / "recursor", nsd.port, ["packetcache-ttl=2"], filled(RECURSOR_LUA, port)),
         }
-        (directory / "fleet.key").write_text(SECRET + "\n")
+        write_key(directory / "fleet.key", SECRET)
         home = directory / "blockd"
         home.mkdir()
-        (home / "fleet.key").write_text(SECRET + "\n")
+        write_key(home / "fleet.key", SECRET)
         secondaries: list[dict[str, Any]] = [
             {"address": f"127.0.0.1:{server.port}", **({} if name == "Unbound" else {"key": "fleet"})}
             for name, server in kinds.items()

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.daemon import Blockd, free_port
 from tests.support.questions import CORPORATE, ask, rcode
-from tests.support.servers import Bind
+from tests.support.servers import Bind, write_key
 from tests.support.upstream import Asked, Reply, Upstream, answer
 
 ZONE = "rpz.supplier.test"
@@ -69,7 +69,7 @@ def pair(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Blockd, Supplier]
     port = free_port()
     home = tmp_path / "blockd"
     home.mkdir()
-    (home / "supplier.key").write_text(SECRET + "\n")
+    write_key(home / "supplier.key", SECRET)
     with Supplier(tmp_path / "bind", port) as supplier:
         assert isinstance(supplier, Supplier)
         blockd = Blockd(home, [upstream.address], reload={"largest_shrink": "40%"})
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_fetched_whole_and_what_is_older_is_not(pair: tuple
         while source(blockd)["result"] != "refused":
             assert time.monotonic() < deadline, source(blockd)
         assert "would lose 2 of its 4 rules (50%)" in source(blockd)["reason"]
-        (blockd.directory / "supplier.key").write_text(base64.b64encode(b"x" * 32).decode())
+        write_key(blockd.directory / "supplier.key", base64.b64encode(b"x" * 32).decode())
         failed = blockd.run("lists", "fetch")
         assert failed.returncode == 1
         assert "the transfer failed: " in failed.stderr, failed.stderr

@@ -58,7 +58,7 @@ def write_config(machine: Machine, text: str) -> None:
     machine.run(f"cat > /etc/blockd/blockd.yaml <<'END'\n{text}END")
 
 
-def wait_until(machine: Machine, command: str, wanted: str, seconds: float = 15) -> None:
+def wait_until(machine: Machine, command: str, wanted: str, seconds: float = 60) -> None:
     """Wait until a command prints this."""
     deadline = time.monotonic() + seconds
     while machine.run(command, check=False).stdout.strip() != wanted:

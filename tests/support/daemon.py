@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from tests.support import warm
+
 BLOCKD = [sys.executable, "-m", "blockd"]
 
 
@@ -82,7 +84,7 @@ class Blockd:
         for name, app in (apps or {}).items():
             self.write_app(name, **app)
         self.write()
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | warm.Process | None = None
         self.log = directory / "log"
 
     def write_app(self, name: str, **app: Any) -> None:
@@ -96,9 +98,12 @@ class Blockd:
 
     def start(self, *, prefix: list[str] | None = None) -> Blockd:
         """Run the daemon and wait until it answers."""
-        command = [*(prefix or []), *BLOCKD, "serve", "--config", str(self.file)]
+        words = ["serve", "--config", str(self.file)]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, text=True)
+            if prefix or "PYTHONPATH" in os.environ:
+                self.process = subprocess.Popen([*(prefix or []), *BLOCKD, *words], stderr=log, stdout=log, text=True)
+            else:
+                self.process = warm.start(words, log)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -135,8 +140,7 @@ class Blockd:
 
     def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command that finds this daemon by its config."""
-        full = [*BLOCKD, command, "--config", str(self.file), *arguments]
-        return subprocess.run(full, capture_output=True, text=True, check=False, timeout=60)
+        return warm.run([command, "--config", str(self.file), *arguments])
 
     def reload(self) -> subprocess.CompletedProcess[str]:
         """Write the config and reload; the result says whether it took."""

@@ -14,6 +14,12 @@ import dns.query
 from tests.support.daemon import free_port
 
 
+def write_key(file: Path, secret: str) -> None:
+    """Write a TSIG secret as an administrator should: not for everybody."""
+    file.write_text(secret + "\n")
+    file.chmod(0o640)
+
+
 class RealServer:
     """A server process on 127.0.0.1; use it as a context."""
 

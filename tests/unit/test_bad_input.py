@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from tests.conftest import Serve
-from tests.support.daemon import BLOCKD, Blockd, config
+from tests.support import warm
+from tests.support.daemon import Blockd, config
 from tests.support.questions import CORPORATE, ask, rcode
 from tests.support.upstream import Upstream
 
@@ -25,8 +26,7 @@ def check(directory: Path, values: dict[str, Any] | str) -> subprocess.Completed
     file = directory / "blockd.yaml"
     file.write_text(values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False))
     (directory / "apps").mkdir(exist_ok=True)
-    command = [*BLOCKD, "check", "--config", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return warm.run(["check", "--config", str(file)])
 
 
 def sample() -> dict[str, Any]:
@@ -270,8 +270,7 @@ def test_the_65th_live_app_is_refused(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     """A config that is a directory, and one that is not there."""
     for path in (tmp_path, tmp_path / "none.yaml"):
-        command = [*BLOCKD, "serve", "--config", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        done = warm.run(["serve", "--config", str(path)])
         assert done.returncode == 1
         assert done.stderr.startswith(f"{path}: cannot be read")
 
@@ -324,11 +323,11 @@ def test_check_gives_json(tmp_path: Path) -> None:
     values = sample()
     values["apps"] = {}
     file.write_text(yaml.safe_dump(values))
-    command = [*BLOCKD, "check", "--json", "--config", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["check", "--json", "--config", str(file)]
+    done = warm.run(command)
     assert json.loads(done.stdout)["groups"]["guest"]["monitor"] == ["tiktok"]
     file.write_text("cache: 1\n")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run(command)
     assert done.returncode == 1
     problems = json.loads(done.stdout)["problems"]
     assert problems[0]["file"] == str(file)

@@ -16,6 +16,7 @@ import pytest
 
 from blockd.cli import COMMANDS
 from tests.conftest import Serve
+from tests.support import warm
 from tests.support.daemon import BLOCKD
 from tests.support.questions import CORPORATE, PERSONAL, ask
 from tests.support.upstream import Upstream
@@ -25,9 +26,7 @@ ESCAPE = "\x1b"
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a pipe."""
-    return subprocess.run(
-        [*BLOCKD, *words], capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment}
-    )
+    return warm.run(words, environment)
 
 
 def on_a_terminal(*words: str, seconds: float = 0, columns: int = 120) -> str:

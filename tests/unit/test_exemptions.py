@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,8 @@ import pytest
 
 from blockd.control import ask as ask_control
 from tests.conftest import Serve
-from tests.support.daemon import BLOCKD, Blockd
+from tests.support import warm
+from tests.support.daemon import Blockd
 from tests.support.people import ALICE, BOB, CAROL, MALLORY, ask_as, socket_for_all
 from tests.support.questions import ask, rcode
 from tests.support.upstream import Upstream
@@ -315,12 +315,7 @@ def test_the_command_line_tells_the_story(shared: tuple[Blockd, Path]) -> None:
     name = granted(place)
 
     def exempt(*words: str) -> str:
-        done = subprocess.run(
-            [*BLOCKD, "exempt", words[0], "--config", str(blockd.file), *words[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = warm.run(["exempt", words[0], "--config", str(blockd.file), *words[1:]])
         return f"{done.returncode}\n{done.stdout}{done.stderr}"
 
     shown = exempt("list")

@@ -37,8 +37,8 @@ def texts(problems: list[Problem]) -> list[str]:
         (10, 4, {}, "/l: the list of a would lose 6 of its 10 rules (60%), more than reload.largest_shrink (50%)"),
         (10, 4, {"largest_shrink": 0.9}, None),
         (10, 8, {"largest_shrink": 0.1}, "would lose 2 of its 10 rules (20%)"),
-        (10, 1_010, {}, None),
-        (10, 1_011, {}, "/l: the list of a would grow from 10 names to 1011, by more than its largest growth (200%)"),
+        (10, 60, {}, None),
+        (10, 61, {}, "/l: the list of a would grow from 10 names to 61, by more than its largest growth (200%)"),
         (1_000, 3_000, {}, None),
         (1_000, 3_001, {}, "would grow from 1000 names to 3001"),
         (1_000, 3_001, {"largest_growth": 9.0}, None),
@@ -51,6 +51,20 @@ def test_a_list_may_change_so_much(had: int, has: int, own: dict[str, float], sa
     if said is not None:
         assert said in found[0]
         assert "if that is meant: blockd reload --accept" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "has", "is_refused"),
+    [(False, True, 9, True), (False, True, 10, False), (True, True, 9, False), (False, False, 9, False)],
+)
+def test_a_file_that_is_cut_off_is_told_by_its_end(before: bool, after: bool, has: int, is_refused: bool) -> None:
+    """It ended with its last line before, does not now, and has less."""
+    old, new = manifest(10, ends_within_line=before), manifest(has, ends_within_line=after)
+    found = texts(refusals(old, new, LIMITS, "/c"))
+    assert len(found) == is_refused, found
+    assert (
+        not is_refused or "/l: ends within a line, and has 9 names where it had 10, as a file has that was" in found[0]
+    )
 
 
 def test_lines_that_give_no_name_are_few() -> None:
@@ -179,6 +193,40 @@ def test_a_number_is_one_generations_alone(serve: Serve, upstream: Upstream) -> 
     listed.write_text(GOOD + "two.example\n")
     assert blockd.run("reload").returncode == 0
     assert blockd.ready()["generation"] > left
+
+
+def test_what_nobody_was_told_of_is_not_accepted(serve: Serve, upstream: Upstream) -> None:
+    """`--accept` is about what was refused or shown, and not about what stands there by now."""
+    upstream.records["n9.example"] = ["n9.example. 60 IN A 192.0.2.1"]
+    blockd, listed = with_list(serve, upstream, GOOD)
+    listed.write_text("n0.example\n")
+    unseen = blockd.run("reload", "--accept")
+    assert unseen.returncode == 1
+    assert "would lose 9 of its 10 rules" in unseen.stderr
+    assert "nobody was told of this before, or it changed since: if it is meant, say it again" in unseen.stderr
+    assert rcode(ask(blockd, "n9.example", client=CORPORATE)) == "NXDOMAIN"
+    listed.write_text("n1.example\n")
+    assert blockd.run("reload", "--accept").returncode == 1, "it is another now"
+    blockd.stop()
+    blockd.start()
+    assert blockd.run("reload", "--accept").returncode == 0, "staged, and told, over a restart"
+    assert "accepted by an operator" in blockd.log.read_text()
+    assert "if that is meant" not in blockd.log.read_text().partition("accepted by an operator")[2].partition("\n")[0]
+    assert rcode(ask(blockd, "n9.example", client=CORPORATE)) == "NOERROR"
+
+
+def test_what_cannot_be_compiled_is_staged_too(serve: Serve, upstream: Upstream) -> None:
+    """With its reason; there is nothing that could be accepted."""
+    blockd, listed = with_list(serve, upstream, GOOD)
+    listed.write_text("<html>\n")
+    said = blockd.run("reload").stderr.splitlines()[0]
+    assert "l.txt" in said
+    assert said in blockd.run("lists").stdout
+    assert blockd.metric("blockd_generation_staged") == 1
+    assert blockd.run("reload", "--accept").returncode == 1
+    listed.write_text(GOOD)
+    assert blockd.run("reload").returncode == 0
+    assert blockd.metric("blockd_generation_staged") == 0
 
 
 def test_a_public_suffix_is_left_out_of_what_is_accepted(serve: Serve, upstream: Upstream) -> None:

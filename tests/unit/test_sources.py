@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from blockd.lists.gate import Limits
-from blockd.lists.remote import Remote, State, Task, read_state
+from blockd.lists.remote import Remote, State, Task, read_state, take_in
 from tests.conftest import Serve
 from tests.support.daemon import Blockd
 from tests.support.list_server import ListServer, Proxy
@@ -71,18 +71,25 @@ def test_a_list_is_fetched_when_it_changed(tmp_path: Path, server: ListServer) -
     server.pages["/list"] = NAMES
     one = task(tmp_path, server.url("/list"), server.ca)
     assert fetch(one).result == "new"
+    assert not one.remote.path.exists(), "no reload took it in yet"
+    assert fetch(one).result == "unchanged"
+    server.asked.clear()
+    assert take_in(one.remote).kept == 100
     assert one.remote.path.read_bytes() == NAMES
-    assert server.asked[0][1]["Accept-Encoding"] == "gzip"
-    assert "If-None-Match" not in server.asked[0][1]
     state = fetch(one)
     assert (state.result, state.kept, state.failures) == ("unchanged", 100, 0)
-    assert server.asked[1][1]["If-None-Match"] == state.etag
+    assert server.asked[0][1]["Accept-Encoding"] == "gzip"
+    assert server.asked[0][1]["If-None-Match"] == state.etag
     server.pages["/list"] = MORE
     assert fetch(one).result == "new"
-    assert one.remote.path.read_bytes() == MORE
     # The one before stays until a reload has taken the new one in.
-    assert {file.name for file in one.remote.path.parent.iterdir()} == {"list", "list.json", "list.before"}
-    assert one.remote.before.read_bytes() == NAMES
+    assert one.remote.path.read_bytes() == NAMES
+    assert one.remote.arrived.read_bytes() == MORE
+    confirmed = read_state(one.remote.path).confirmed
+    assert fetch(one).confirmed == confirmed, "what is in use is not what the server has"
+    server.pages["/list"] = NAMES
+    assert fetch(one).result == "unchanged"
+    assert {file.name for file in one.remote.path.parent.iterdir()} == {"list", "list.json"}, "nothing waits any more"
 
 
 def send(*parts: bytes, pause: float = 0.0) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -149,6 +156,7 @@ def test_whatever_a_server_does_the_last_good_list_stays(tmp_path: Path, server:
     server.pages["/list"] = NAMES
     one = task(tmp_path, server.url("/list"), server.ca, patience=3.0)
     assert fetch(one).result == "new"
+    take_in(one.remote)
     for what, (page, result, reason) in BAD.items():
         server.pages["/list"] = page
         if page is None:
@@ -170,6 +178,7 @@ def test_what_was_refused_is_judged_again(tmp_path: Path, server: ListServer) ->
     server.pages["/list"] = NAMES
     one = task(tmp_path, server.url("/list"), server.ca)
     fetch(one)
+    take_in(one.remote)
     server.pages["/list"] = b"n1.example\n"
     assert fetch(one).result == "refused"
     assert fetch(one).result == "refused"
@@ -181,7 +190,7 @@ def test_what_was_refused_is_judged_again(tmp_path: Path, server: ListServer) ->
     assert fetch(one).result == "refused"
     wide = Task(one.remote, one.as_read, one.guarded, Limits(1.0, 2.0, 0.2), one.every)
     assert fetch(wide).result == "new"
-    assert one.remote.path.read_bytes() == b"n1.example\n"
+    assert one.remote.arrived.read_bytes() == b"n1.example\n"
 
 
 def test_a_disk_that_takes_no_more_keeps_the_last_good_list(tmp_path: Path, server: ListServer) -> None:
@@ -189,6 +198,7 @@ def test_a_disk_that_takes_no_more_keeps_the_last_good_list(tmp_path: Path, serv
     server.pages["/list"] = NAMES
     one = task(tmp_path, server.url("/list"), server.ca)
     fetch(one)
+    take_in(one.remote)
     server.pages["/list"] = MORE
     state = fetch(one, "prlimit", "--fsize=1000")
     assert (state.result, state.reason) == ("failed", "File too large")
@@ -223,6 +233,7 @@ def test_the_environments_proxy_is_used(tmp_path: Path, server: ListServer) -> N
     one = task(tmp_path, server.url("/list"), server.ca)
     with Proxy() as proxy:
         assert fetch(one, https_proxy=proxy.url, no_proxy="").result == "new"
+        take_in(one.remote)
         assert [connect.partition(":")[0] for connect in proxy.connects] == ["localhost"]
         assert fetch(one, https_proxy=proxy.url, no_proxy="localhost").result == "unchanged"
         assert len(proxy.connects) == 1
@@ -291,7 +302,7 @@ def test_a_daemon_fetches_its_lists(tmp_path: Path, server: ListServer, upstream
     with blockd:
         assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
         unknown = blockd.run("lists", "fetch", "nobody")
-        assert (unknown.returncode, "no list of nobody has a url" in unknown.stderr) == (1, True)
+        assert (unknown.returncode, "no list of nobody comes from elsewhere" in unknown.stderr) == (1, True)
 
 
 def test_a_list_that_moves_is_not_empty_meanwhile(serve: Serve, server: ListServer, upstream: Upstream) -> None:
@@ -313,7 +324,7 @@ def test_a_list_that_moves_is_not_empty_meanwhile(serve: Serve, server: ListServ
 def test_a_list_that_was_refused_is_accepted_by_an_operator(
     serve: Serve, server: ListServer, upstream: Upstream
 ) -> None:
-    """`blockd reload --accept` takes it, and the next fetch does not bring it back."""
+    """`blockd lists accept` takes it, and nothing else; the next fetch does not bring it back."""
     upstream.script = any_address
     blockd = serve([upstream.address], reload={"largest_shrink": "50%"})
     server.pages["/remote"] = NAMES
@@ -324,19 +335,32 @@ def test_a_list_that_was_refused_is_accepted_by_an_operator(
     assert blockd.run("lists", "fetch").returncode == 1
     assert blockd.reload().returncode == 0
     assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
+    blockd.write_app("other", suffixes=["other.example"])
     assert blockd.run("reload", "--accept").returncode == 0
+    assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN", "that is about the files alone"
+    shown = blockd.run("lists", "accept", "remote", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "remote: 0 gained, 99 lost" in shown.stdout
+    assert "it would be taken in all the same" in shown.stdout
+    assert "would lose 99 of its 100 rules" in shown.stderr
+    assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
+    wrong = blockd.run("lists", "accept", "nobody")
+    assert (wrong.returncode, "nothing that was refused lies here for nobody" in wrong.stderr) == (1, True)
+    done = blockd.run("lists", "accept", "remote")
+    assert done.returncode == 0, done.stderr
+    assert "taken in, though" in done.stdout
     assert rcode(ask(blockd, "n7.example", client=CORPORATE)) != "NXDOMAIN"
     assert rcode(ask(blockd, "n1.example", client=CORPORATE)) == "NXDOMAIN"
     assert "accepted by an operator: what was fetched from" in blockd.log.read_text()
     assert "unchanged" in blockd.run("lists", "fetch").stdout
+    assert blockd.run("lists", "accept", "remote").returncode == 1
     # An app that is gone leaves nothing behind.
     blockd.values["policies"]["corporate"]["block"].remove("remote")
-    assert blockd.run("reload", "--accept").returncode == 0
     assert blockd.reload().returncode == 0
     assert list((blockd.directory / "state" / "lists").iterdir()) == []
 
 
-def test_a_list_that_no_reload_takes_is_put_back(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+def test_a_list_that_no_reload_takes_is_put_aside(serve: Serve, server: ListServer, upstream: Upstream) -> None:
     """Good by itself, and against `must_allow` with all others: later reloads are not held up by it."""
     upstream.script = any_address
     blockd = serve([upstream.address], reload={"must_allow": ["www.open.example"]})
@@ -348,7 +372,9 @@ def test_a_list_that_no_reload_takes_is_put_back(serve: Serve, server: ListServe
     told = blockd.run("lists", "fetch")
     assert told.returncode == 1
     assert "www.open.example would be blocked for corporate" in told.stderr, told.stderr
-    assert "was put back" in blockd.log.read_text()
+    assert "refused: " in blockd.log.read_text()
+    assert blockd.ready()["config_in_force"], "the files as they stand are in force"
+    assert blockd.ready()["staged"] == 0
     assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NOERROR"
     assert blockd.reload().returncode == 0
     assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
@@ -359,11 +385,69 @@ def test_a_list_that_no_reload_takes_is_put_back(serve: Serve, server: ListServe
     assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
 
 
+def test_a_broken_file_keeps_no_fetched_list_out(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """Nor does it go in with one: what is fetched goes into what is in force, and two that came are told apart."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"must_allow": ["www.open.example"]})
+    for app in ("good", "bad"):
+        server.pages[f"/{app}"] = NAMES
+        with_list(blockd, server, app)
+    extra = blockd.directory / "apps" / "extra.txt"
+    extra.write_text("one.extra.example\n")
+    blockd.write_app("extra", lists=[{"file": "extra.txt"}])
+    blockd.values["policies"]["corporate"]["block"].append("extra")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    extra.write_text("two.extra.example\n")
+    server.pages["/good"] = NAMES + b"good.example\n"
+    server.pages["/bad"] = NAMES + b"open.example\n"
+    told = blockd.run("lists", "fetch")
+    assert told.returncode == 1
+    assert told.stdout == f"{server.url('/good')}: new\n"
+    assert f"{server.url('/bad')}: refused: " in told.stderr
+    assert rcode(ask(blockd, "good.example", client=CORPORATE)) == "NXDOMAIN"
+    assert rcode(ask(blockd, "two.extra.example", client=CORPORATE)) == "NOERROR", "nobody said reload"
+    extra.write_text("co.uk\n")
+    assert blockd.run("reload").returncode == 1
+    server.pages["/good"] = NAMES + b"better.example\n"
+    assert blockd.run("lists", "fetch", "good").returncode == 0
+    assert rcode(ask(blockd, "better.example", client=CORPORATE)) == "NXDOMAIN"
+    assert not blockd.ready()["config_in_force"], "the broken file is still not"
+    assert blockd.metric("blockd_reload_last_success") == 0
+
+
+def test_what_was_fetched_waits_for_the_end_of_a_rollback(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """And is taken in after a restart, too; nothing of what was before comes back later."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"must_allow": ["www.open.example"]})
+    server.pages["/remote"] = NAMES
+    with_list(blockd, server, "remote")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    assert blockd.run("lists", "rollback").returncode == 0
+    server.pages["/remote"] = MORE
+    told = blockd.run("lists", "fetch")
+    assert told.returncode == 1
+    assert "what was fetched waits: a generation is held" in told.stderr
+    assert "what came waits" in blockd.run("lists").stdout
+    assert "held since a rollback" in blockd.run("lists", "accept", "remote").stderr
+    blockd.stop()
+    blockd.start()
+    assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NOERROR"
+    assert blockd.run("reload").returncode == 0
+    wait_for("one.more.example", "NXDOMAIN", blockd)
+    server.pages["/remote"] = MORE + b"open.example\n"
+    assert blockd.run("lists", "fetch").returncode == 1
+    assert blockd.run("reload").returncode == 0
+    assert rcode(ask(blockd, "one.more.example", client=CORPORATE)) == "NXDOMAIN"
+
+
 def test_what_a_killed_fetch_left_is_not_taken_for_a_list(tmp_path: Path, server: ListServer) -> None:
     """Half of something lies there, and the server has nothing new: it is not judged, and not used."""
     server.pages["/list"] = NAMES
     one = task(tmp_path, server.url("/list"), server.ca)
     assert fetch(one).result == "new"
+    take_in(one.remote)
     one.remote.candidate.write_bytes(NAMES[:800])
     assert fetch(one).result == "unchanged"
     assert one.remote.path.read_bytes() == NAMES

@@ -14,7 +14,7 @@ from tests.support.questions import CORPORATE, ask, rcode
 from tests.support.upstream import Upstream
 
 
-def wait_for(blockd: Blockd, generation: int, seconds: float = 8) -> None:
+def wait_for(blockd: Blockd, generation: int, seconds: float = 30) -> None:
     """Wait until the views have this generation."""
     deadline = time.monotonic() + seconds
     while blockd.ready()["views_generation"] != generation:
@@ -42,7 +42,7 @@ def test_a_changed_file_is_taken_in(serve: Serve, upstream: Upstream) -> None:
     assert rcode(ask(blockd, "three.example", client=CORPORATE)) == "NXDOMAIN"
     assert rcode(ask(blockd, "one.example", client=CORPORATE)) == "NOERROR"
     (blockd.directory / "apps" / "broken.yaml").write_text("app: [")
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while blockd.ready()["config_in_force"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)

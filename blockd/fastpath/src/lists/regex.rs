@@ -12,8 +12,19 @@ const MAX_OCTETS: usize = 200;
 const MAX_COUNT: usize = 1_000;
 /// Why an expression is refused, as a public suffix is.
 pub const EVERYBODYS: SkipReason = "an expression that fits everybody's names";
-/// Names that have nothing in common, and are nobody's (RFC 2606): what fits all of them fits anything.
-const STRANGERS: [&[u8]; 3] = [b"a.example.com", b"host-7.example.net", b"www.xn--zckzah"];
+/// Labels that have nothing in common but what they are made of: what fits all of a row below one public suffix, fits
+/// whatever is there. By letters, with digits and hyphens, and with labels before them.
+const STRANGERS: [[&str; 4]; 3] = [
+    ["qz", "plumber", "riverbank", "wkvxjy"],
+    ["h-7", "4you", "x2-garden-9", "0815"],
+    ["www.qz", "a.b.plumber", "mail.riverbank", "w3.wkvxjy"],
+];
+/// Public suffixes below which most of the world's names are, and those of governments.
+const SUFFIXES: [&str; 40] = [
+    "ac.uk", "app", "at", "au", "be", "biz", "ca", "ch", "cn", "co", "co.jp", "co.uk", "com", "com.au", "com.br",
+    "com.cn", "de", "dev", "edu", "es", "eu", "fr", "gov", "gov.uk", "in", "info", "io", "it", "jp", "me", "mil",
+    "net", "nl", "online", "org", "org.uk", "ru", "uk", "us", "xyz",
+];
 
 /// An expression, or why there is none and the line.
 pub type Found<'a> = Result<String, (SkipReason, &'a [u8])>;
@@ -33,7 +44,7 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
                 count += 1;
                 match () {
                     () if count > MAX_COUNT => Err("one of more expressions than a list may have"),
-                    () if !may_be_public && STRANGERS.iter().all(|name| fits(&source, name)) => Err(EVERYBODYS),
+                    () if !may_be_public && fits_strangers(&source) => Err(EVERYBODYS),
                     () => Ok(source),
                 }
             });
@@ -46,6 +57,17 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
 /// their sum, one that tells them apart would grow with their product.
 pub fn any_of(expressions: &[String]) -> String {
     format!("^(?:.*(?:{}).*)$", expressions.join("|"))
+}
+
+/// Whether an expression is found in names of anybody: in all of a row, below any suffix.
+fn fits_strangers(expression: &str) -> bool {
+    let Ok(patterns) = Patterns::build(vec![(any_of(&[expression.to_string()]), AppMask::of(0))]) else {
+        return false;
+    };
+    let fits =
+        |name: &str| FoldedName::from_rule_text(name.as_bytes()).is_ok_and(|name| !patterns.find(&name).0.is_empty());
+    let below = |suffix: &&str| STRANGERS.iter().any(|row| row.iter().all(|label| fits(&format!("{label}.{suffix}"))));
+    SUFFIXES.iter().any(below)
 }
 
 /// Whether an expression is found in a name.
@@ -101,6 +123,39 @@ mod tests {
             ("pixel", "www.pixel.example", true),
         ] {
             assert_eq!(fits(expression, name.as_bytes()), is_found, "{expression} {name}");
+        }
+    }
+
+    #[test]
+    fn what_fits_strangers_is_everybodys() {
+        for wide in [
+            ".",
+            "[a-z]",
+            r"\.com$",
+            r"^[^.]+\.com$",
+            r"^[a-z]+\.org$",
+            r"\.co\.uk$",
+            r"^[a-z0-9-]+\.de$",
+            "(com|net)$",
+            r"[.]\w+[.]fr$",
+            "a|^.*$",
+            r"^[a-z0-9-]+\.[a-z0-9.-]+\.eu$",
+        ] {
+            assert!(fits_strangers(wide), "{wide}");
+        }
+        for own in [
+            "tracker",
+            r"^ads[0-9]+\.",
+            r"\.example$",
+            r"^[a-z]{12}\.com$",
+            r"^ad[sx]?\.[^.]+\.com$",
+            "plumber",
+            "x[0-9]",
+            r"-[0-9]\.",
+            "tiktok|byte(dance|oversea)",
+            "www",
+        ] {
+            assert!(!fits_strangers(own), "{own}");
         }
     }
 
