@@ -780,11 +780,13 @@ class Daemon:
     def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
         self._note_candidates()
         self._learn(views)
+        known = {(report["file"], report["sha256"]) for report in self._metrics.lists}
         self._metrics.lists = lists
         self._fetches.publish(self._live.tasks)
         self._transfers.publish(self.config, self._live.generation, self._fetches.zones())
         for report in lists:
-            for sample in report["samples"]:
+            # A list that is the same as before was told of then.
+            for sample in [] if (report["file"], report["sha256"]) in known else report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])
 
     def _learn(self, views: int) -> None:

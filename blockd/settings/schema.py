@@ -132,7 +132,7 @@ class Reload(Section):
     )
     largest_growth: Growth = Field(
         2.0,
-        description="Share by which a list may grow in a reload without `--accept`, where it is more than 1,000 names.",
+        description="Share by which a list may grow in a reload without `--accept`, where it is more than 50 names.",
         json_schema_extra={"default": "200%"},
     )
     largest_unparsed: Percent = Field(

@@ -6,6 +6,7 @@ import base64
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dns.exception
@@ -231,7 +232,7 @@ def transfer(port: int, zone: str = ZONE, **options: Any) -> dns.zone.Zone:
 
 def test_nobody_else_gets_a_zone(fleet: Fleet) -> None:
     """Another address is not read at all; another key, a wrong signature and plain queries are refused."""
-    _, _, port = fleet
+    blockd, _, port = fleet
     whole = transfer(port)
     assert whole.get_rdataset("tiktok.com", "CNAME") is not None
     with pytest.raises((EOFError, ConnectionError, OSError)):
@@ -253,6 +254,40 @@ def test_nobody_else_gets_a_zone(fleet: Fleet) -> None:
     catalog = transfer(port, "catalog.test", key=None)
     members = [str(rdata) for _, _, rdata in catalog.iterate_rdatas("PTR")]
     assert (members, str(catalog.get_rdataset("version", "TXT")[0])) == ([f"{ZONE}."], '"2"')  # type: ignore[index]
+    text = blockd.log.read_text()
+    for said in (
+        "127.0.0.1 was refused a transfer: it is signed with a key that is not among transfer.keys",
+        "127.0.0.1 was refused a transfer: its signature is wrong: the secrets of both sides differ",
+        "zone www.tiktok.com: 127.0.0.1 was refused a transfer: there is no such zone",
+    ):
+        assert text.count(said) == 1, (said, text)
+
+
+def test_a_notify_leaves_from_where_we_listen_and_a_refusal_is_told(tmp_path: Path) -> None:
+    """A secondary knows us by that address; one that refuses is no confirmation."""
+    home, port = tmp_path / "blockd", free_port()
+    home.mkdir()
+    with socket.socket(type=socket.SOCK_DGRAM) as secondary:
+        secondary.bind(("127.0.0.1", free_port()))
+        address = f"127.0.0.1:{secondary.getsockname()[1]}"
+        blockd = Blockd(home, ["127.0.0.1:9"])
+        given = {"zone": ZONE, "secondaries": [{"address": address}, {"address": "127.0.0.1:9", "notify": False}]}
+        blockd.values["transfer"] = {"listen": [f"127.0.0.7:{port}"], "zones": {"corporate": given}}
+        blockd.write()
+        with blockd:
+            secondary.settimeout(1)
+            while "does not confirm" not in blockd.log.read_text():
+                try:
+                    wire, peer = secondary.recvfrom(512)
+                except TimeoutError:
+                    continue
+                assert peer[0] == "127.0.0.7"
+                reply = dns.message.make_response(dns.message.from_wire(wire))
+                reply.set_rcode(dns.rcode.REFUSED)
+                secondary.sendto(reply.to_wire(), peer)
+            text = blockd.log.read_text()
+    assert f"zone {ZONE}: {address} does not confirm a NOTIFY (it answers REFUSED)" in text
+    assert "127.0.0.1:9 does" not in text
 
 
 def test_junk_to_the_transfer_address_stops_nothing(fleet: Fleet) -> None:
