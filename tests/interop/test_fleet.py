@@ -31,7 +31,7 @@ KEY = dns.tsig.Key(dns.name.from_text("fleet"), SECRET, "hmac-sha256")
 def block(beginning: str) -> str:
     """Give the block of the page that begins so."""
     blocks = re.findall(
-        r"<!-- tested: tests/interop/test_fleet.py -->\n\n```\w*\n(.*?)```", PAGE.read_text(), re.DOTALL
+        r"<!-- commands: tests/interop/test_fleet.py -->\n\n```\w*\n(.*?)```", PAGE.read_text(), re.DOTALL
     )
     (found,) = [text for text in blocks if text.startswith(beginning)]
     return str(found)
