@@ -44,12 +44,14 @@ from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_c
 from blockd.observe.status import status
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
 from blockd.policy.explain import explain, read_client, read_meta, read_question
-from blockd.policy.inputs import FETCHED, Inputs, read_inputs
+from blockd.policy.inputs import FETCHED, Inputs, decided_file, read_inputs
 from blockd.policy.who import devices_of, network_group, place_text
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
+from blockd.review.decisions import Decided, write_decided
+from blockd.review.usage import Part, Usage
 from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
 from blockd.settings.schema import Settings, State
@@ -65,6 +67,7 @@ from blockd.watch import Signature, Watch, signature
 
 if TYPE_CHECKING:
     from blockd.desk import Desk, Site
+    from blockd.review.store import Store
 
 log = logging.getLogger("blockd")
 
@@ -81,6 +84,8 @@ FETCH_INTERVAL = 1.0
 LEDGER_INTERVAL = 1.0
 #: Seconds between two looks at lease files.
 LEASES_INTERVAL = 0.5
+#: Seconds between two times that usage is kept.
+USAGE_INTERVAL = 60.0
 #: In the state directory: the ledger, where no database is named.
 LEDGER = "exemptions.db"
 #: In the state directory: zones as they were given to others.
@@ -102,9 +107,10 @@ class _Live:
         self.routes = [[(str(host), port) for host, port in route] for route in servers]
         self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
         self.tasks = fetch_tasks(inputs)
+        self.decided_file = decided_file(inputs.config, inputs.settings)
         #: What is watched: the files it was made of, and the directory where new apps appear. Whoever fetches says so.
         fetched = {task.remote.path for task in self.tasks}
-        self.files = [path for path in inputs.source.paths if path not in fetched]
+        self.files = [path for path in inputs.source.paths if path not in {*fetched, self.decided_file}]
         apps = inputs.settings.apps.directory
         self.directories = [] if apps is None else [Path(os.path.abspath(inputs.config.parent / apps))]
         self.list_directories = list(inputs.catalogue.directories)
@@ -142,6 +148,13 @@ class Daemon:
         self._place_lock = threading.RLock()
         self._is_reading_leases = False
         self._views = 0
+        #: How apps are used, and where that is kept once there is something to keep.
+        self._usage = Usage()
+        self._store: Store | None = None
+        self._store_lock = threading.Lock()
+        self._usage_problem: str | None = None
+        #: What was decided of apps and could not be put in force: not tried again until something else is decided.
+        self._refused_decided: Decided | None = None
 
     def _first_generation(self) -> tuple[Inputs, Generations, Path]:
         try:
@@ -269,6 +282,7 @@ class Daemon:
         self._every(reactor, FETCH_INTERVAL, self._fetch_what_is_due)
         self._every(reactor, LEDGER_INTERVAL, self._look_at_ledger)
         self._every(reactor, LEASES_INTERVAL, self._look_at_leases)
+        self._every(reactor, USAGE_INTERVAL, self._keep_usage)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -290,6 +304,7 @@ class Daemon:
             reactor.run(installSignalHandlers=False)
         finally:
             fastpath.stop()
+            self._keep_the_rest()
             self._control_path().unlink(missing_ok=True)
         log.info("stopped")
 
@@ -325,6 +340,7 @@ class Daemon:
             "accept": self._command_accept,
             "rollback": self._command_rollback,
             "devices": self._command_devices,
+            "report": self._command_report,
         }
 
     def _tell_ready(self) -> None:
@@ -353,11 +369,12 @@ class Daemon:
             if item[0] == "reply":
                 tcp.reply(item[1], item[2])
             elif item[0] == "log":
-                self._decisions_log.write(item[1])
+                if (fields := self._decisions_log.write(item[1])) is not None and item[1]["more"] is None:
+                    self._saw(fields, item[1]["qtype"])
             else:
                 streams.ask(item[1], item[2], item[3], item[4])
 
-    def _every(self, reactor: Any, interval: float, call: Callable[[], None]) -> None:
+    def _every(self, reactor: Any, interval: float, call: Callable[[], object]) -> None:
         def again() -> None:
             reactor.callLater(interval, again)
             call()
@@ -426,7 +443,9 @@ class Daemon:
 
     def _look_at_arrived(self) -> None:
         """Take lists in that were fetched; what was rolled back stays so, until somebody says otherwise."""
-        if self._is_ending or self._reload_running is not None or self._generations.is_held:
+        if self._is_ending or self._reload_running is not None:
+            return
+        if self._look_at_decided() or self._generations.is_held:
             return
         if tasks := self._fetches.arrived():
             self._reload_arrived(tasks, accepts_loss=False)
@@ -513,10 +532,136 @@ class Daemon:
         self._fetches.trying(tasks)
         self._run(
             done,
-            lambda: self._prepare_arrived(tasks),
+            lambda: self._prepare_arrived({task.remote.path: task.remote.arrived for task in tasks}),
             lambda parts: self._take_in(accepts_loss, tasks, *parts),
         )
         return done
+
+    # Apps under review
+
+    def _look_at_decided(self) -> bool:
+        """Put in force what the ledger says was decided of apps, if it is something else; say whether that began."""
+        decided = None if self._desk is None else self._desk.decided()
+        if decided is None or decided in (self._live.inputs.decided, self._refused_decided):
+            return False
+        file = self._live.decided_file
+        try:
+            new = file.with_suffix(".new")
+            new.write_bytes(write_decided(decided))
+            new.replace(file)
+        except OSError as error:
+            log.error("%s: cannot be written: %s", file, error.strerror)
+            return False
+        done: Deferred[list[Problem]] = Deferred()
+
+        def ended(problems: list[Problem]) -> list[Problem]:
+            self._refused_decided = decided if problems else None
+            for problem in problems:
+                log.error("what was decided of apps is not in force: %s", problem)
+            return problems
+
+        done.addCallback(ended)
+        self._run(
+            done,
+            lambda: self._prepare_arrived({file: file}),
+            lambda parts: self._take_in(False, [], *parts, is_decided=True),
+        )
+        return True
+
+    def _saw(self, fields: dict[str, Any], qtype: int) -> None:
+        """Count a device of a group that logs decisions, and a name that led it to an app without being known."""
+        client, name, now = fields["client"], fields["name"], wall_clock()
+        address = read_client(client)
+        place = None if self._placement is None else self._placement.places.get(address)
+        device = client if place is None or place.device is None else str(place.device)
+        self._usage.saw(fields["app"], fields["group"], device, now)
+        with contextlib.suppress(ValueError):
+            if not self._fastpath.decide(address, name, qtype)["asked"]:
+                self._usage.led(name, fields["app"], device, self._live.settings.report.min_devices, now)
+
+    def _count_usage(self) -> None:
+        self._usage.count(self._decisions.read(self._fastpath), wall_clock())
+
+    def _keep(self, part: Part) -> None:
+        """Write a part where it is kept; in a thread, for a database may hang."""
+        from blockd.review.store import Store
+
+        with self._store_lock:
+            if self._store is None:
+                self._store = Store(self._database())
+            self._store.keep(part, wall_clock() - self._live.settings.report.keep)
+
+    def _keep_usage(self) -> Deferred[None]:
+        """Keep what was counted; what cannot be kept now is kept later."""
+        from twisted.internet.threads import deferToThreadPool
+
+        self._count_usage()
+        part = self._usage.take()
+        if part.is_empty:
+            return succeed(None)
+
+        def kept(_: object) -> None:
+            if self._usage_problem is not None:
+                log.info("report: counts are kept again")
+            self._usage_problem = None
+
+        def failed(failure: Any) -> None:
+            self._usage.give_back(part)
+            problem = failure.getErrorMessage()
+            if problem != self._usage_problem:
+                log.error("report: counts are not kept, and tried again: %s", problem)
+            self._usage_problem = problem
+
+        keeping: Deferred[None] = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), lambda: self._keep(part)
+        )
+        return keeping.addCallbacks(kept, failed)
+
+    def _keep_the_rest(self) -> None:
+        """At the end: what was counted since, where it is kept already."""
+        if self._store is None:
+            return
+        from blockd.exemptions.ledger import LedgerError
+
+        self._count_usage()
+        try:
+            self._keep(self._usage.take())
+        except LedgerError as error:
+            log.error("report: the last counts are lost: %s", error)
+        self._store.close()
+
+    def _command_report(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        from twisted.internet.threads import deferToThreadPool
+
+        seconds = min(max(float(request.get("seconds") or 0), 3_600.0), 10 * 366 * 86_400.0)
+        apps = [str(app) for app in request.get("apps", [])]
+        if unknown := [app for app in apps if app not in self._live.inputs.catalogue.entries]:
+            return succeed({"ok": False, "error": f"there is no app {unknown[0]}"})
+        until = wall_clock()
+        live, desk = self._live, self._desk
+
+        def read() -> dict[str, Any]:
+            from blockd.review.report import facts_of, report
+            from blockd.review.store import Store
+
+            with self._store_lock:
+                if self._store is None:
+                    self._store = Store(self._database())
+                kept = self._store.read(until - seconds, until)
+            found = report(kept, facts_of(live.inputs), until - seconds, until, apps)
+            if desk is not None:
+                with self._desk_lock:
+                    found["exemptions"] = desk.used(until - seconds, until)
+                    found["decisions"] = desk.all_decisions()
+            return {"ok": True, "problem": self._usage_problem, **found}
+
+        def look(_: object) -> Deferred[dict[str, Any]]:
+            return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
+
+        return self._keep_usage().addCallback(look)
+
+    def _database(self) -> str:
+        return self._live.settings.exemptions.database or f"sqlite:///{self._generations.root / LEDGER}"
 
     def _run(
         self,
@@ -637,9 +782,9 @@ class Daemon:
         except (InputError, OSError, ValueError) as error:
             return generation, [_unreadable(generation, error)], None, None
 
-    def _prepare_arrived(self, tasks: list[Task]) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+    def _prepare_arrived(self, arrived: dict[Path, Path]) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
+        """Compile what is in force anew, with these files in the place of its own."""
         generation, watched = self._generations.new(), self._compiler.files
-        arrived = {task.remote.path: task.remote.arrived for task in tasks}
         try:
             problems = self._compiler.run(self.config, generation, base=self._live.generation, arrived=arrived)
             if problems:
@@ -677,11 +822,18 @@ class Daemon:
         problems: list[Problem],
         inputs: Inputs | None,
         snapshot: Snapshot | None,
+        *,
+        is_decided: bool = False,
     ) -> list[Problem]:
-        """Put a candidate in force, or refuse it; `arrived` are the lists that it is about, if it is about some."""
+        """Put a candidate in force, or refuse it.
+
+        `arrived` are the lists that it is about, if it is about some and not about the files as they stand;
+        `is_decided`, if it is about what was decided of apps.
+        """
+        is_ours = bool(arrived) or is_decided
 
         def refuse(against: list[Problem]) -> list[Problem]:
-            if not arrived:
+            if not is_ours:
                 return self._refuse(generation, against)
             # The config is in force as it stands: whoever fetches says what became of these.
             self._generations.reject(generation)
@@ -697,7 +849,7 @@ class Daemon:
         how = " ".join(["blockd lists accept", *(task.remote.app for task in arrived)]) if arrived else RELOAD
         judged = before, _manifest(generation), limits(inputs.settings), str(self.config)
         against = refusals(*judged, None if accepts_loss else how)
-        if against and accepts_loss and not arrived and not self._was_shown(digest):
+        if against and accepts_loss and not is_ours and not self._was_shown(digest):
             text = "nobody was told of this before, or it changed since: if it is meant, say it again"
             against.append(Problem(str(self.config), 0, "", text))
             accepts_loss = False
@@ -717,7 +869,7 @@ class Daemon:
             self._fetches.taken_in(arrived)
             if not is_same:
                 self._generations.accept(generation)
-            if not arrived:
+            if not is_ours:
                 self._generations.hold(False)
                 self._generations.unstage()
         except OSError as error:
@@ -726,7 +878,7 @@ class Daemon:
             self._generations.reject(generation)
             generation = self._live.generation
         rules, views = self._put_in_force(inputs, generation, snapshot, lists)
-        if not arrived:
+        if not is_ours:
             self.not_loaded = []
         self._fetches.forget_others(self._generations.root / FETCHED)
         if not self.not_loaded:
@@ -810,8 +962,7 @@ class Daemon:
             # Sites without exemptions need not wait for what a database takes to import.
             from blockd.desk import Desk
 
-            url = wanted.database or f"sqlite:///{self._generations.root / LEDGER}"
-            self._desk = Desk(url, self._generations.root, wall_clock)
+            self._desk = Desk(self._database(), self._generations.root, wall_clock)
         self._metrics.desk = self._desk
         self._site = None
 
@@ -966,6 +1117,7 @@ class Daemon:
         def done(_: object) -> None:
             self._is_reading_ledger = False
             self._fold_news(desk)
+            self._look_at_arrived()
 
         def failed(failure: Any) -> None:
             self._is_reading_ledger = False
@@ -1005,9 +1157,26 @@ class Daemon:
         def tell(answer: Any) -> Any:
             # In force before anybody is told that it is, whatever became of the command.
             self._fold_news(desk)
-            return answer
+            return self._when_decided(desk, answer) if request.get("do") == "agree" else answer
 
         return self._at_the_desk(act).addBoth(tell)
+
+    def _when_decided(self, desk: Desk, answer: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        """Answer when what was decided of apps is in force, or is known not to be."""
+        done: Deferred[dict[str, Any]] = Deferred()
+
+        def look() -> None:
+            self._look_at_arrived()
+            decided = desk.decided()
+            if self._reload_running is not None and not self._is_ending:
+                self._reactor.callLater(0.05, look)
+            elif answer.get("ok") and decided != self._live.inputs.decided:
+                done.callback({"ok": False, "error": "it is in the ledger, and not in force: the log says why"})
+            else:
+                done.callback(answer)
+
+        look()
+        return done
 
     def _generation_numbers(self) -> tuple[int, int]:
         sizes = self._fastpath.sizes()

@@ -21,6 +21,7 @@ from blockd.exemptions.ledger import SKEW, Book, Head, Ledger, LedgerBroken, Led
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
 from blockd.exemptions.schedule import MAX_CHANGES, Term, changes
 from blockd.policy.inputs import Inputs
+from blockd.review.decisions import WAYS, Decided, Decision, decisions, in_force
 from blockd.settings.values import Address
 
 log = logging.getLogger("blockd")
@@ -109,6 +110,7 @@ class Desk:
         self._ledger, self._head_file, self._clock = Ledger(url), state / HEAD, clock
         self._book = Book()
         self._known: dict[str, Exemption] = {}
+        self._decisions: dict[str, Decision] = {}
         #: When the ledger was read, or is known to be as it was read.
         self._confirmed = 0.0
         self._is_broken = False
@@ -147,8 +149,8 @@ class Desk:
             self._complain(f"the ledger cannot be read: {type(error).__name__}: {error}: no exemption holds")
 
     def _take(self, book: Book) -> None:
-        known = exemptions(book.entries)
-        self._book, self._known, self._is_broken = book, known, False
+        known, decided = exemptions(book.entries), decisions(book.entries)
+        self._book, self._known, self._decisions, self._is_broken = book, known, decided, False
         if not book.head.number:
             return
         # The log is kept elsewhere: whoever cuts the ledger would have to cut that, too.
@@ -285,6 +287,9 @@ class Desk:
             "verify": self._verify,
             "export": self._export,
             "forget": self._forget,
+            "decide": self._decide,
+            "agree": self._agree,
+            "decisions": self._list_decisions,
         }
         if do not in commands:
             return {"ok": False, "error": f"expected one of {', '.join(commands)}"}
@@ -302,7 +307,8 @@ class Desk:
             except Refused as refusal:
                 if self._may_write(site, caller):
                     with suppress(LedgerError):
-                        about = str(request.get("exemption") or request.get("device") or "")[:100]
+                        keys = ("exemption", "device", "decision", "app")
+                        about = next((str(request[key])[:100] for key in keys if request.get(key)), "")
                         self._append("refused", caller, {"command": do, "about": about, "why": refusal.reason})
                 else:
                     log.warning(
@@ -377,6 +383,85 @@ class Desk:
         self._append("revoke", caller, {"exemption": name, "reason": reason})
         log.warning("exemption %s revoked by %s: %s", name, caller.name, reason)
         return {"exemption": self._shown(name)}
+
+    # Apps under review
+
+    def decided(self) -> Decided | None:
+        """Give what was decided of apps; None while the ledger is not believed, or was never read."""
+        if self._is_broken or not self._confirmed:
+            return None
+        return in_force(self._decisions.values())
+
+    def used(self, since: float, until: float) -> list[dict[str, Any]]:
+        """Give the exemptions that held at some time of a span, for a report."""
+        return [
+            self._shown(name)
+            for name, one in self._known.items()
+            if one.approved_at is not None
+            and max(one.approved_at, one.terms.not_before) < until
+            and min(one.terms.expires_at, one.revoked_at or one.terms.expires_at) > since
+        ]
+
+    def all_decisions(self) -> list[dict[str, Any]]:
+        """Give every decision, for people."""
+        return [self._shown_decision(one) for one in self._decisions.values()]
+
+    def _decide(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        _is_a_person(caller)
+        if not caller.is_among(_people(site)):
+            raise Refused(f"{caller.name} has no part in exemptions, nor in this", "no part in it")
+        app, to, reason = (str(request.get(key) or "").strip() for key in ("app", "to", "reason"))
+        if app not in site.rules.live:
+            raise Refused(f"{app[:40]!r} is not live: a policy has to block or monitor it before anything is decided")
+        if to not in WAYS:
+            raise Refused(f"expected one of {', '.join(WAYS)}, and found {to[:40]!r}")
+        if not reason or not reason.isprintable() or len(reason) > 500:
+            raise Refused("reason: expected a line of text, at most 500 characters")
+        self._append("decide", caller, {"app": app, "to": to, "reason": reason})
+        name = f"D{self.head.number}"
+        log.info("decision %s by %s: %s %s", name, caller.name, app, to)
+        return {"decision": self._shown_decision(self._decisions[name])}
+
+    def _agree(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        _is_a_person(caller)
+        name = str(request.get("decision") or "")
+        one = self._decisions.get(name)
+        if one is None:
+            raise Refused(f"there is no decision {name[:20]!r}")
+        if one.state != "proposed":
+            raise Refused(f"{name} is {one.state}: there is nothing to approve")
+        if not any(caller.is_among(members) for members in site.rules.teams.values()):
+            raise Refused(f"{caller.name} is of no team of exemptions.teams", "of no team")
+        proposer = self._book.people.get(one.proposer)
+        if proposer is None:
+            raise Refused(f"who decided {name} was forgotten: it has to be decided anew")
+        if proposer.partition(":")[0] == caller.name or proposer.partition(":")[2] == str(caller.uid):
+            text = f"{name} is {caller.name}'s own, and somebody else has to approve it"
+            raise Refused(text, "decided by the same person")
+        if one.app not in site.rules.live:
+            raise Refused(f"{one.app} is not live any more")
+        self._append("agree", caller, {"decision": name})
+        log.warning("decision %s approved by %s: %s %s", name, caller.name, one.app, one.to)
+        return {"decision": self._shown_decision(self._decisions[name])}
+
+    def _list_decisions(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
+        self._may_read(site, caller)
+        self._append("asked", caller, {"command": "decisions"})
+        return {"decisions": self.all_decisions()}
+
+    def _shown_decision(self, one: Decision) -> dict[str, Any]:
+        holds = in_force(self._decisions.values()).get(one.app)
+        return {
+            "name": one.name,
+            "state": "in force" if holds is not None and holds[1] == one.name else one.state,
+            "app": one.app,
+            "to": one.to,
+            "reason": one.reason,
+            "by": self._who(one.proposer),
+            "at": show_moment(one.proposed_at),
+            "approver": self._who(one.approver),
+            "approved_at": None if one.approved_at is None else show_moment(one.approved_at),
+        }
 
     def _list(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         self._may_read(site, caller)

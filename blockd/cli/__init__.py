@@ -25,6 +25,7 @@ COMMANDS = (
     "rpz",
     "devices",
     "exempt",
+    "report",
     "status",
     "top",
     "schema",

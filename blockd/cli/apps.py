@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from blockd.apps.catalogue import BUILTIN, RULE_KEYS, Catalogue, Entry, load_catalogue
-from blockd.cli.options import USUAL_CONFIG, Config, Json
+from blockd.cli.options import USUAL_CONFIG, Config, Json, Socket, socket_path
 from blockd.cli.output import complain, print_json, print_rows, print_table, refuse, say
+from blockd.control import ControlError, ask
 from blockd.policy.compile import app_rules
 from blockd.policy.inputs import Inputs, read_inputs
 from blockd.policy.views import group_views
@@ -23,6 +24,9 @@ def register(app: typer.Typer) -> None:
     apps.callback(invoke_without_command=True)(list_apps)
     apps.command()(show)
     apps.command()(which)
+    apps.command()(decide)
+    apps.command()(approve)
+    apps.command()(decisions)
     app.add_typer(apps, name="apps")
 
 
@@ -74,6 +78,8 @@ def list_apps(context: typer.Context, config: Config = None, as_json: Json = Fal
             ]
         )
     print_table(["APP", "TITLE", "RULES", "LIVE", "BLOCKED FOR", "MONITORED FOR", "ALLOWED FOR"], rows, right=["RULES"])
+    for app, (to, name) in (inputs.decided if inputs is not None else {}).items():
+        say(f"{app}: {to} by decision {name}, whatever the config says")
 
 
 def _as_json(entry: Entry, policies: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
@@ -110,6 +116,8 @@ def show(
     if not app.takes:
         rows.append(("takes", "not said: no source is at hand"))
     rows += [("takes" if at == 0 else "", f"{what} ({who})") for at, (what, who) in enumerate(app.takes.items())]
+    if inputs is not None and name in inputs.decided:
+        rows.append(("decided", "{} by decision {}, whatever the config says".format(*inputs.decided[name])))
     rows += [("needs", ", ".join(app.needs) or "nothing"), ("file", str(entry.document.file))]
     rows += [(key, ", ".join(groups[key])) for key in ("block", "monitor", "allow") if key in groups]
     print_rows(rows, {"app": "bold"})
@@ -159,3 +167,62 @@ def which(
         say(str(match.place))
         say(f"  {match.why or 'no evidence is written beside this rule'}")
         say(f"  {said}")
+
+
+def decide(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="APP", help="An app that a policy blocks or monitors.")],
+    to: Annotated[str, typer.Argument(metavar="block|monitor|config", help="config: what policies say, again.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why.")],
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Decide what becomes of an app, for every group whose policy names it; somebody else has to approve it."""
+    answer = _ask(context, "decide", config, socket, as_json, app=name, to=to, reason=reason)
+    _tell(answer, as_json or context.obj[1])
+
+
+def approve(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DECISION", help="Such as D7, as `decide` names it.")],
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Approve what somebody else decided: it is in force when this returns. Exit code 1: it is not."""
+    _tell(_ask(context, "agree", config, socket, as_json, decision=name), as_json or context.obj[1])
+
+
+def decisions(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Show what was decided of apps, by whom, and what is in force."""
+    answer = _ask(context, "decisions", config, socket, as_json)
+    if as_json or context.obj[1]:
+        print_json(answer)
+        return
+    keys = ("name", "state", "app", "to", "by", "approver", "at", "reason")
+    if answer["decisions"]:
+        rows = [[row[key] or "" for key in keys] for row in answer["decisions"]]
+        print_table(["NAME", "STATE", "APP", "TO", "BY", "APPROVER", "AT", "REASON"], rows)
+    else:
+        say("nothing was decided")
+
+
+def _ask(
+    context: typer.Context, do: str, config: Path | None, socket: Path | None, as_json: bool, **values: Any
+) -> dict[str, Any]:
+    as_json = as_json or context.obj[1]
+    try:
+        answer = ask(socket_path(config or context.obj[0], socket), "exempt", do=do, **values)
+    except ControlError as error:
+        refuse("apps", str(error), as_json)
+    if not answer["ok"]:
+        refuse("apps", answer["error"], as_json)
+    return answer
+
+
+def _tell(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        print_rows((key, str(value)) for key, value in answer["decision"].items() if value)

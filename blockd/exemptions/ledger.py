@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Engine,
     Integer,
     MetaData,
@@ -169,22 +171,53 @@ def problem_of(entries: Iterable[tuple[int, int, str, str, str, str]], head: Hea
     return None
 
 
+class Database:
+    """One database, by its URL, opened when it is first wanted."""
+
+    def __init__(self, url: str, tables: MetaData) -> None:
+        """Name it, and the tables that must be there."""
+        self._url, self._tables = url, tables
+        self._engine: Engine | None = None
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Begin a transaction. LedgerError when the store cannot be reached; IntegrityError is the caller's."""
+        try:
+            with self._connect().begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise LedgerError(_text(error)) from None
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def _connect(self) -> Engine:
+        if self._engine is None:
+            engine = create_engine(self._url, pool_pre_ping=True, connect_args=_patience(self._url))
+            if engine.url.get_backend_name() == "sqlite" and engine.url.database:
+                _touch(Path(engine.url.database))
+            self._tables.create_all(engine)
+            self._engine = engine
+        return self._engine
+
+
 class Ledger:
     """A ledger in a database. Every call may block; one thread at a time."""
 
     def __init__(self, url: str) -> None:
         """Name the database, as SQLAlchemy does: `sqlite:///FILE` or `postgresql+psycopg://...`."""
-        self._url = url
-        self._engine: Engine | None = None
+        self._database = Database(url, _tables)
 
     def read(self, head: Head | None = None) -> Book:
         """Read all of it. LedgerError when it cannot be reached, or is not whole, or does not hold this head."""
-        try:
-            with self._connect().begin() as connection:
-                rows = [tuple(row) for row in connection.execute(select(_entries).order_by(_entries.c.number))]
-                people = {row.digest: row.name for row in connection.execute(select(_people))}
-        except SQLAlchemyError as error:
-            raise LedgerError(_text(error)) from None
+        with self._database.begin() as connection:
+            rows = [tuple(row) for row in connection.execute(select(_entries).order_by(_entries.c.number))]
+            people = {row.digest: row.name for row in connection.execute(select(_people))}
         problem = problem_of(rows, head)
         if problem is not None:
             raise LedgerBroken(f"the ledger is not whole: {problem}")
@@ -195,11 +228,8 @@ class Ledger:
     def head(self) -> Head:
         """Give the head alone. LedgerError when the store cannot be reached."""
         newest = select(_entries.c.number, _entries.c.hash).order_by(_entries.c.number.desc()).limit(1)
-        try:
-            with self._connect().begin() as connection:
-                row = connection.execute(newest).first()
-        except SQLAlchemyError as error:
-            raise LedgerError(_text(error)) from None
+        with self._database.begin() as connection:
+            row = connection.execute(newest).first()
         return Head() if row is None else Head(row.number, row.hash)
 
     def append(self, book: Book, at: float, kind: str, body: dict[str, Any]) -> Book:
@@ -213,15 +243,13 @@ class Ledger:
         number, before, text = book.head.number + 1, book.head.hash, written(body)
         entry = Entry(number, at_ms, kind, body, before, digest(number, at_ms, kind, text, before))
         try:
-            with self._connect().begin() as connection:
+            with self._database.begin() as connection:
                 last = connection.execute(select(func.max(_entries.c.number))).scalar() or 0
                 if last != book.head.number:
                     raise LedgerMoved("somebody else wrote to the ledger meanwhile: try again")
                 connection.execute(insert(_entries).values(**{**entry.as_json(), "body": text}))
         except IntegrityError:
             raise LedgerMoved("somebody else wrote to the ledger meanwhile: try again") from None
-        except SQLAlchemyError as error:
-            raise LedgerError(_text(error)) from None
         return Book([*book.entries, entry], book.people)
 
     def person(self, book: Book, name: str) -> str:
@@ -232,41 +260,25 @@ class Ledger:
         salt = secrets.token_hex(16)
         own = hashlib.sha256(f"{salt}{name}".encode()).hexdigest()
         try:
-            with self._connect().begin() as connection:
+            with self._database.begin() as connection:
                 connection.execute(insert(_people).values(digest=own, salt=salt, name=name))
         except IntegrityError:
             raise LedgerMoved("somebody else wrote to the ledger meanwhile: try again") from None
-        except SQLAlchemyError as error:
-            raise LedgerError(_text(error)) from None
         book.people[own] = name
         return own
 
     def forget(self, book: Book, name: str) -> bool:
         """Erase a person's name; False when it is not known. What was done under it stays."""
         known = [own for own, whose in book.people.items() if whose.partition(":")[0] == name]
-        try:
-            with self._connect().begin() as connection:
-                connection.execute(delete(_people).where(_people.c.digest.in_(known)))
-        except SQLAlchemyError as error:
-            raise LedgerError(_text(error)) from None
+        with self._database.begin() as connection:
+            connection.execute(delete(_people).where(_people.c.digest.in_(known)))
         for own in known:
             del book.people[own]
         return bool(known)
 
     def close(self) -> None:
         """Close what is open."""
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
-
-    def _connect(self) -> Engine:
-        if self._engine is None:
-            engine = create_engine(self._url, pool_pre_ping=True, connect_args=_patience(self._url))
-            if engine.url.get_backend_name() == "sqlite" and engine.url.database:
-                _touch(Path(engine.url.database))
-            _tables.create_all(engine)
-            self._engine = engine
-        return self._engine
+        self._database.close()
 
 
 def _patience(url: str) -> dict[str, Any]:

@@ -30,11 +30,11 @@ class DecisionsLog:
         while len(self._names) > REMEMBERED:
             self._names.popitem(last=False)
 
-    def write(self, row: _native.LogRow) -> None:
-        """Write a row; one of a generation that nobody remembers is dropped, since its numbers would lie."""
+    def write(self, row: _native.LogRow) -> dict[str, Any] | None:
+        """Write a row, and give it by names; one of a generation that nobody remembers is dropped: it would lie."""
         names = self._names.get(row["generation"])
         if names is None:
-            return
+            return None
         groups, apps = names
         fields: dict[str, Any] = {
             "action": row["action"],
@@ -49,6 +49,7 @@ class DecisionsLog:
             fields["more"] = row["more"]
         self.written += 1
         log.info("%s", readable(fields), extra={"fields": fields})
+        return fields
 
 
 def readable(fields: dict[str, Any]) -> str:

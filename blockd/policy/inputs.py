@@ -11,6 +11,7 @@ from blockd import __version__
 from blockd.apps.catalogue import Catalogue, load_catalogue
 from blockd.devices import Device, read_inventory
 from blockd.problems import InputError, Problem
+from blockd.review.decisions import Decided, read_decided
 from blockd.settings.document import Document
 from blockd.settings.load import load_settings
 from blockd.settings.schema import Policy, Settings
@@ -19,6 +20,8 @@ from blockd.settings.values import Address, read_endpoint
 
 #: In the state directory: lists that come from elsewhere.
 FETCHED = "lists"
+#: In the state directory: what was decided of apps.
+DECIDED = "decided.json"
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -34,6 +37,8 @@ class Inputs:
     source: Source
     #: The devices of each group's inventory.
     devices: dict[str, list[Device]]
+    #: What was decided of apps, over what policies say of them.
+    decided: Decided
 
     def relative(self, path: str) -> Path:
         """Find a path that the config gives: relative to the config file."""
@@ -82,7 +87,11 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
             text = f"servers: system, but {RESOLV_CONF} names no server; write their addresses"
             problems.append(document.problem(("upstream", "servers"), text))
     devices = _read_devices(settings, document, config, source, problems)
-    inputs = Inputs(config, settings, document, catalogue, system, source, devices)
+    file = decided_file(config, settings)
+    data = source.read_if_there(file)
+    decided = {} if data is None else read_decided(file, data)
+    settings = _as_decided(settings, decided)
+    inputs = Inputs(config, settings, document, catalogue, system, source, devices, decided)
     for name in inputs.live_apps():
         entry = catalogue.entries.get(name)
         for at in range(len(entry.app.lists) if entry else 0):
@@ -98,6 +107,28 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     if problems:
         raise InputError(problems)
     return inputs
+
+
+def decided_file(config: Path, settings: Settings) -> Path:
+    """Say where the daemon writes what was decided of apps: for a start when the ledger does not answer."""
+    return Path(os.path.abspath(config.parent / settings.state.directory)) / DECIDED
+
+
+def _as_decided(settings: Settings, decided: Decided) -> Settings:
+    """Give policies in which what names a decided app does with it as was decided."""
+    if not decided:
+        return settings
+
+    def policy(own: Policy) -> Policy:
+        named = {*own.block, *own.monitor} & decided.keys()
+        block = [app for app in own.block if app not in named]
+        monitor = [app for app in own.monitor if app not in named]
+        for app in sorted(named):
+            (block if decided[app][0] == "block" else monitor).append(app)
+        return own.model_copy(update={"block": block, "monitor": monitor})
+
+    policies = {group: policy(own) for group, own in settings.policies.items()}
+    return settings.model_copy(update={"policies": policies})
 
 
 def _in_config(problem: Problem, directory: Path | None, document: Document) -> Problem:

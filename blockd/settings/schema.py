@@ -367,6 +367,17 @@ class Exemptions(Section):
     )
 
 
+class Report(Section):
+    """How the use of apps is counted, for those who decide what becomes of them."""
+
+    keep: Duration = Field(
+        400 * 86_400.0, description="How long counts are kept.", json_schema_extra={"default": "400d"}
+    )
+    min_devices: int = Field(
+        5, ge=2, le=1_000_000, description="Devices that must have asked a name before it is shown as a candidate."
+    )
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -385,6 +396,7 @@ class Settings(Section):
     block_page: BlockPage = BlockPage()
     transfer: Transfer = Transfer()
     exemptions: Exemptions = Exemptions()
+    report: Report = Report()
     records: dict[DomainName, list[str]] = Field(
         default_factory=dict,
         description="Local names: `[TTL] TYPE DATA` each, such as `A 10.0.0.5`; nothing else is asked.",

@@ -40,6 +40,10 @@ class Source(ABC):
             self.files[path] = self._read(path)
         return self.files[path]
 
+    def read_if_there(self, path: Path) -> bytes | None:
+        """Read a file, once, if there is one."""
+        return self.read(path) if self._has(path) else None
+
     def list_file(self, path: Path, may_lack: bool = False) -> Path:
         """Give the file to read a list from. InputError says why it cannot be read.
 
@@ -68,6 +72,9 @@ class Source(ABC):
 
     @abstractmethod
     def _read(self, path: Path) -> bytes: ...
+
+    @abstractmethod
+    def _has(self, path: Path) -> bool: ...
 
     @abstractmethod
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]: ...
@@ -101,6 +108,9 @@ class Disk(Source):
             return path.read_bytes()
         except OSError as error:
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
+
+    def _has(self, path: Path) -> bool:
+        return path.exists()
 
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         if may_lack and not path.exists():
@@ -177,6 +187,9 @@ class Kept(Source):
             Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
         }
 
+    def _has(self, path: Path) -> bool:
+        return path in self._kept
+
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         if path not in self._kept or not self._kept[path].is_file():
             raise InputError([Problem(str(path), 0, "", "was not kept with the snapshot")])
@@ -198,7 +211,7 @@ class Kept(Source):
 
 
 class Arrived(Disk):
-    """A generation's files, but for lists that came since: a list that is fetched takes nobody's half-done edit in."""
+    """A generation's files, but for some that came since: a list that is fetched takes nobody's half-done edit in."""
 
     def __init__(self, kept: Kept, arrived: Mapping[Path, Path], spool: Path) -> None:
         """`arrived` says where those that came lie."""
@@ -206,7 +219,10 @@ class Arrived(Disk):
         self._kept, self._arrived = kept, arrived
 
     def _read(self, path: Path) -> bytes:
-        return self._kept.read(path)
+        return super()._read(self._arrived[path]) if path in self._arrived else self._kept.read(path)
+
+    def _has(self, path: Path) -> bool:
+        return path in self._arrived or self._kept.read_if_there(path) is not None
 
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         if path in self._arrived:

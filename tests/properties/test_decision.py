@@ -67,6 +67,9 @@ class Memory(Source):
     def _read(self, path: Path) -> bytes:
         return self._contents[path].encode()
 
+    def _has(self, path: Path) -> bool:
+        return path in self._contents
+
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         file = self._spool / path.name
         file.write_bytes(self._read(path))

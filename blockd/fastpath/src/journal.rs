@@ -11,6 +11,8 @@ use std::sync::{Mutex, MutexGuard};
 /// Kinds that are counted in one minute; more are dropped, and counted by the caller.
 const MAX_KINDS: usize = 65_536;
 const SHARDS: usize = 64;
+/// Names that lead to an app, of a device, app and rule, that are told apart in a minute.
+const MAX_LED: u64 = 32;
 /// Milliseconds.
 const MINUTE: u64 = 60_000;
 
@@ -21,7 +23,7 @@ pub struct Kind {
     pub address: Address,
     /// The generation that says what the numbers mean.
     pub generation: u64,
-    /// The number of the rule that decided.
+    /// The number of the rule that decided; where the name itself is no app's, with [`Journal::led_by`] added.
     pub rule: u64,
     /// The view.
     pub view: u16,
@@ -90,6 +92,12 @@ impl Default for Journal {
 impl Journal {
     fn shard(&self, print: u64) -> MutexGuard<'_, HashMap<u64, Counted>> {
         lock(&self.shards[(print >> 32) as usize % SHARDS])
+    }
+
+    /// A number for a name that led to an app without being known: such names are told apart, as far as few of a minute are.
+    /// More, and one device could fill the log with names that it makes up.
+    pub fn led_by(&self, name: &[u8]) -> u64 {
+        self.hasher.hash_one(name) % MAX_LED
     }
 
     /// Counts a decision.

@@ -1376,7 +1376,11 @@ impl Core {
         let kind = Kind {
             address: to.identity.address,
             generation: pair.views.generation,
-            rule: if is_asked { meaning.asked_rule } else { meaning.found_rule },
+            rule: if is_asked {
+                meaning.asked_rule
+            } else {
+                meaning.found_rule.wrapping_add(self.journal.led_by(to.name.as_wire()))
+            },
             view: to.view,
             app,
             action: verdict.action as u8,

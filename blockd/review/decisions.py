@@ -1,0 +1,87 @@
+"""What becomes of an app under review: decided by one person, approved by another, in the ledger of exemptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockd.problems import InputError, Problem
+
+if TYPE_CHECKING:
+    # Policy is read where there is no ledger: it need not wait for what a database takes to import.
+    from blockd.exemptions.ledger import Entry
+
+#: Where an app that policies name goes; `config`: where they say.
+WAYS = ("block", "monitor", "config")
+PROPOSED, SUPERSEDED, APPROVED = "proposed", "superseded", "approved"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision. People are the digests that stand for them."""
+
+    name: str
+    app: str
+    to: str
+    reason: str
+    proposer: str
+    proposed_at: float
+    approver: str | None = None
+    approved_at: float | None = None
+    is_newest: bool = True
+
+    @property
+    def state(self) -> str:
+        """Say how it stands."""
+        if self.approved_at is not None:
+            return APPROVED
+        return PROPOSED if self.is_newest else SUPERSEDED
+
+
+def decisions(entries: Iterable[Entry]) -> dict[str, Decision]:
+    """Read what a ledger says, in order. ValueError when it says what nobody could have decided."""
+    found: dict[str, Decision] = {}
+    for entry in entries:
+        body = entry.body
+        if entry.kind == "decide":
+            for other in [one for one in found.values() if one.app == body["app"] and one.is_newest]:
+                found[other.name] = replace(other, is_newest=False)
+            name = f"D{entry.number}"
+            found[name] = Decision(name, body["app"], body["to"], body["reason"], body["by"], entry.at)
+        elif entry.kind == "agree":
+            one = found.get(body["decision"])
+            if one is None or one.state != PROPOSED or one.proposer == body["by"] or one.to not in WAYS:
+                raise ValueError(f"entry {entry.number} approves what cannot be approved so")
+            found[one.name] = replace(one, approver=body["by"], approved_at=entry.at)
+    return found
+
+
+#: App -> what was decided last, and the decision's name.
+Decided = dict[str, tuple[str, str]]
+
+
+def in_force(known: Iterable[Decision]) -> Decided:
+    """Give what holds: of each app the one that was approved last; none where policies say it again."""
+    approved = [one for one in known if one.approved_at is not None]
+    newest = {one.app: (one.to, one.name) for one in sorted(approved, key=lambda one: one.approved_at or 0.0)}
+    return {app: held for app, held in sorted(newest.items()) if held[0] != "config"}
+
+
+def write_decided(decided: Decided) -> bytes:
+    """Write it as :func:`read_decided` reads it."""
+    return json.dumps({app: {"to": to, "by": by} for app, (to, by) in sorted(decided.items())}).encode()
+
+
+def read_decided(file: Path, data: bytes) -> Decided:
+    """Read what the daemon wrote of the ledger. InputError when it is something else."""
+    try:
+        decided = {str(app): (str(held["to"]), str(held["by"])) for app, held in json.loads(data).items()}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        decided = {"": ("", "")}
+    if not all(to in WAYS for to, _ in decided.values()):
+        text = "is not what blockd writes of its ledger: remove it, and it is written anew"
+        raise InputError([Problem(str(file), 0, "", text)])
+    return decided

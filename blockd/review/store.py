@@ -1,0 +1,113 @@
+"""Where usage is kept: beside the ledger, in the same database, for a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, case, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from blockd.exemptions.ledger import Database
+from blockd.review.usage import DAY, HOUR, Part, Sum
+
+_tables = MetaData()
+_usage = Table(
+    "blockd_usage",
+    _tables,
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    Column("app", String(256), primary_key=True),
+    Column("grp", String(256), primary_key=True),
+    Column("action", String(16), primary_key=True),
+    Column("queries", BigInteger, nullable=False),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("last_ms", BigInteger, nullable=False),
+)
+_devices = Table(
+    "blockd_usage_devices",
+    _tables,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("app", String(256), primary_key=True),
+    Column("grp", String(256), primary_key=True),
+    Column("device", String(256), primary_key=True),
+)
+_names = Table(
+    "blockd_usage_names",
+    _tables,
+    Column("name", String(1024), primary_key=True),
+    Column("app", String(256), primary_key=True),
+    Column("queries", BigInteger, nullable=False),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("last_ms", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known of a span of time."""
+
+    #: hour, app, group, action, queries, first and last in milliseconds.
+    usage: Sequence[Any]
+    #: app, group -> devices of the span, where they are told apart.
+    devices: dict[tuple[str, str], int]
+    #: name, app, queries, first and last in milliseconds.
+    names: Sequence[Any]
+
+
+class Store:
+    """Usage in a database. Every call may block; LedgerError when the database cannot be reached."""
+
+    def __init__(self, url: str) -> None:
+        """Name the database, as the ledger does."""
+        self._database = Database(url, _tables)
+
+    def keep(self, part: Part, before: float) -> None:
+        """Add a part, and forget what is older than a time in seconds."""
+        with self._database.begin() as connection:
+            for cell, total in part.sums.items():
+                place = {"hour": cell.hour, "app": cell.app, "grp": cell.group, "action": cell.action}
+                _add(connection, _usage, place, total)
+            for day, app, group, device in part.devices:
+                row = {"day": day, "app": app, "grp": group, "device": device[:256]}
+                connection.execute(_insert(connection)(_devices).values(**row).on_conflict_do_nothing())
+            for (name, app), total in part.names.items():
+                _add(connection, _names, {"name": name, "app": app}, total)
+            connection.execute(delete(_usage).where(_usage.c.hour < before // HOUR))
+            connection.execute(delete(_devices).where(_devices.c.day < before // DAY))
+            connection.execute(delete(_names).where(_names.c.last_ms < before * 1000))
+
+    def read(self, since: float, until: float) -> Kept:
+        """Give what was kept of a span."""
+        devices = (
+            select(_devices.c.app, _devices.c.grp, func.count(func.distinct(_devices.c.device)))
+            .where(_devices.c.day >= since // DAY, _devices.c.day <= until // DAY)
+            .group_by(_devices.c.app, _devices.c.grp)
+        )
+        span = select(_usage).where(_usage.c.hour >= since // HOUR, _usage.c.hour <= until // HOUR)
+        names = select(_names).where(_names.c.last_ms >= since * 1000, _names.c.first_ms <= until * 1000)
+        with self._database.begin() as connection:
+            return Kept(
+                [tuple(row) for row in connection.execute(span.order_by(_usage.c.hour))],
+                {(app, group): count for app, group, count in connection.execute(devices)},
+                [tuple(row) for row in connection.execute(names.order_by(_names.c.queries.desc()))],
+            )
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._database.close()
+
+
+def _add(connection: Connection, table: Table, place: dict[str, Any], total: Sum) -> None:
+    """Add to a row that several resolvers write to, or make it."""
+    first, last = round(total.first * 1000), round(total.last * 1000)
+    row = {**place, "queries": total.queries, "first_ms": first, "last_ms": last}
+    adding = _insert(connection)(table).values(**row)
+    newest = case((table.c.last_ms < last, last), else_=table.c.last_ms)
+    more = {"queries": table.c.queries + total.queries, "last_ms": newest}
+    connection.execute(adding.on_conflict_do_update(index_elements=list(place), set_=more))
+
+
+def _insert(connection: Connection) -> Any:
+    """Give the statement that knows of conflicts; the two databases write it alike."""
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
