@@ -163,26 +163,47 @@ class Daemon:
             return self._last_good(error, _possible_states(self.config))
         generations = _open_state(self.config, inputs.settings)
         current = generations.current(self.config)
+        if current is not None:
+            # A daemon that was killed put a generation in force, and did not come to put its lists in their place.
+            tasks = _tasks_if_whole(self.config, current)
+            self._fetches.publish(tasks)
+            self._fetches.settle(_list_digests(_manifest(current)))
         if current is not None and generations.is_held and _is_whole(current):
             self.not_loaded = [_held(self.config, current)]
             log.warning("%s", self.not_loaded[0])
             return read_inputs(self.config, Kept(current)), generations, current
         if current is not None and _digest(current) == inputs.digest() and _is_whole(current):
             return inputs, generations, current
-        if current is None:
-            self._fetches.fetch_lacking(fetch_tasks(inputs))
+        wanted = fetch_tasks(inputs)
+        if current is not None:
+            kept = {task.remote.path for task in wanted}
+            moving = {task.remote.app for task in tasks if task.remote.path not in kept}
+            wanted = [task for task in wanted if task.remote.app in moving]
+        fetched = self._fetch_lacking(wanted)
         generation = generations.new()
         problems = self._compiler.run(self.config, generation)
         if not problems and not generations.is_accepted(_digest(generation)):
             # A restart must not be the way by which an emptied list gets in.
             before = _manifest(current) if current is not None and _is_whole(current) else None
-            problems = refusals(before, _manifest(generation), limits(inputs.settings), str(self.config))
+            # Nobody is there to tell a daemon that does not start.
+            how = None if current is None else RELOAD
+            problems = refusals(before, _manifest(generation), limits(inputs.settings), str(self.config), how)
         if problems:
             generations.stage(generation, problems)
+            self._fetches.forget(fetched)
             return self._last_good(InputError(problems), [generations])
         generations.accept(generation)
         generations.unstage()
         return read_inputs(self.config, Kept(generation)), generations, generation
+
+    def _fetch_lacking(self, tasks: Iterable[Task]) -> list[Task]:
+        """Fetch what was never there; give what is there now."""
+        lacking = [task for task in tasks if not task.remote.path.exists()]
+        try:
+            self._fetches.fetch_lacking(lacking)
+        except OSError as error:
+            log.error("%s: what was fetched cannot be kept: %s", self.config, error.strerror)
+        return [task for task in lacking if task.remote.path.exists()]
 
     def _last_good(self, error: InputError, states: Iterable[Generations]) -> tuple[Inputs, Generations, Path]:
         for generations in states:
@@ -447,6 +468,7 @@ class Daemon:
             return
         if self._look_at_decided() or self._generations.is_held:
             return
+        self._fetches.settle({report["file"]: report["sha256"] for report in self._metrics.lists})
         if tasks := self._fetches.arrived():
             self._reload_arrived(tasks, accepts_loss=False)
 
@@ -523,9 +545,22 @@ class Daemon:
         """
         done: Deferred[list[Problem]] = Deferred()
 
+        is_judged = False
+
+        def judge(
+            parts: tuple[Path, list[Problem], Inputs | None, Snapshot | None],
+        ) -> list[Problem]:
+            nonlocal is_judged
+            _, problems, inputs, _ = parts
+            # What could not be compiled for another reason than what they say is no fault of theirs.
+            is_judged = inputs is not None or {problem.file for problem in problems} <= {
+                str(task.remote.path) for task in tasks
+            }
+            return self._take_in(accepts_loss, tasks, *parts)
+
         def ended(problems: list[Problem]) -> list[Problem]:
             if not self._is_ending:
-                self._fetches.tried(tasks, str(problems[0]) if problems else None)
+                self._fetches.tried(tasks, str(problems[0]) if problems else None, is_judged)
             return problems
 
         done.addCallback(ended)
@@ -533,7 +568,7 @@ class Daemon:
         self._run(
             done,
             lambda: self._prepare_arrived({task.remote.path: task.remote.arrived for task in tasks}),
-            lambda parts: self._take_in(accepts_loss, tasks, *parts),
+            judge,
         )
         return done
 
@@ -692,8 +727,9 @@ class Daemon:
         prepared.addErrback(lambda failure: failed(_unexpected(self.config, failure)))
         prepared.addCallback(finished)
 
-    def _rehearse(self, arrived: dict[Path, Path] | None = None) -> tuple[list[Problem], list[dict[str, Any]]]:
-        """Compile what a reload would, and forget it: what speaks against it, and what it would change.
+    def _rehearse(self, arrived: dict[Path, Path] | None = None) -> tuple[list[Problem], list[dict[str, Any]] | None]:
+        """Compile what a reload would, and forget it: what speaks against it, and what it would change; None where it
+        cannot be compiled.
 
         With `arrived`, a reload that takes these lists in from where they lie.
         """
@@ -703,11 +739,12 @@ class Daemon:
             base = live if arrived else None
             problems = self._compiler.run(self.config, generation, against=live, base=base, arrived=arrived)
             if problems:
-                return problems, []
-            manifest, settings = _manifest(generation), read_inputs(self.config, Kept(generation)).settings
+                return problems, None
+            manifest, inputs = _manifest(generation), read_inputs(self.config, Kept(generation))
             self._shown.append(manifest["digest"])
             how = None if arrived else RELOAD
-            problems = refusals(_manifest(live), manifest, limits(settings), str(self.config), how)
+            problems = _restart_problems(self._live.settings, inputs)
+            problems += refusals(_manifest(live), manifest, limits(inputs.settings), str(self.config), how)
             changes: list[dict[str, Any]] = json.loads((generation / CHANGES).read_text())
             return problems, changes
         finally:
@@ -752,6 +789,12 @@ class Daemon:
                 self._generations.hold(False)
             return [Problem(str(generation), 0, "", f"cannot be put in force: {error.strerror}")]
         self._put_in_force(inputs, generation, snapshot, lists)
+        try:
+            kept = {Path(report["file"]): report["kept"] for report in lists if not report.get("is_lacking")}
+            found = {path: (inputs.source.list_file(path), count) for path, count in kept.items()}
+            self._fetches.restore(found)
+        except (OSError, InputError) as error:
+            log.error("lists that were fetched stay as they were before the rollback: %s", error)
         # The next rollback goes further back, and not to what was left.
         self._generations.stage(abandoned, [Problem(str(self.config), 0, "", f"{abandoned.name} was rolled back")])
         self.not_loaded = [_held(self.config, generation)]
@@ -774,7 +817,7 @@ class Daemon:
             self._watch.taken_in({path: before.get(path, state) for path, state in now.items()})
             if inputs is None:
                 return generation, problems, None, None
-            if not is_again and self._fetch_new_sources(inputs):
+            if not is_again and self._fetch_new_sources(inputs, _manifest(generation)):
                 self._generations.reject(generation)
                 return self._prepare(accepts_loss, is_again=True)
             self._compiler.files = list(inputs.source.paths)
@@ -801,18 +844,17 @@ class Daemon:
             return generation, problems, None, None
         return generation, [], inputs, load(str(file))
 
-    def _fetch_new_sources(self, inputs: Inputs) -> bool:
+    def _fetch_new_sources(self, inputs: Inputs, manifest: dict[str, Any]) -> bool:
         """Fetch what takes the place of a list in force: another URL must not empty it meanwhile.
 
-        A list that is new waits for its turn, as a reload does not wait for it.
+        A list that is new waits for its turn, as a reload does not wait for it; unless something speaks against the
+        candidate that the list may mend, such as a name of `must_block`.
         """
         tasks = fetch_tasks(inputs)
         kept = {task.remote.path for task in tasks}
         moving = {task.remote.app for task in self._live.tasks if task.remote.path not in kept}
-        lacking = [task for task in tasks if task.remote.app in moving and not task.remote.path.exists()]
-        if lacking and not self._is_ending:
-            self._fetches.fetch_lacking(lacking)
-        return any(task.remote.path.exists() for task in lacking)
+        wanted = [task for task in tasks if task.remote.app in moving or manifest.get("must")]
+        return not self._is_ending and bool(self._fetch_lacking(wanted))
 
     def _take_in(
         self,
@@ -841,15 +883,12 @@ class Daemon:
 
         if inputs is None or snapshot is None:
             return refuse(problems)
-        for key in changed_restart_keys(self._live.settings, inputs.settings):
-            section, name = key.split(".")
-            text = "changed, and only a restart takes it in: nothing was reloaded"
-            problems.append(inputs.document.problem((section, name), text))
+        problems = [*problems, *_restart_problems(self._live.settings, inputs)]
         digest, before = _digest(generation), _manifest_if_there(self._live.generation)
-        how = " ".join(["blockd lists accept", *(task.remote.app for task in arrived)]) if arrived else RELOAD
+        how = f"blockd lists accept {arrived[0].remote.app}" if arrived else RELOAD
         judged = before, _manifest(generation), limits(inputs.settings), str(self.config)
         against = refusals(*judged, None if accepts_loss else how)
-        if against and accepts_loss and not is_ours and not self._was_shown(digest):
+        if accepts_loss and not self._was_told(digest, against, arrived):
             text = "nobody was told of this before, or it changed since: if it is meant, say it again"
             against.append(Problem(str(self.config), 0, "", text))
             accepts_loss = False
@@ -865,8 +904,6 @@ class Daemon:
         is_same = before is not None and digest == before["digest"]
         try:
             lists = _lists(generation)
-            # First: what is in use then is judged anew after a crash, and what is in force would be, too.
-            self._fetches.taken_in(arrived)
             if not is_same:
                 self._generations.accept(generation)
             if not is_ours:
@@ -878,6 +915,8 @@ class Daemon:
             self._generations.reject(generation)
             generation = self._live.generation
         rules, views = self._put_in_force(inputs, generation, snapshot, lists)
+        if arrived:
+            self._fetches.settle(_list_digests(_manifest(generation)))
         if not is_ours:
             self.not_loaded = []
         self._fetches.forget_others(self._generations.root / FETCHED)
@@ -886,8 +925,14 @@ class Daemon:
         log.info("reloaded: rules generation %d, views generation %d, generation %s", rules, views, generation.name)
         return []
 
-    def _was_shown(self, digest: str) -> bool:
-        return digest in self._shown or digest == self._generations.staged_digest()
+    def _was_told(self, digest: str, against: list[Problem], arrived: list[Task]) -> bool:
+        """Say whether somebody was told of all that speaks against a candidate, and of this candidate."""
+        told = {self._fetches.reason(task) for task in arrived}
+        return (
+            digest in self._shown
+            or digest == self._generations.staged_digest()
+            or all(any(problem.text in reason for reason in told) for problem in against)
+        )
 
     def _put_in_force(
         self, inputs: Inputs, generation: Path, snapshot: Snapshot, lists: list[dict[str, Any]]
@@ -1197,17 +1242,17 @@ class Daemon:
     def _command_rehearse(self, arrived: dict[Path, Path] | None = None) -> Deferred[dict[str, Any]]:
         if self._reload_running is not None:
             return succeed({"ok": False, "error": "a reload is under way: try again when it has ended"})
-        rehearsed: list[Any] = [[], []]
+        rehearsed: list[Any] = [[], None]
 
-        def keep(parts: tuple[list[Problem], list[dict[str, Any]]]) -> list[Problem]:
+        def keep(parts: tuple[list[Problem], list[dict[str, Any]] | None]) -> list[Problem]:
             rehearsed[:] = parts
             return parts[0]
 
         def answer(problems: list[Problem]) -> dict[str, Any]:
             listed = [problem.as_json() for problem in problems]
             # What was refused and would be accepted is not refused for what the gate says of it.
-            is_taken = not problems or (arrived is not None and bool(rehearsed[1]))
-            return {"ok": is_taken, "problems": listed, "changes": rehearsed[1]}
+            is_taken = not problems or (arrived is not None and rehearsed[1] is not None)
+            return {"ok": is_taken, "problems": listed, "changes": rehearsed[1] or []}
 
         done: Deferred[list[Problem]] = Deferred()
         done.addCallback(answer)
@@ -1232,6 +1277,7 @@ class Daemon:
             with contextlib.suppress(OSError):
                 row["age"] = max(0.0, wall_clock() - Path(row["file"]).stat().st_mtime)
             row["source"] = self._fetches.known(Path(row["file"]))
+        self._fetches.show(self._live.tasks)
         ready = self._ready()
         return {"ok": True, "lists": lists, "staged": staged, **{k: ready[k] for k in ("generation", "is_held")}}
 
@@ -1250,11 +1296,13 @@ class Daemon:
             is_held = self._generations.is_held
             is_under_way = any(row["result"] == "fetching" or row["next_in"] == 0 for row in rows)
             is_waiting = any(row["is_waiting"] for row in rows)
-            if is_under_way or (is_waiting and not is_held) or self._reload_running is not None:
+            will_be_tried = any(row["is_waiting"] and not row["put_off"] for row in rows) and not is_held
+            if is_under_way or will_be_tried or self._reload_running is not None:
                 self._reactor.callLater(0.05, look)
                 return
             good = all(row["result"] in ("new", "unchanged") for row in rows) and not is_waiting
-            done.callback({"ok": good, "sources": rows, "in_force": not is_waiting})
+            self._fetches.show(self._live.tasks)
+            done.callback({"ok": good, "sources": rows, "is_held": is_held and is_waiting})
 
         self._fetch_what_is_due()
         look()
@@ -1268,12 +1316,22 @@ class Daemon:
         if self._generations.is_held:
             return succeed({"ok": False, "error": str(_held(self.config, self._live.generation))})
         if not (tasks := self._fetches.refused(apps)):
-            return succeed({"ok": False, "error": f"nothing that was refused lies here for {', '.join(apps)}"})
+            text = f"nothing that was refused lies here for {', '.join(apps)}, or it is being fetched"
+            return succeed({"ok": False, "error": text})
+        if len(tasks) > 1:
+            urls = ", ".join(task.remote.url for task in tasks)
+            text = f"{len(tasks)} lists were refused, each for its own reason: name one by its URL: {urls}"
+            return succeed({"ok": False, "error": text})
         if request.get("dry_run") is True:
+            self._fetches.show(tasks)
             return self._command_rehearse({task.remote.path: task.remote.refused for task in tasks})
+        if not self._fetches.is_as_shown(tasks[0]):
+            text = "what was refused was not shown yet, or changed since: see blockd lists, and say it again"
+            self._fetches.show(tasks)
+            return succeed({"ok": False, "error": text})
         rows = [self._fetches.known(task.remote.path) for task in tasks]
         try:
-            tasks = self._fetches.accept(apps)
+            tasks = self._fetches.accept([tasks[0].remote.url])
         except OSError as error:
             return succeed({"ok": False, "error": f"{error.filename}: {error.strerror}"})
 
@@ -1346,6 +1404,26 @@ def _also(first: Deferred[list[Problem]], then: Deferred[list[Problem]]) -> None
         return problems
 
     first.addCallback(tell)
+
+
+def _restart_problems(before: Settings, inputs: Inputs) -> list[Problem]:
+    """Give the keys that changed and that a reload cannot take in."""
+    text = "changed, and only a restart takes it in: nothing was reloaded"
+    keys = [key.split(".") for key in changed_restart_keys(before, inputs.settings)]
+    return [inputs.document.problem((section, name), text) for section, name in keys]
+
+
+def _list_digests(manifest: dict[str, Any]) -> dict[str, str]:
+    """Say what each list of a generation is."""
+    return {report["file"]: report["sha256"] for report in manifest["lists"]}
+
+
+def _tasks_if_whole(config: Path, generation: Path) -> list[Task]:
+    """Give the lists of a generation that come from elsewhere; none where it cannot be read any more."""
+    try:
+        return fetch_tasks(read_inputs(config, Kept(generation)))
+    except (InputError, OSError, ValueError):
+        return []
 
 
 def _held(config: Path, generation: Path) -> Problem:

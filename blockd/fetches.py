@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -10,14 +11,25 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blockd.lists.remote import ENDINGS, State, Task, accept, read_state, refuse, take_in, write_state
+from blockd.lists.remote import (
+    ENDINGS,
+    RETRY,
+    State,
+    Task,
+    accept,
+    read_state,
+    refuse,
+    restore,
+    take_in,
+    write_state,
+)
 from blockd.priority import COMPILE, give_way
 
 log = logging.getLogger("blockd")
@@ -28,6 +40,21 @@ AT_ONCE = 4
 FIRST_PATIENCE = 30.0
 #: Share of the time between fetches by which the next one is put off at random: not all sites ask at the full hour.
 JITTER = 0.1
+
+
+def sha256(file: Path) -> str:
+    """Give the digest of a file, without holding it. OSError when it cannot be read."""
+    with file.open("rb") as octets:
+        return hashlib.file_digest(octets, "sha256").hexdigest()
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
 
 Now = Callable[[], float]
 
@@ -45,11 +72,15 @@ class Fetches:
         self._again: set[Path] = set()
         #: New lists that a reload refused together: each is tried by itself.
         self._apart: set[Path] = set()
+        #: Those that could be neither taken in nor put aside, for no fault of theirs -> why, times, and when again.
+        self._put_off: dict[Path, tuple[str, int, float]] = {}
+        #: What was shown of refused lists: whoever accepts one means that one.
+        self._shown: dict[Path, tuple[int, ...]] = {}
         #: Those that a reload is about: what lies there is not to be written to meanwhile.
         self._tried: set[Path] = set()
         #: What is under way: path -> octets so far, and in all where the server said so.
         self._progress: dict[Path, tuple[int, int | None]] = {}
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: dict[Path, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
         self._is_ending = False
         #: (app, result) -> fetches.
@@ -129,7 +160,7 @@ class Fetches:
         ) as process:
             give_way(process.pid, COMPILE)
             with self._lock:
-                self._processes.add(process)
+                self._processes[path] = process
                 if self._is_ending:
                     process.kill()
             try:
@@ -150,14 +181,16 @@ class Fetches:
                 return State(**last)
             finally:
                 with self._lock:
-                    self._processes.discard(process)
+                    self._processes.pop(path, None)
 
     def end(self, task: Task, state: State) -> bool:
         """Note how a fetch ended; say whether the list in use is another now."""
         path, app = task.remote.path, task.remote.app
         before = self._states.get(path, State())
         self._progress.pop(path, None)
-        self.counts[app, state.result or "failed"] += 1
+        if state.result != "new":
+            # A new one is counted when a reload has taken it in, or refused it.
+            self.counts[app, state.result or "failed"] += 1
         if path in self._tasks:
             self._states[path] = state
             self._due[path] = 0.0 if path in self._again else self._due_time(self._tasks[path], state)
@@ -172,8 +205,13 @@ class Fetches:
 
     def arrived(self) -> list[Task]:
         """Give the lists that wait for a reload: together, or one by one after they were refused together."""
+        now = self._now()
         waiting = [
-            task for path, task in self._tasks.items() if path not in self._progress and task.remote.arrived.exists()
+            task
+            for path, task in self._tasks.items()
+            if path not in self._progress
+            and task.remote.arrived.exists()
+            and self._put_off.get(path, ("", 0, 0.0))[2] <= now
         ]
         self._apart &= {task.remote.path for task in waiting}
         return [task for task in waiting if task.remote.path in self._apart][:1] or waiting
@@ -186,28 +224,70 @@ class Fetches:
         """
         return [task for task in self.refused(apps) if accept(task.remote)]
 
+    def is_as_shown(self, task: Task) -> bool:
+        """Say whether what was refused of a list is what somebody was shown last."""
+        return self._shown.get(task.remote.path) == _identity(task.remote.refused)
+
+    def reason(self, task: Task) -> str:
+        """Say why a list was refused last, as far as that is known."""
+        return self._states.get(task.remote.path, State()).reason or ""
+
+    def show(self, tasks: Iterable[Task]) -> None:
+        """Note that somebody is shown what was refused of these."""
+        for task in tasks:
+            self._shown[task.remote.path] = _identity(task.remote.refused)
+
     def refused(self, apps: Iterable[str]) -> list[Task]:
-        """Give the lists of these apps of which something refused lies there, and nobody is at it."""
+        """Give the lists of these apps or URLs of which something refused lies there, and nobody is at it."""
         names, busy = set(apps), self._tried | self._progress.keys()
         return [
             task
             for path, task in self._tasks.items()
-            if task.remote.app in names and path not in busy and task.remote.refused.exists()
+            if not names.isdisjoint((task.remote.app, task.remote.url))
+            and path not in busy
+            and task.remote.refused.exists()
         ]
 
     def trying(self, tasks: Iterable[Task]) -> None:
         """Note that a reload is about these: no fetch of them begins until it ended."""
         self._tried = {task.remote.path for task in tasks}
 
-    def taken_in(self, tasks: Iterable[Task]) -> None:
-        """Put the lists of these in use, of which a reload is about to put a generation in force. OSError as above."""
-        for task in tasks:
-            self._states[task.remote.path] = take_in(task.remote)
+    def settle(self, in_force: Mapping[str, str]) -> None:
+        """Put lists in their place that are in force already: path -> digest of the list that is. Never raises.
 
-    def tried(self, tasks: list[Task], problem: str | None) -> None:
-        """Note how a reload of these ended: refused, each is tried by itself, and what is bad alone is put aside."""
+        A daemon that is killed in between does it at its next start.
+        """
+        for path, task in self._tasks.items():
+            arrived = task.remote.arrived
+            if path in self._progress or not arrived.exists():
+                continue
+            try:
+                if sha256(arrived) == in_force.get(str(path)):
+                    self._states[path] = take_in(task.remote)
+            except OSError as error:
+                self._put(path, f"{arrived}: cannot be put in its place: {error.strerror}")
+
+    def _put(self, path: Path, why: str) -> None:
+        """Put a list off: half a minute, then ever longer."""
+        before, count, _ = self._put_off.get(path, ("", 0, 0.0))
+        self._put_off[path] = (why, count + 1, self._now() + RETRY * 2 ** min(count, 8))
+        if why != before:
+            log.error("%s", why)
+
+    def tried(self, tasks: list[Task], problem: str | None, is_theirs: bool = True) -> None:
+        """Note how a reload of these ended: refused, each is tried by itself, and what is bad alone is put aside.
+
+        Unless it `is_theirs`, the fault is ours (a disk that is full, memory): they wait, and are tried again.
+        """
         self._tried.clear()
-        if problem is None:
+        for task in tasks:
+            if problem is None:
+                self.counts[task.remote.app, "new"] += 1
+            if problem is None or is_theirs:
+                self._put_off.pop(task.remote.path, None)
+            else:
+                self._put(task.remote.path, f"the list of {task.remote.app} from {task.remote.url} waits: {problem}")
+        if problem is None or not is_theirs:
             return
         if len(tasks) > 1:
             self._apart = {task.remote.path for task in tasks}
@@ -217,7 +297,7 @@ class Fetches:
             try:
                 self._states[remote.path] = refuse(remote, problem)
             except OSError as error:
-                log.error("%s: cannot be put aside: %s", remote.arrived, error.strerror)
+                self._put(remote.path, f"{remote.arrived}: cannot be put aside: {error.strerror}")
             self.counts[remote.app, "refused"] += 1
             log.error(
                 "the list of %s from %s: refused: %s; the last good one stays in use", remote.app, remote.url, problem
@@ -232,17 +312,17 @@ class Fetches:
         if not lacking:
             return
         log.info("fetching %d lists for the first time, for at most %g s", len(lacking), FIRST_PATIENCE)
-        clock = threading.Timer(FIRST_PATIENCE, self.kill)
+        clock = threading.Timer(FIRST_PATIENCE, self._kill_those, [[task.remote.path for task in lacking]])
         clock.start()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for task, state in zip(lacking, pool.map(self.run, lacking), strict=True):
                 self.end(task, state)
                 if state.result == "new":
                     # Nothing is in force that it could take the place of.
+                    self.counts[task.remote.app, "new"] += 1
                     self._states[task.remote.path] = take_in(task.remote)
         clock.cancel()
         clock.join()
-        self._is_ending = False
 
     def forget_others(self, directory: Path) -> None:
         """Remove what is kept, in their directory, of sources that no app in force names any more."""
@@ -256,7 +336,12 @@ class Fetches:
         """End what is under way, and what was about to be."""
         with self._lock:
             self._is_ending = True
-            for process in self._processes:
+            for process in self._processes.values():
+                process.kill()
+
+    def _kill_those(self, paths: Iterable[Path]) -> None:
+        with self._lock:
+            for process in [self._processes[path] for path in paths if path in self._processes]:
                 process.kill()
 
     def known(self, path: Path) -> dict[str, Any] | None:
@@ -272,11 +357,25 @@ class Fetches:
             "reason": state.reason,
             "refused": str(task.remote.refused) if task.remote.refused.exists() else None,
             "is_waiting": task.remote.arrived.exists(),
+            "put_off": self._put_off.get(path, (None, 0, 0.0))[0],
             "next_in": max(0.0, self._due[path] - now),
             "confirmed_ago": None if state.confirmed is None else max(0.0, now - state.confirmed),
             "octets": under_way and under_way[0],
             "of": under_way and under_way[1],
         }
+
+    def forget(self, tasks: Iterable[Task]) -> None:
+        """Remove lists that a start fetched and that keep it from being one: the next is to fetch them anew."""
+        for task in tasks:
+            with suppress(OSError):
+                task.remote.path.unlink()
+
+    def restore(self, generation: Mapping[Path, tuple[Path, int]]) -> None:
+        """Put lists back that a generation has, of a rollback: path -> where it lies, and its names. OSError, too."""
+        for path, (file, kept) in generation.items():
+            task = self._tasks.get(path)
+            if task is not None and path.exists() and sha256(path) != sha256(file):
+                self._states[path] = restore(task.remote, file, kept)
 
     def oldest(self) -> dict[str, float]:
         """Give, by app, when its list that was longest not confirmed was; 0 for one that never was."""

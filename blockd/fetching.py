@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import NoReturn, cast
 
 from blockd.fastpath import _native, end_with_parent, read_list
 from blockd.lists.gate import refusals, samples
-from blockd.lists.remote import FetchError, State, Task, put_aside, read_state, read_task, write_state
+from blockd.lists.remote import ARRIVED, REFUSED, FetchError, State, Task, put_aside, read_state, read_task, write_state
 from blockd.settings.records import record_data
 from blockd.settings.values import to_ascii
 
@@ -41,7 +42,10 @@ def run(task: Task, now: float) -> State:
         signal.setitimer(signal.ITIMER_REAL, 0)
         learned = replace(learned, tried=now, failures=0)
         if remote.candidate.exists():
-            after = _judged(task, learned)
+            after = _judged(task, learned, remote.candidate)
+        elif remote.refused.exists():
+            # Nothing newer: it is judged again, for somebody may have changed by what.
+            after = _judged(task, learned, remote.refused)
         else:
             # What waits for a reload is what the server has, and what is in use is not.
             confirmed = learned.confirmed if remote.arrived.exists() else now
@@ -70,14 +74,14 @@ def _fetch(task: Task, before: State) -> State:
     return fetch(task.remote, before, _progress())
 
 
-def _judged(task: Task, learned: State) -> State:
-    """Have a candidate wait for a reload, or put it aside with what speaks against it."""
+def _judged(task: Task, learned: State, file: Path) -> State:
+    """Have what lies there wait for a reload, or put it aside with what speaks against it."""
     remote = task.remote
-    native_list = cast("_native.List", {**task.as_read, "file": str(remote.candidate)})
+    native_list = cast("_native.List", {**task.as_read, "file": str(file)})
     try:
         report = read_list(native_list, task.guarded, to_ascii, record_data)
     except (OSError, ValueError) as error:
-        remote.candidate.unlink()
+        file.unlink()
         raise FetchError(f"it cannot be read: {error}") from None
     lines = {key: samples(report[key]) for key in ("samples", "refused_samples")}
     judged = {**report, **lines, "app": remote.app, "file": str(remote.path)}
@@ -85,13 +89,14 @@ def _judged(task: Task, learned: State) -> State:
     how = f"blockd lists accept {remote.app}"
     against = refusals(known, {"lists": [judged]}, task.limits, str(remote.path), how)
     if against:
-        remote.candidate.replace(remote.refused)
+        file.replace(remote.refused)
         first = against[0]
-        return replace(
-            learned, result="refused", reason=f"line {first.line}: {first.text}" if first.line else first.text
-        )
-    put_aside(remote)
-    return replace(learned, result="new", reason=None, arrived=report["kept"])
+        reason = f"line {first.line}: {first.text}" if first.line else first.text
+        return replace(learned, result="refused", reason=reason, known_of=REFUSED)
+    put_aside(remote, file)
+    return replace(
+        learned, result="new", reason=None, arrived=report["kept"], arrived_at=learned.tried, known_of=ARRIVED
+    )
 
 
 def _progress() -> Callable[[int, int | None], None]:

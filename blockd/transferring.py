@@ -124,8 +124,8 @@ class Primary:
         self._keys: dict[dns.name.Name, dns.tsig.Key] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(CONNECTIONS)
-        #: Where it listens, by the version of IP: what it sends comes from there, as secondaries expect it.
-        self._sources: dict[int, str] = {}
+        #: Where it listens: what it sends comes from there, as secondaries expect it.
+        self._listens: list[str] = []
         #: Refused transfers that were told: zone, address and reason.
         self._told: set[tuple[str, str, str]] = set()
 
@@ -243,14 +243,24 @@ class Primary:
         notify.answer.append(zone.soa(serial))
         if key is not None:
             notify.use_tsig(key)
-        source = self._sources.get(ip_address(peer[0]).version)
         try:
-            reply = dns.query.udp(notify, peer[0], wait, peer[1], source, ignore_unexpected=True)
+            reply = dns.query.udp(notify, peer[0], wait, peer[1], self._source(peer), ignore_unexpected=True)
         except dns.exception.Timeout:
             return "no answer"
         except (OSError, dns.exception.DNSException) as error:
             return str(error) or type(error).__name__
         return None if reply.rcode() == dns.rcode.NOERROR else f"it answers {dns.rcode.to_text(reply.rcode())}"
+
+    def _source(self, peer: Peer) -> str | None:
+        """Give the address of ours to tell a secondary from: the one on the way to it, else one that it may know."""
+        family = socket.AF_INET6 if ip_address(peer[0]).version == 6 else socket.AF_INET
+        ours = [host for host in self._listens if ip_address(host).version == ip_address(peer[0]).version]
+        with socket.socket(family, socket.SOCK_DGRAM) as way, suppress(OSError):
+            way.connect(peer)
+            if (host := way.getsockname()[0]) in ours or any(ip_address(one).is_unspecified for one in ours):
+                return str(host)
+        is_near = ip_address(peer[0]).is_loopback
+        return next((host for host in ours if ip_address(host).is_loopback == is_near), None)
 
     # Questions
 
@@ -265,8 +275,7 @@ class Primary:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind((host, port))
         streams.listen(CONNECTIONS)
-        if not ip_address(host).is_unspecified:
-            self._sources.setdefault(ip_address(host).version, host)
+        self._listens.append(host)
         threading.Thread(target=self._serve_datagrams, args=(datagrams,), daemon=True).start()
         threading.Thread(target=self._serve_streams, args=(streams,), daemon=True).start()
 
@@ -343,7 +352,7 @@ class Primary:
         reply = dns.message.make_response(query)
         if zone is None or not zone.admits(address, query) or query.opcode() != dns.opcode.QUERY:
             if zone is None:
-                self._refuse(_text(question.name), address, "there is no such zone")
+                self._refuse("", address, "it asks for a zone that there is not")
             else:
                 self._count(zone, "refused")
                 self._refuse(_text(zone.origin), address, "it is no secondary of this zone, or lacks its key")
@@ -371,6 +380,7 @@ class Primary:
         name = query.question[0].name.canonicalize()
         if not any(host == address and key in (None, signed_by) for host, key in primaries):
             reply.set_rcode(dns.rcode.REFUSED)
+            self._refuse(_text(name), address, "a NOTIFY of a zone that no list is, or without its key")
         else:
             self._hear(name)
         return reply.to_wire()

@@ -124,7 +124,7 @@ class Transfers:
             log.warning(text, said["zone"], said["unconfirmed"], said["why"])
         elif "refused" in said:
             zone = f"zone {said['zone']}: " if said["zone"] else ""
-            log.warning("%s%s was refused a transfer: %s", zone, said["refused"], said["why"])
+            log.warning("%s%s was refused: %s", zone, said["refused"], said["why"])
         elif "taken" in said:
             self.problem = None
             self.zones = {zone: known for zone, known in self.zones.items() if zone in said["taken"]}

@@ -48,8 +48,15 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
         if source["reason"]:
             where = f" (what came is {source['refused']})" if source["refused"] else ""
             say(f"  {app}: {source['reason']}{where}")
-        if source["is_waiting"]:
-            say(f"  {app}: what came waits: {answer['generation']} is held since a rollback, until blockd reload")
+        if source["put_off"]:
+            say(f"  {app}: {source['put_off']}")
+        elif source["is_waiting"]:
+            why = (
+                f"{answer['generation']} is held since a rollback, until blockd reload"
+                if answer["is_held"]
+                else "its turn"
+            )
+            say(f"  {app}: what came waits: {why}")
     if answer["staged"]:
         say()
         say("staged, and not in force:")
@@ -78,7 +85,9 @@ def fetch(
         for source in answer["sources"]:
             said = f"{source['result']}: {source['reason']}" if source["reason"] else source["result"]
             (say if source["result"] in ("new", "unchanged") else complain)(f"{source['url']}: {said}")
-        if not answer["in_force"]:
+            if source["put_off"]:
+                complain(f"{source['url']}: {source['put_off']}")
+        if answer["is_held"]:
             complain("what was fetched waits: a generation is held since a rollback, until blockd reload")
     if not answer["ok"]:
         raise typer.Exit(1)
@@ -86,8 +95,8 @@ def fetch(
 
 def accept(
     context: typer.Context,
-    apps: Annotated[
-        list[str], typer.Argument(metavar="APP...", help="What came for lists of these apps, and no other.")
+    which: Annotated[
+        str, typer.Argument(metavar="APP|URL", help="What came for the list of this app, or from this URL.")
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing: say what would be gained and lost.")
@@ -99,7 +108,7 @@ def accept(
     """Take in what was fetched and refused, as `blockd lists` shows it. Exit code 1: nothing was changed."""
     before = context.obj
     as_json = as_json or before[2]
-    answer = _ask(config or before[0], socket or before[1], "accept", as_json, apps=apps, dry_run=dry_run)
+    answer = _ask(config or before[0], socket or before[1], "accept", as_json, apps=[which], dry_run=dry_run)
     if as_json:
         print_json(answer)
     elif "changes" in answer:

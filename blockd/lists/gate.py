@@ -61,6 +61,7 @@ def refusals(
     problems += _forbidden(after, how)
     problems += _unparsed(after, limits, how)
     if before is not None:
+        problems += _moved(before, after)
         problems += _cut(before, after, how)
         problems += _grown(before, after, limits, how)
         problems += _shrunk(before, after, limits, config, how)
@@ -94,6 +95,21 @@ def _unparsed(after: dict[str, Any], limits: Limits, how: str | None) -> Iterabl
                 f"({100 * largest:g}%); the first: {first['reason']}: {first['text']}{_meant(how)}"
             )
             yield Problem(report["file"], first["line"], "", text)
+
+
+def _moved(before: dict[str, Any], after: dict[str, Any]) -> Iterable[Problem]:
+    """Give the lists that are not there yet, in an app of which another went that was: it would be empty meanwhile."""
+    now = {report["file"] for report in after.get("lists", [])}
+    had = before.get("lists", [])
+    gone = {report["app"]: report for report in had if report["kept"] and report["file"] not in now}
+    was_lacking = {report["file"] for report in had if report.get("is_lacking")}
+    for report in after.get("lists", []):
+        if report.get("is_lacking") and report["app"] in gone and report["file"] not in was_lacking:
+            text = (
+                f"this list of {report['app']} is not there yet, and one of {gone[report['app']]['kept']} names went: "
+                "a reload fetches it first, and takes nothing in while it cannot be fetched"
+            )
+            yield Problem(report["file"], 0, "", text)
 
 
 def _cut(before: dict[str, Any], after: dict[str, Any], how: str | None) -> Iterable[Problem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,9 @@ from typing import Any, Literal
 from blockd.lists.gate import Limits
 
 #: Of the files beside a list: what is known, what is being written, what is judged, what waits for a reload, what was
-#: refused.
-ENDINGS = (".json", ".json.new", ".new", ".arrived", ".refused")
+#: refused, what is put back.
+ARRIVED, REFUSED, BACK = ".arrived", ".refused", ".back"
+ENDINGS = (".json", ".json.new", ".new", ARRIVED, REFUSED, BACK)
 
 Result = Literal["new", "unchanged", "failed", "refused"]
 
@@ -62,12 +64,12 @@ class Remote:
     @property
     def refused(self) -> Path:
         """Where one lies that was fetched and does not get in."""
-        return self.path.with_name(self.path.name + ".refused")
+        return self.path.with_name(self.path.name + REFUSED)
 
     @property
     def arrived(self) -> Path:
         """Where one lies that is good by itself, until a reload has taken it in or refused it."""
-        return self.path.with_name(self.path.name + ".arrived")
+        return self.path.with_name(self.path.name + ARRIVED)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ class State:
     failures: int = 0
     #: Names of the list in use, for whoever judges the next one.
     kept: int | None = None
-    #: Names of the one that waits for a reload.
+    #: Names of the one that waits for a reload, and when it came.
     arrived: int | None = None
+    arrived_at: float | None = None
+    #: Which file the ETag and the date are of, by its ending: nothing is known of one that is not there.
+    known_of: str = ""
 
     def due(self, every: float) -> float:
         """Say when to fetch next; sooner after a failure, then ever later, and never later than usual."""
@@ -117,9 +122,9 @@ def write_state(path: Path, state: State) -> None:
     _write_whole(file, json.dumps(asdict(state)).encode())
 
 
-def put_aside(remote: Remote) -> None:
-    """Have what was fetched wait for a reload; it is on the disk when this returns."""
-    remote.candidate.replace(remote.arrived)
+def put_aside(remote: Remote, file: Path) -> None:
+    """Have what was fetched, and lies there, wait for a reload; it is on the disk when this returns."""
+    file.replace(remote.arrived)
     remote.refused.unlink(missing_ok=True)
     _sync(remote.path.parent)
 
@@ -129,8 +134,25 @@ def take_in(remote: Remote) -> State:
     remote.arrived.replace(remote.path)
     _sync(remote.path.parent)
     state = read_state(remote.path)
+    known_of = "" if state.known_of == ARRIVED else state.known_of
+    state = replace(state, confirmed=state.arrived_at, kept=state.arrived, arrived=None, known_of=known_of)
+    if not remote.refused.exists():
+        # Otherwise a newer one was refused meanwhile, and that is what is said.
+        state = replace(state, result="new", reason=None)
+    write_state(remote.path, state)
+    return state
+
+
+def restore(remote: Remote, file: Path, kept: int | None) -> State:
+    """Put a list back that was in force before; what is there is put aside. OSError when the disk refuses."""
+    copy = remote.path.with_name(remote.path.name + BACK)
+    shutil.copyfile(file, copy)
+    remote.path.replace(remote.refused)
+    copy.replace(remote.path)
+    _sync(remote.path.parent)
+    # What the server has is asked for anew, whole: nothing is known of what lies here.
     state = replace(
-        state, result="new", reason=None, confirmed=state.tried, failures=0, kept=state.arrived, arrived=None
+        read_state(remote.path), etag=None, modified=None, result="refused", reason="was rolled back", kept=kept
     )
     write_state(remote.path, state)
     return state
@@ -140,7 +162,7 @@ def refuse(remote: Remote, reason: str) -> State:
     """Put what waits aside, for no reload takes it; give what is known then. OSError when the disk refuses."""
     remote.arrived.replace(remote.refused)
     _sync(remote.path.parent)
-    state = replace(read_state(remote.path), result="refused", reason=reason, arrived=None)
+    state = replace(read_state(remote.path), result="refused", reason=reason, arrived=None, known_of=REFUSED)
     write_state(remote.path, state)
     return state
 
@@ -152,7 +174,8 @@ def accept(remote: Remote) -> bool:
     remote.refused.replace(remote.arrived)
     _sync(remote.path.parent)
     # How many names it has is what the next one is compared with: unknown, until one passes by itself.
-    write_state(remote.path, replace(read_state(remote.path), arrived=None))
+    state = read_state(remote.path)
+    write_state(remote.path, replace(state, arrived=None, arrived_at=state.tried, known_of=ARRIVED))
     return True
 
 

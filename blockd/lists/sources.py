@@ -26,7 +26,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as HttpTimeoutError
 
-from blockd.lists.remote import FetchError, Remote, State
+from blockd.lists.remote import ARRIVED, REFUSED, FetchError, Remote, State
 
 #: Seconds without an octet, on connecting and on reading; the whole of a fetch has `PATIENCE`.
 SILENCE = 20.0
@@ -44,7 +44,7 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
     """
     headers = {"Accept-Encoding": "gzip", "User-Agent": "blockd"}
     # What was fetched before, and refused or not in use yet, is as well known as what is.
-    if state.url == remote.url and any(file.exists() for file in (remote.path, remote.arrived, remote.refused)):
+    if state.url == remote.url and _beside(remote, state.known_of).exists():
         headers |= {"If-None-Match": state.etag} if state.etag else {}
         headers |= {"If-Modified-Since": state.modified} if state.modified else {}
     try:
@@ -52,9 +52,6 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
         if reply.status == 304 and not headers.keys() & {"If-None-Match", "If-Modified-Since"}:
             raise FetchError("the server says that nothing changed, and was not asked")
         if reply.status == 304:
-            # What was refused is judged again: somebody may have changed by what.
-            with suppress(FileNotFoundError):
-                remote.refused.replace(remote.candidate)
             return state
         if reply.status != 200:
             raise FetchError(f"the server says {reply.status} {str(reply.reason or '')[:80]!r}")
@@ -63,14 +60,23 @@ def fetch(remote: Remote, state: State, progress: Callable[[int, int | None], No
         with suppress(OSError):
             remote.candidate.unlink()
         raise error if isinstance(error, FetchError) else FetchError(_words(error)) from None
-    if _same(remote.candidate, remote.path):
-        # The server is back where we are: nothing waits any more.
-        for file in (remote.candidate, remote.arrived, remote.refused):
+    known_of = next((end for end in ("", ARRIVED, REFUSED) if _same(remote.candidate, _beside(remote, end))), None)
+    if known_of is not None:
+        # The server is back where we are: what is newer is nothing that waits any more.
+        newer = {"": (remote.arrived, remote.refused), ARRIVED: (remote.refused,)}.get(known_of, ())
+        for file in (remote.candidate, *newer):
             file.unlink(missing_ok=True)
-    elif _same(remote.candidate, remote.arrived):
-        for file in (remote.candidate, remote.refused):
-            file.unlink(missing_ok=True)
-    return replace(state, url=remote.url, etag=_header(reply, "ETag"), modified=_header(reply, "Last-Modified"))
+    return replace(
+        state,
+        url=remote.url,
+        etag=_header(reply, "ETag"),
+        modified=_header(reply, "Last-Modified"),
+        known_of=known_of or "",
+    )
+
+
+def _beside(remote: Remote, ending: str) -> Path:
+    return remote.path.with_name(remote.path.name + ending)
 
 
 def _open(remote: Remote, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:

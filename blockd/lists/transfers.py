@@ -35,7 +35,7 @@ def fetch_zone(remote: Remote, state: State, progress: Callable[[int, int | None
     try:
         key = None if remote.key is None else read_key(remote.key.name, remote.key.algorithm, remote.key.file)
         zone = known or dns.zone.Zone(remote.zone, relativize=False)
-        before = None if known is None else known.get_soa().serial
+        before = _serial(known)
         try:
             _receive(remote, zone, key)
         except (dns.exception.DNSException, ValueError, KeyError):
@@ -45,13 +45,19 @@ def fetch_zone(remote: Remote, state: State, progress: Callable[[int, int | None
             zone = dns.zone.Zone(remote.zone, relativize=False)
             _receive(remote, zone, key)
         serial = zone.get_soa().serial
-        if before is not None and dns.serial.Serial(serial) < before:
-            raise FetchError(f"its serial goes back, from {before} to {serial}")
-        if serial != before:
+        in_use = before if newest == remote.path else _serial(_read(remote, remote.path))
+        if in_use is not None and dns.serial.Serial(serial) < in_use:
+            raise FetchError(f"its serial goes back, from {in_use} to {serial}")
+        if serial == in_use:
+            # The primary is back where we are: what was refused, or waits, it has no more.
+            for file in (remote.refused, remote.arrived):
+                file.unlink(missing_ok=True)
+        elif serial != before:
+            if before is not None and dns.serial.Serial(serial) < before:
+                # Older than what was refused, and so no difference to it.
+                zone = dns.zone.Zone(remote.zone, relativize=False)
+                _receive(remote, zone, key)
             _write(remote, zone, progress)
-        elif remote.refused.exists():
-            # Nothing newer: it is judged again, for somebody may have changed by what.
-            remote.refused.replace(remote.candidate)
     except (dns.exception.DNSException, OSError, ValueError, KeyError, EOFError, FetchError) as error:
         with suppress(OSError):
             remote.candidate.unlink()
@@ -66,6 +72,10 @@ def _read(remote: Remote, file: Path) -> dns.zone.Zone | None:
         zone.get_soa()
         return zone
     return None
+
+
+def _serial(zone: dns.zone.Zone | None) -> int | None:
+    return None if zone is None else int(zone.get_soa().serial)
 
 
 def _receive(remote: Remote, zone: dns.zone.Zone, key: dns.tsig.Key | None) -> None:

@@ -240,6 +240,16 @@ def test_a_public_suffix_is_left_out_of_what_is_accepted(serve: Serve, upstream:
     assert "skipped, a public suffix: co.uk" in blockd.log.read_text()
 
 
+def test_a_dry_run_sees_what_a_reload_cannot_take(serve: Serve, upstream: Upstream) -> None:
+    """A key that only a restart takes in."""
+    blockd, _ = with_list(serve, upstream, GOOD)
+    blockd.values["cache"]["size_mb"] = 9
+    blockd.write()
+    done = blockd.run("reload", "--dry-run")
+    assert done.returncode == 1
+    assert "cache.size_mb: changed, and only a restart takes it in" in done.stderr
+
+
 def test_a_dry_run_sees_what_is_no_name(serve: Serve, upstream: Upstream) -> None:
     """Expressions, and rules of response policy zones with what they do."""
     blockd = serve([upstream.address])

@@ -321,6 +321,178 @@ def test_a_list_that_moves_is_not_empty_meanwhile(serve: Serve, server: ListServ
     assert "404" in blockd.log.read_text()
 
 
+def test_one_of_several_that_moves_is_not_empty_either(tmp_path: Path, server: ListServer, upstream: Upstream) -> None:
+    """Not where the app has enough others, nor over a restart; what is there again is fetched by the start itself."""
+    upstream.script = any_address
+    server.pages |= {"/one": NAMES, "/two": b"".join(b"t%d.example\n" % at for at in range(60))}
+    blockd = Blockd(tmp_path, [upstream.address], reload={"largest_shrink": "50%"})
+    ca = str(server.ca)
+    blockd.write_app("both", lists=[{"url": server.url(f"/{name}"), "ca": ca} for name in ("one", "two")])
+    blockd.values["policies"]["corporate"]["block"].append("both")
+    blockd.write()
+    with blockd:
+        blockd.write_app("both", lists=[{"url": server.url(f"/{name}"), "ca": ca} for name in ("one", "gone")])
+        moved = blockd.run("reload")
+        assert moved.returncode == 1
+        assert "is not there yet, and one of 60 names went" in moved.stderr
+        assert rcode(ask(blockd, "t7.example", client=CORPORATE)) == "NXDOMAIN"
+        blockd.stop()
+        blockd.start()
+        assert rcode(ask(blockd, "t7.example", client=CORPORATE)) == "NXDOMAIN"
+        assert not blockd.ready()["config_in_force"]
+        blockd.stop()
+        server.pages["/gone"] = server.pages["/two"]
+        blockd.start()
+        assert blockd.ready()["config_in_force"]
+        assert rcode(ask(blockd, "t7.example", client=CORPORATE)) == "NXDOMAIN"
+
+
+def test_each_list_is_accepted_for_itself_and_for_what_was_told(
+    serve: Serve, server: ListServer, upstream: Upstream
+) -> None:
+    """Of two that were refused one is named; what else speaks against it is told first; another that came is not it."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_shrink": "50%", "must_allow": ["www.open.example"]})
+    server.pages |= {"/one": NAMES, "/two": NAMES}
+    urls = [server.url(f"/{name}") for name in ("one", "two")]
+    blockd.write_app("both", lists=[{"url": url, "ca": str(server.ca)} for url in urls])
+    blockd.values["policies"]["corporate"]["block"].append("both")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    assert blockd.run("lists", "fetch").returncode == 0
+    server.pages |= {"/one": b"n1.example\nopen.example\n", "/two": b"<html>\n"}
+    assert blockd.run("lists", "fetch").returncode == 1
+    both = blockd.run("lists", "accept", "both")
+    assert both.returncode == 1
+    assert f"2 lists were refused, each for its own reason: name one by its URL: {', '.join(urls)}" in both.stderr
+    first = blockd.run("lists", "accept", urls[0])
+    assert first.returncode == 1
+    assert "www.open.example would be blocked for corporate" in first.stderr
+    assert "nobody was told of this before" in first.stderr
+    assert rcode(ask(blockd, "open.example", client=CORPORATE)) == "NOERROR"
+    assert "is held" not in blockd.run("lists").stdout
+    server.pages["/one"] = b"n2.example\n"
+    wanted = json.loads(blockd.run("lists", "--json").stdout)["lists"][0]["source"]["refused"]
+    Path(wanted).write_text("junk\n")
+    other = blockd.run("lists", "accept", urls[0])
+    assert "was not shown yet, or changed since" in other.stderr
+
+
+def test_a_first_start_that_a_list_prevents_can_be_mended(
+    tmp_path: Path, server: ListServer, upstream: Upstream
+) -> None:
+    """What it fetched is fetched anew by the next; a list that must have a name is fetched before it is judged."""
+    upstream.script = any_address
+    server.pages["/remote"] = NAMES + b"open.example\n"
+    blockd = Blockd(tmp_path, [upstream.address], reload={"must_allow": ["www.open.example"]})
+    with_list(blockd, server, "remote")
+    with pytest.raises(AssertionError, match="would be blocked for corporate") as failed:
+        blockd.start()
+    assert "blockd reload --accept" not in str(failed.value), "nobody is there to be told"
+    server.pages["/remote"] = NAMES
+    with blockd:
+        assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
+        server.pages["/second"] = b"must.example\n"
+        with_list(blockd, server, "second")
+        blockd.values["reload"]["must_block"] = ["must.example"]
+        assert blockd.reload().returncode == 0
+        assert rcode(ask(blockd, "must.example", client=CORPORATE)) == "NXDOMAIN"
+
+
+@pytest.mark.parametrize("is_in_force", [False, True])
+def test_a_list_that_a_crash_left_gets_in(
+    is_in_force: bool, tmp_path: Path, server: ListServer, upstream: Upstream
+) -> None:
+    """Before its generation was in force, or after, and its file was not in its place: the next start sees to it."""
+    upstream.script = any_address
+    server.pages["/remote"] = NAMES
+    blockd = Blockd(tmp_path, [upstream.address])
+    with_list(blockd, server, "remote")
+    with blockd:
+        server.pages["/remote"] = MORE
+        assert blockd.run("lists", "fetch").returncode == 0
+        if not is_in_force:
+            assert blockd.run("lists", "rollback").returncode == 0
+    (kept,) = (tmp_path / "state" / "lists").glob("*remote")
+    if is_in_force:
+        kept.replace(kept.with_name(f"{kept.name}.arrived"))
+        kept.write_bytes(NAMES)
+    else:
+        (tmp_path / "state" / "held").unlink()
+        kept.with_name(f"{kept.name}.arrived").write_bytes(MORE)
+    with blockd:
+        wait_for("one.more.example", "NXDOMAIN", blockd)
+        deadline = time.monotonic() + 20
+        while kept.with_name(f"{kept.name}.arrived").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert kept.read_bytes() == MORE
+        assert blockd.ready()["config_in_force"]
+        assert blockd.run("lists", "fetch").returncode == 0
+
+
+def test_what_is_judged_again_survives_a_kill(tmp_path: Path, server: ListServer) -> None:
+    """What was refused lies where it lay; and nothing is known of a file that somebody removed."""
+    server.pages["/list"] = NAMES
+    one = task(tmp_path, server.url("/list"), server.ca)
+    fetch(one)
+    take_in(one.remote)
+    server.pages["/list"] = b"n1.example\n"
+    assert fetch(one).result == "refused"
+    slow = (
+        "import blockd.fetching as f, os; f.read_list = lambda *_: os.kill(os.getpid(), 9); f.main([str(os.getppid())])"
+    )
+    done = subprocess.run([sys.executable, "-c", slow], input=one.as_json(), text=True, check=False, timeout=60)
+    assert done.returncode == -9
+    assert one.remote.refused.read_bytes() == b"n1.example\n"
+    assert fetch(one).result == "refused"
+    one.remote.refused.unlink()
+    assert fetch(one).result == "refused", "it was asked for whole"
+
+
+def test_a_disk_that_refuses_costs_no_list(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """What cannot be put in its place, or aside, is said, and tried again later; a fetch does not wait for ever."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"must_allow": ["www.open.example"]})
+    server.pages["/remote"] = NAMES
+    with_list(blockd, server, "remote")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    (kept,) = (blockd.directory / "state" / "lists").glob("*remote")
+    refused = kept.with_name(f"{kept.name}.refused")
+    refused.mkdir()
+    (refused / "x").touch()
+    server.pages["/remote"] = MORE + b"open.example\n"
+    told = blockd.run("lists", "fetch")
+    assert told.returncode == 1
+    assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
+    before = blockd.log.read_text().count("is there and cannot")
+    time.sleep(3)
+    assert blockd.log.read_text().count("cannot be put aside") <= 1
+    assert before == 0
+
+
+def test_a_rollback_puts_lists_back(serve: Serve, server: ListServer, upstream: Upstream) -> None:
+    """What is compared, and what a reload takes, is what is in force; what was left lies beside it."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_shrink": "50%"})
+    server.pages["/remote"] = NAMES
+    with_list(blockd, server, "remote")
+    assert blockd.reload().returncode == 0
+    wait_for("n7.example", "NXDOMAIN", blockd)
+    bad = NAMES + b"".join(b"bad%d.example\n" % at for at in range(150))
+    server.pages["/remote"] = bad
+    assert blockd.run("lists", "fetch").returncode == 0
+    assert rcode(ask(blockd, "bad7.example", client=CORPORATE)) == "NXDOMAIN"
+    assert blockd.run("lists", "rollback").returncode == 0
+    server.pages["/remote"] = MORE
+    assert "what was fetched waits" in blockd.run("lists", "fetch").stderr
+    assert blockd.run("reload").returncode == 0
+    assert rcode(ask(blockd, "bad7.example", client=CORPORATE)) == "NOERROR", "not for a moment"
+    wait_for("one.more.example", "NXDOMAIN", blockd)
+    assert rcode(ask(blockd, "bad7.example", client=CORPORATE)) == "NOERROR"
+
+
 def test_a_list_that_was_refused_is_accepted_by_an_operator(
     serve: Serve, server: ListServer, upstream: Upstream
 ) -> None:
@@ -338,6 +510,13 @@ def test_a_list_that_was_refused_is_accepted_by_an_operator(
     blockd.write_app("other", suffixes=["other.example"])
     assert blockd.run("reload", "--accept").returncode == 0
     assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN", "that is about the files alone"
+    unseen = blockd.run("lists", "accept", "remote")
+    assert unseen.returncode == 0, "a fetch that was asked for showed it"
+    server.pages["/remote"] = NAMES
+    assert blockd.run("lists", "fetch").returncode == 1
+    assert blockd.run("lists", "accept", "remote").returncode == 0
+    server.pages["/remote"] = b"n1.example\n"
+    assert blockd.run("lists", "fetch").returncode == 1
     shown = blockd.run("lists", "accept", "remote", "--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "remote: 0 gained, 99 lost" in shown.stdout

@@ -97,7 +97,7 @@ impl Journal {
     /// A number for a name that led to an app without being known: such names are told apart, as far as few of a minute are.
     /// More, and one device could fill the log with names that it makes up.
     pub fn led_by(&self, name: &[u8]) -> u64 {
-        self.hasher.hash_one(name) % MAX_LED
+        (1 + self.hasher.hash_one(name) % MAX_LED) << 48
     }
 
     /// Counts a decision.

@@ -481,7 +481,7 @@ fn read_expressions(input: &RulesInput, sources: &mut Vec<(String, AppMask)>) ->
             report.kept = lines.len() as u64;
             for guarded in &input.guarded {
                 let text = guarded.to_string();
-                let hit = lines.iter().find(|(_, source)| lists::regex::fits(source, text.as_bytes()));
+                let hit = lines.iter().find(|(_, source)| lists::regex::fits_ours(source, &text));
                 if let Some((number, source)) = hit {
                     report.refuse(*number, "an expression that fits a name that no list may block", source.as_bytes());
                 }

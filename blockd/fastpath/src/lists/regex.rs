@@ -12,27 +12,91 @@ const MAX_OCTETS: usize = 200;
 const MAX_COUNT: usize = 1_000;
 /// Why an expression is refused, as a public suffix is.
 pub const EVERYBODYS: SkipReason = "an expression that fits everybody's names";
-/// Labels that have nothing in common but what they are made of: what fits all of a row below one public suffix, fits
-/// whatever is there. By letters, with digits and hyphens, and with labels before them.
-const STRANGERS: [[&str; 4]; 3] = [
-    ["qz", "plumber", "riverbank", "wkvxjy"],
-    ["h-7", "4you", "x2-garden-9", "0815"],
-    ["www.qz", "a.b.plumber", "mail.riverbank", "w3.wkvxjy"],
+/// Labels as the world has them, by kind: of letters, with digits and hyphens, of a web server, of several. What fits half
+/// of a kind below any public suffix fits whatever is there.
+const STRANGERS: [&[&str]; 4] = [
+    &[
+        "qz",
+        "bank",
+        "garden",
+        "plumber",
+        "riverbank",
+        "onlineshop",
+        "weather",
+        "news",
+        "kitchen",
+        "schooldistrict",
+        "abc",
+        "x",
+    ],
+    &["h-7", "4you", "x2-garden-9", "0815", "web-24", "my-shop", "route66", "a-b-c", "e-bank-1", "7days"],
+    &["www.qz", "www.bank", "www.garden", "www.plumber", "www.riverbank", "www.my-shop", "www.4you", "www.weather"],
+    &["mail.garden", "a.b.plumber", "cdn.riverbank", "w3.weather", "img.bank", "static.news", "login.x", "api.my-shop"],
 ];
-/// Public suffixes below which most of the world's names are, and those of governments.
-const SUFFIXES: [&str; 40] = [
-    "ac.uk", "app", "at", "au", "be", "biz", "ca", "ch", "cn", "co", "co.jp", "co.uk", "com", "com.au", "com.br",
-    "com.cn", "de", "dev", "edu", "es", "eu", "fr", "gov", "gov.uk", "in", "info", "io", "it", "jp", "me", "mil",
-    "net", "nl", "online", "org", "org.uk", "ru", "uk", "us", "xyz",
+/// Labels below a name of ours, and none.
+const OWN: [&str; 6] = ["", "www.", "mail.", "qz.", "vpn-1.", "a.b."];
+/// Top-level domains of three letters and more below which many names are; those of two letters are tried all.
+const TOP: [&str; 44] = [
+    "app",
+    "arpa",
+    "art",
+    "biz",
+    "blog",
+    "cloud",
+    "club",
+    "com",
+    "dev",
+    "edu",
+    "email",
+    "eus",
+    "fun",
+    "gov",
+    "group",
+    "icu",
+    "info",
+    "int",
+    "life",
+    "live",
+    "media",
+    "mil",
+    "mobi",
+    "name",
+    "net",
+    "network",
+    "news",
+    "online",
+    "org",
+    "page",
+    "pro",
+    "shop",
+    "site",
+    "social",
+    "solutions",
+    "space",
+    "store",
+    "tech",
+    "today",
+    "top",
+    "website",
+    "work",
+    "world",
+    "xyz",
 ];
+/// What registries put before a country's two letters.
+const BEFORE: [&str; 13] =
+    ["", "ac.", "co.", "com.", "edu.", "go.", "gob.", "gov.", "mil.", "ne.", "net.", "nhs.", "org."];
+/// Suffixes that are tried with each expression, of those below which any of them fits: a list that is refused for one of
+/// its expressions is looked through again when that is mended.
+const MOST: usize = 64;
 
 /// An expression, or why there is none and the line.
 pub type Found<'a> = Result<String, (SkipReason, &'a [u8])>;
 
-/// Reads every line; `each` gets the line number from 1, and the expression or why there is none.
+/// Reads every line; `each` gets the line number from 1, and the expression or why there is none. Lines that are no
+/// expressions come first.
 pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, Found<'_>)) -> io::Result<()> {
     let mut chunk = vec![0u8; super::CHUNK_OCTETS];
-    let mut count = 0;
+    let mut kept: Vec<(u64, String)> = Vec::new();
     each_line(&mut list, &mut chunk, &mut |number, line| match line {
         Err(beginning) => each(number, Err(("a line that is too long", beginning))),
         Ok(line) => {
@@ -40,17 +104,25 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
             if text.is_empty() || text.starts_with(b"#") || text.starts_with(b"!") {
                 return;
             }
-            let read = expression(text).and_then(|source| {
-                count += 1;
-                match () {
-                    () if count > MAX_COUNT => Err("one of more expressions than a list may have"),
-                    () if !may_be_public && fits_strangers(&source) => Err(EVERYBODYS),
-                    () => Ok(source),
+            match expression(text) {
+                Ok(_) if kept.len() >= MAX_COUNT => {
+                    each(number, Err(("one of more expressions than a list may have", text)));
                 }
-            });
-            each(number, read.map_err(|why| (why, text)));
+                Ok(source) => kept.push((number, source)),
+                Err(why) => each(number, Err((why, text))),
+            }
         }
-    })
+    })?;
+    let sources: Vec<&str> = kept.iter().map(|(_, source)| source.as_str()).collect();
+    let suffixes = if may_be_public { Vec::new() } else { suffixes_of_strangers(&sources, MOST) };
+    for (number, source) in kept {
+        if !suffixes.is_empty() && fits_strangers(&source, &suffixes) {
+            each(number, Err((EVERYBODYS, source.as_bytes())));
+        } else {
+            each(number, Ok(source));
+        }
+    }
+    Ok(())
 }
 
 /// One pattern over whole names that fits what any of the expressions is found in: one automaton of all of them grows with
@@ -59,22 +131,42 @@ pub fn any_of(expressions: &[String]) -> String {
     format!("^(?:.*(?:{}).*)$", expressions.join("|"))
 }
 
-/// Whether an expression is found in names of anybody: in all of a row, below any suffix.
-fn fits_strangers(expression: &str) -> bool {
-    let Ok(patterns) = Patterns::build(vec![(any_of(&[expression.to_string()]), AppMask::of(0))]) else {
-        return false;
-    };
-    let fits =
-        |name: &str| FoldedName::from_rule_text(name.as_bytes()).is_ok_and(|name| !patterns.find(&name).0.is_empty());
-    let below = |suffix: &&str| STRANGERS.iter().any(|row| row.iter().all(|label| fits(&format!("{label}.{suffix}"))));
-    SUFFIXES.iter().any(below)
+/// The public suffixes below which any of the expressions fits names of anybody.
+fn suffixes_of_strangers(sources: &[&str], most: usize) -> Vec<String> {
+    if sources.is_empty() {
+        return Vec::new();
+    }
+    let Some(all) = automaton(&sources.join("|")) else { return Vec::new() };
+    let letters = || (b'a'..=b'z').map(char::from);
+    let countries = letters().flat_map(|one| letters().map(move |two| format!("{one}{two}")));
+    let below = countries.flat_map(|country| BEFORE.iter().map(move |before| format!("{before}{country}")));
+    let every = TOP.iter().map(|top| (*top).to_string()).chain(below);
+    every.filter(|suffix| is_wide_below(&all, suffix)).take(most).collect()
 }
 
-/// Whether an expression is found in a name.
-pub fn fits(expression: &str, name: &[u8]) -> bool {
-    let pattern = vec![(any_of(&[expression.to_string()]), AppMask::of(0))];
-    let name = FoldedName::from_rule_text(name);
-    name.is_ok_and(|name| Patterns::build(pattern).is_ok_and(|patterns| !patterns.find(&name).0.is_empty()))
+/// Whether an expression is found in names of anybody below one of these suffixes.
+fn fits_strangers(expression: &str, suffixes: &[String]) -> bool {
+    automaton(expression).is_some_and(|own| suffixes.iter().any(|suffix| is_wide_below(&own, suffix)))
+}
+
+fn is_wide_below(patterns: &Patterns, suffix: &str) -> bool {
+    STRANGERS.iter().any(|kind| {
+        let fits = |label: &&&str| has(patterns, &format!("{label}.{suffix}"));
+        2 * kind.iter().filter(fits).count() >= kind.len()
+    })
+}
+
+fn automaton(expression: &str) -> Option<Patterns> {
+    Patterns::build(vec![(any_of(&[expression.to_string()]), AppMask::of(0))]).ok()
+}
+
+fn has(patterns: &Patterns, name: &str) -> bool {
+    FoldedName::from_rule_text(name.as_bytes()).is_ok_and(|name| !patterns.find(&name).0.is_empty())
+}
+
+/// Whether an expression is found in a name of ours, or in one below it.
+pub fn fits_ours(expression: &str, name: &str) -> bool {
+    automaton(expression).is_some_and(|own| OWN.iter().any(|label| has(&own, &format!("{label}{name}"))))
 }
 
 /// An expression as it is written, in slashes or not.
@@ -101,6 +193,7 @@ mod tests {
         let mut found = Vec::new();
         let mut each = |number, line: Found<'_>| found.push((number, line.map_err(|(why, _)| why)));
         read(io::Cursor::new(text), false, &mut each).unwrap();
+        found.sort_by_key(|(number, _)| *number);
         assert_eq!(
             found,
             [
@@ -122,12 +215,13 @@ mod tests {
             ("^exact[.]example$", "www.exact.example", false),
             ("pixel", "www.pixel.example", true),
         ] {
-            assert_eq!(fits(expression, name.as_bytes()), is_found, "{expression} {name}");
+            assert_eq!(has(&automaton(expression).unwrap(), name), is_found, "{expression} {name}");
         }
     }
 
     #[test]
     fn what_fits_strangers_is_everybodys() {
+        let is_wide = |source: &str| fits_strangers(source, &suffixes_of_strangers(&["tracker", source], 1));
         for wide in [
             ".",
             "[a-z]",
@@ -140,10 +234,22 @@ mod tests {
             r"[.]\w+[.]fr$",
             "a|^.*$",
             r"^[a-z0-9-]+\.[a-z0-9.-]+\.eu$",
+            r"\.se$",
+            r"\.pl$",
+            r"\.nhs\.uk$",
+            r"\.ac\.jp$",
+            r"\.(se|no|dk)$",
+            r"\.arpa$",
+            r"^[a-z]{3,}\.com$",
+            r"^[^.]+\.[^.]+\.com$",
+            r"^[^.]*[aeiou][^.]*\.com$",
+            r"^www\.",
+            r"^www\.[^.]+\.com$",
+            "www",
         ] {
-            assert!(fits_strangers(wide), "{wide}");
+            assert!(is_wide(wide), "{wide}");
         }
-        for own in [
+        let own = [
             "tracker",
             r"^ads[0-9]+\.",
             r"\.example$",
@@ -153,9 +259,22 @@ mod tests {
             "x[0-9]",
             r"-[0-9]\.",
             "tiktok|byte(dance|oversea)",
-            "www",
+            r"^mail\.",
+            "analytics",
+            r"^[a-z0-9]{32}\.",
+        ];
+        assert!(suffixes_of_strangers(&own, 1).is_empty());
+    }
+
+    #[test]
+    fn names_of_ours_are_fitted_with_what_is_below_them() {
+        for (expression, is_ours) in [
+            (r"^[^.]+\.dept\.example$", true),
+            (r"^www\.dept\.example$", true),
+            ("^dept", true),
+            (r"^x\.dept\.", false),
         ] {
-            assert!(!fits_strangers(own), "{own}");
+            assert_eq!(fits_ours(expression, "dept.example"), is_ours, "{expression}");
         }
     }
 
