@@ -28,9 +28,10 @@ from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control.caller import Caller
 from blockd.control.server import ControlFactory
+from blockd.devices.inventory import mac_number
 from blockd.devices.leases import Feed
 from blockd.devices.placement import Placement
-from blockd.fastpath import Fastpath, Snapshot, load
+from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
 from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
 from blockd.lists.gate import RELOAD, limits, refusals
@@ -107,6 +108,15 @@ class _Live:
         self.routes = [[(str(host), port) for host, port in route] for route in servers]
         self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
         self.tasks = fetch_tasks(inputs)
+        #: Addresses of those whose word about others is believed.
+        self.forwarders = {str(network.network_address) for network in inputs.settings.server.forwarders}
+        #: MACs of inventories, for what they convey, and the group of each.
+        self.macs = {
+            mac_number(device.mac): group
+            for group, devices in inputs.devices.items()
+            for device in devices
+            if device.mac
+        }
         self.decided_file = decided_file(inputs.config, inputs.settings)
         #: What is watched: the files it was made of, and the directory where new apps appear. Whoever fetches says so.
         fetched = {task.remote.path for task in self.tasks}
@@ -245,7 +255,14 @@ class Daemon:
         self._fastpath = fastpath
         self._started = time.monotonic()
         self._reactor = reactor
-        tcp = TcpListener(reactor, fastpath.answer, fastpath.is_client, lambda: self._live.settings.server.tcp)
+        tcp = TcpListener(
+            reactor,
+            fastpath.answer,
+            fastpath.is_client,
+            lambda: self._live.settings.server.tcp,
+            lambda host: host in self._live.forwarders,
+            proxy_header,
+        )
         self._tcp = tcp
         streams = Streams(reactor, fastpath.complete)
         self._routes = Routes(fastpath, lambda: self._live.routes)
@@ -269,7 +286,7 @@ class Daemon:
         self._open_desk()
         if self._desk is not None:
             self._desk.read()
-        if self._desk is not None or self._placement is not None:
+        if self._desk is not None or self._placement is not None or self._live.forwarders:
             self._fold_and_publish()
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
@@ -606,7 +623,8 @@ class Daemon:
     def _saw(self, fields: dict[str, Any], qtype: int) -> None:
         """Count a device of a group that logs decisions, and a name that led it to an app without being known."""
         client, name, now = fields["client"], fields["name"], wall_clock()
-        address = read_client(client)
+        # By its MAC, where a forwarder conveyed one.
+        address = read_client(client.rpartition(" ")[2])
         place = None if self._placement is None else self._placement.places.get(address)
         device = client if place is None or place.device is None else str(place.device)
         self._usage.saw(fields["app"], fields["group"], device, now)
@@ -1027,22 +1045,29 @@ class Daemon:
         live = self._live
         with self._place_lock:
             placed = self._placed()
+            server, groups = live.settings.server, live.meta["groups"]
+            forwarders = [network.network_address for network in server.forwarders]
+            macs = [(mac, groups.index(group)) for mac, group in live.macs.items()] if forwarders else []
+            more: dict[str, Any] = {"forwarders": forwarders, "forwarder_rate": server.forwarder_rate, "macs": macs}
             if self._desk is None:
                 live.folded_meta, self._exempt_addresses = live.meta, set()
-                numbers = self._fastpath.publish(live.snapshot, devices=placed)
+                numbers = self._fastpath.publish(live.snapshot, devices=placed, **more)
             else:
                 now, site = self._fastpath.wall(), self._site_now()
                 folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now, self._placement)
                 live.folded_meta = folded.meta(live.meta)
                 self._exempt_addresses = {address for address, _ in folded.devices}
                 devices = [*placed, *folded.devices]
+                with_exempt = {**more, "macs": [*macs, *folded.macs]} if forwarders else more
                 try:
-                    numbers = self._fastpath.publish(live.snapshot, folded.views, folded.slots, devices, folded.floor)
+                    numbers = self._fastpath.publish(
+                        live.snapshot, folded.views, folded.slots, devices, folded.floor, **with_exempt
+                    )
                 except ValueError as error:
                     # More of them than there is room for: the policy is in force without any.
                     log.error("exemptions: none holds: %s", error)
                     live.folded_meta, self._exempt_addresses = live.meta, set()
-                    numbers = self._fastpath.publish(live.snapshot, devices=placed)
+                    numbers = self._fastpath.publish(live.snapshot, devices=placed, **more)
         self._views = numbers[1]
         self._routes.publish()
         return numbers

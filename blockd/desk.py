@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from blockd.control.caller import Caller
+from blockd.devices.inventory import mac_number
 from blockd.devices.placement import Placement
 from blockd.exemptions.ledger import SKEW, Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
@@ -47,6 +48,8 @@ class Folded:
     views: list[tuple[int, int]] = field(default_factory=list)
     slots: list[list[tuple[float, int]]] = field(default_factory=list)
     devices: list[tuple[Address, int]] = field(default_factory=list)
+    #: The same for MACs, as forwarders convey them.
+    macs: list[tuple[int, int]] = field(default_factory=list)
     floor: float = 0.0
     #: Of each view, the apps that are exempt in it.
     apps: list[frozenset[str]] = field(default_factory=list)
@@ -71,6 +74,8 @@ class Site:
     rules: Rules
     #: Serial or hostname -> addresses, each with the group that it is in.
     addresses: dict[str, list[tuple[Address, str]]]
+    #: Serial or hostname -> MACs, likewise.
+    macs: dict[str, list[tuple[int, str]]]
     #: Named sets of those.
     sets: dict[str, frozenset[str]]
     #: App -> what it needs, itself included.
@@ -83,10 +88,13 @@ def site_of(inputs: Inputs) -> Site:
     """Give what inputs say of who may be exempt, and how."""
     wanted = inputs.settings.exemptions
     addresses: dict[str, list[tuple[Address, str]]] = defaultdict(list)
+    macs: dict[str, list[tuple[int, str]]] = defaultdict(list)
     known: set[str] = set(wanted.sets)
     for group, devices in inputs.devices.items():
         for device in devices:
             known |= device.identities
+            for identity in device.identities if device.mac else ():
+                macs[identity].append((mac_number(device.mac), group))
             for identity in device.identities if device.address is not None else ():
                 assert device.address is not None
                 addresses[identity].append((device.address, group))
@@ -99,7 +107,7 @@ def site_of(inputs: Inputs) -> Site:
         frozenset(inputs.live_apps()),
         frozenset(known),
     )
-    return Site(rules, dict(addresses), sets, inputs.catalogue.needs, wanted.stands)
+    return Site(rules, dict(addresses), dict(macs), sets, inputs.catalogue.needs, wanted.stands)
 
 
 class Desk:
@@ -217,7 +225,7 @@ class Desk:
         if why is not None:
             log.error("exemptions: none holds: %s", why)
             return folded
-        terms: dict[tuple[Address, str], list[Term]] = defaultdict(list)
+        terms: dict[tuple[Address | int, str], list[Term]] = defaultdict(list)
         for exemption in self._known.values():
             if not exemption.is_granted(now):
                 continue
@@ -226,11 +234,14 @@ class Desk:
                 for address, group in _addresses(site, placement, identity):
                     if exemption.holds_at(address):
                         terms[address, group].append(exemption.term(needed))
+                # Where a device is that a forwarder names by its MAC, nobody knows.
+                for mac, group in site.macs.get(identity, ()) if not exemption.terms.networks else ():
+                    terms[mac, group].append(exemption.term(needed))
         numbers: dict[tuple[str, frozenset[str]], int] = {}
         slots: dict[tuple[tuple[float, int], ...], int] = {}
         bits = {app: 1 << at for at, app in enumerate(apps)}
-        planned: list[tuple[Address, tuple[tuple[float, int], ...]]] = []
-        for (address, group), held in sorted(terms.items(), key=lambda item: str(item[0])):
+        planned: list[tuple[Address | int, tuple[tuple[float, int], ...]]] = []
+        for (whose, group), held in sorted(terms.items(), key=lambda item: str(item[0])):
             base = groups.index(group)
             steps, found = [], changes(held, now)
             if len(found) > MAX_CHANGES:
@@ -244,12 +255,15 @@ class Desk:
                         folded.views.append((base, sum(bits[app] for app in exempt if app in bits)))
                         folded.apps.append(exempt)
                 steps.append((moment, number))
-            planned.append((address, tuple(steps)))
-        for address, slot in planned:
+            planned.append((whose, tuple(steps)))
+        for whose, slot in planned:
             if slot not in slots:
                 slots[slot] = len(groups) + len(folded.views) + len(slots)
                 folded.slots.append(list(slot))
-            folded.devices.append((address, slots[slot]))
+            if isinstance(whose, int):
+                folded.macs.append((whose, slots[slot]))
+            else:
+                folded.devices.append((whose, slots[slot]))
         return folded
 
     def concerns(self, placement: Placement, address: Address) -> bool:

@@ -13,6 +13,7 @@ from blockd.fastpath._native import (
     list_changes,
     list_names,
     load,
+    proxy_header,
     read_list,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "is_public_suffix",
     "line_of",
     "list_changes",
+    "proxy_header",
     "list_names",
     "load",
     "read_list",

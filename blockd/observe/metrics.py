@@ -35,6 +35,11 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_replies": ("Replies, by transport and response code.", ("proto", "rcode"), "replies"),
     "blockd_replies_truncated": ("Replies that did not fit and were sent with TC.", (), "replies.truncated"),
     "blockd_replies_not_sent": ("Replies that the kernel did not take.", (), "replies.not_sent"),
+    "blockd_conveyed": (
+        "Queries that say who asked first: believed of listed forwarders, ignored of others.",
+        ("outcome", "kind"),
+        "conveyed",
+    ),
     "blockd_dropped": ("Queries without a reply.", ("reason",), "dropped"),
     "blockd_refused": ("Queries refused before any policy.", ("reason",), "refused"),
     "blockd_admission_buckets_evicted": (
@@ -330,6 +335,7 @@ class Metrics(Collector):
         closed.add_metric(["idle"], counts.closed_idle)
         closed.add_metric(["slow_reader"], counts.closed_slow_reader)
         closed.add_metric(["many_queries"], counts.closed_many_queries)
+        closed.add_metric(["forged"], counts.closed_forged)
         yield closed
         yield GaugeMetricFamily("blockd_streams", "Questions under way over TCP.", value=self._streams.under_way)
         yield _counter("blockd_streams_refused", "Questions not asked over TCP: too many.", self._streams.refused)

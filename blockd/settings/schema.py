@@ -8,7 +8,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from blockd.settings import usual
-from blockd.settings.values import DomainName, Duration, Endpoint, Growth, NetworkValue, Percent, Printable, Upstream
+from blockd.settings.values import (
+    DomainName,
+    Duration,
+    Endpoint,
+    Growth,
+    Network,
+    NetworkValue,
+    Percent,
+    Printable,
+    Upstream,
+)
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
 AppName = str
@@ -62,7 +72,23 @@ class Server(Section):
     )
     client_rate: int = Field(2_000, ge=1, le=1_000_000, description="Queries a second of one client (/32, /64).")
     client_burst: int = Field(4_000, ge=1, le=10_000_000, description="Queries at once of one client.")
+    forwarders: list[NetworkValue] = Field(
+        default_factory=list,
+        description="Addresses of forwarders that say who asked them, and are believed: EDNS MAC (65001), Client "
+        "Subnet, PROXY protocol v2. From anybody else these are ignored and counted.",
+    )
+    forwarder_rate: int = Field(
+        50_000, ge=1, le=10_000_000, description="Queries a second of all the clients of one forwarder."
+    )
     tcp: Tcp = Tcp()
+
+    @field_validator("forwarders")
+    @classmethod
+    def _addresses(cls, forwarders: list[Network]) -> list[Network]:
+        for network in forwarders:
+            if network.num_addresses != 1:
+                raise ValueError(f"expected addresses, and found {network}: whoever is in it could be anybody")
+        return forwarders
 
     @field_validator("threads")
     @classmethod

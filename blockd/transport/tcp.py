@@ -46,6 +46,11 @@ class Limits(Interface):
 #: Of the connections longest unused, how many are searched for one that is owed no answer.
 SEARCHED_FOR_IDLE = 64
 
+#: What a PROXY header of version 2 begins with, and the most that one may have.
+PROXY, PROXY_OCTETS = b"\r\n\r\n\0\r\nQUIT\n", 4_096
+
+#: Length of the header, and whose address it conveys; None where it is not whole yet.
+ReadProxy = Callable[[bytes], tuple[int, str | None] | None]
 Answer = Callable[[bytes, tuple[str, int], int], bytes | None]
 
 
@@ -60,16 +65,20 @@ class StreamCounts:
     closed_idle: int = 0
     closed_slow_reader: int = 0
     closed_many_queries: int = 0
+    closed_forged: int = 0
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class _Connection(Int16StringReceiver):
     MAX_LENGTH = 65535
     transport: Any
+    #: What came before it is known whether a PROXY header begins the connection.
+    _beginning: bytes | None = b""
 
     def __init__(self, listener: TcpListener, peer: tuple[str, int]) -> None:
         self._listener = listener
-        self.peer = peer
+        #: Who asks; and whose connection it is, which differs where a forwarder says so.
+        self.peer = self.source = peer
         self._queries = 0
         self._unanswered: set[int] = set()
         self._is_slow = False
@@ -81,6 +90,30 @@ class _Connection(Int16StringReceiver):
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._timer = self._listener.later(self._expire)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a PROXY header off first, of a forwarder that is listed; of others it ends the connection."""
+        if self._beginning is None:
+            super().dataReceived(data)
+            return
+        begun = self._beginning = self._beginning + data
+        if begun[: len(PROXY)] == PROXY[: len(begun)]:
+            if len(begun) < len(PROXY):
+                # Too little to tell it from the length of a query.
+                return
+            if not self._listener.is_forwarder(self.source[0]):
+                self._listener.counts.closed_forged += 1
+                self.transport.abortConnection()
+                return
+            header = self._listener.read_proxy(begun)
+            if header is None:
+                if len(begun) > PROXY_OCTETS:
+                    self.transport.abortConnection()
+                return
+            length, host = header
+            self.peer, begun = (host or self.source[0], self.source[1]), begun[length:]
+        self._beginning = None
+        super().dataReceived(begun)
 
     def stringReceived(self, string: bytes) -> None:
         self._listener.used(self)
@@ -188,12 +221,20 @@ class TcpListener(ServerFactory):
     noisy = False
 
     def __init__(
-        self, reactor: PosixReactorBase, answer: Answer, is_client: Callable[[str], bool], limits: Callable[[], Limits]
+        self,
+        reactor: PosixReactorBase,
+        answer: Answer,
+        is_client: Callable[[str], bool],
+        limits: Callable[[], Limits],
+        is_forwarder: Callable[[str], bool] = lambda _: False,
+        read_proxy: ReadProxy = lambda _: None,
     ) -> None:
         """``answer(query, peer, token)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it.
 
-        ``limits()`` is asked at each use, so that a reload takes them in.
+        ``limits()`` is asked at each use, so that a reload takes them in; so is ``is_forwarder(host)``: of whom a PROXY
+        header is believed, which ``read_proxy`` reads.
         """
+        self.is_forwarder, self.read_proxy = is_forwarder, read_proxy
         self._is_client = is_client
         self._reactor = reactor
         self.answer = answer
@@ -228,7 +269,9 @@ class TcpListener(ServerFactory):
         if not self._is_client(host):
             self.counts.refused_stranger += 1
             return None
-        if self._by_client[_bucket(host)] >= self.limits.connections_a_client:
+        # A forwarder's connections are many clients': for them there is the bound of all alone.
+        is_full = self._by_client[_bucket(host)] >= self.limits.connections_a_client
+        if is_full and not self.is_forwarder(host):
             self.counts.refused_client += 1
             return None
         if len(self._connections) >= self.limits.connections:
@@ -270,7 +313,7 @@ class TcpListener(ServerFactory):
     def gone(self, connection: _Connection) -> None:
         """Note that a connection is closed."""
         if self._connections.pop(connection, self) is None:
-            bucket = _bucket(connection.peer[0])
+            bucket = _bucket(connection.source[0])
             self._by_client[bucket] -= 1
             if not self._by_client[bucket]:
                 del self._by_client[bucket]

@@ -218,15 +218,8 @@ def shown_time(found: re.Match[str]) -> str:
     return "2026-12-02T09:00:00+00:00" if is_far else "2026-11-27T09:00:00+00:00"
 
 
-def test_an_exemption_from_request_to_revocation(machine: Machine) -> None:
-    """The session of docs/exemptions.md, by people of the machine: commands and output, but for times and hashes."""
-    machine.run("useradd -M carol && useradd -M alice")
-    inventory = "address,hostname,serial,owner\\n127.0.0.41,laptop-7,SER-4711,ministry\\n"
-    machine.run(f"printf '{inventory}' > /etc/blockd/devices.csv")
-    with_device = CONFIG.replace("[127.0.0.1/32]}", "[127.0.0.1/32], inventory: [{file: devices.csv}]}")
-    write_config(machine, with_device + EXEMPTIONS)
-    machine.run("systemctl restart blockd")
-    page = ROOT / "docs" / "exemptions.md"
+def people_session(machine: Machine, page: Path) -> None:
+    """Run the session of a page by people of the machine: the page shows it, but for times and hashes."""
     session = re.search(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
     assert session is not None
     happened = ""
@@ -236,14 +229,45 @@ def test_an_exemption_from_request_to_revocation(machine: Machine) -> None:
         done = machine.run(f"chmod 644 {script}; runuser -u {user} -- bash {script}", check=False)
         happened += f"{user}$ {command}\n{done.stdout}{done.stderr}"
     happened = re.sub(r"\d{4}-\d\d-\d\dT[0-9:]{8}\+00:00", shown_time, happened)
+    happened = re.sub(r"\d{4}-\d\d-\d\dT[0-9:]{5}(?!:)", "2026-11-27T09:00", happened)
+    happened = re.sub(r"(?m)^\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d$", "2026-11-26 to 2026-11-27", happened)
     happened = re.sub(r"\b[0-9a-f]{64}\b", "5c0e...", happened)
     if os.environ.get("BLOCKD_RECORD"):
         page.write_text(page.read_text().replace(session[1], happened))
     else:
         assert session[1] == happened
+
+
+@pytest.fixture(scope="module")
+def people(machine: Machine) -> Iterator[None]:
+    """Have two people in the machine who are not root."""
+    machine.run("useradd -M carol && useradd -M alice")
+    yield
+    machine.run("userdel carol && userdel alice; rm -f /tmp/command")
+
+
+@pytest.mark.usefixtures("people")
+def test_an_exemption_from_request_to_revocation(machine: Machine) -> None:
+    """The session of docs/exemptions.md."""
+    inventory = "address,hostname,serial,owner\\n127.0.0.41,laptop-7,SER-4711,ministry\\n"
+    machine.run(f"printf '{inventory}' > /etc/blockd/devices.csv")
+    with_device = CONFIG.replace("[127.0.0.1/32]}", "[127.0.0.1/32], inventory: [{file: devices.csv}]}")
+    write_config(machine, with_device + EXEMPTIONS)
+    machine.run("systemctl restart blockd")
+    people_session(machine, ROOT / "docs" / "exemptions.md")
     write_config(machine, CONFIG)
-    machine.run("systemctl restart blockd && rm /etc/blockd/devices.csv /tmp/command")
-    machine.run("userdel carol && userdel alice")
+    machine.run("systemctl restart blockd && rm /etc/blockd/devices.csv")
+
+
+@pytest.mark.usefixtures("people")
+def test_a_decision_about_an_app(machine: Machine) -> None:
+    """The session of docs/review.md."""
+    write_config(machine, CONFIG.replace("unidentified: {}", "unidentified: {monitor: [temu]}") + EXEMPTIONS)
+    forget = "rm -f /var/lib/blockd/exemptions.db /var/lib/blockd/ledger-head /var/lib/blockd/decided.json"
+    machine.run(f"systemctl stop blockd && {forget} && systemctl start blockd")
+    people_session(machine, ROOT / "docs" / "review.md")
+    write_config(machine, CONFIG)
+    machine.run(f"systemctl stop blockd && {forget} && systemctl start blockd")
 
 
 def test_an_upgrade_keeps_what_was_changed(machine: Machine, package: Path, tmp_path: Path) -> None:

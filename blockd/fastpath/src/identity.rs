@@ -1,4 +1,4 @@
-//! Who is asking. Only the address fills it now; MAC, conveyed address and DoH id come from listed forwarders later.
+//! Who is asking: the address that a packet comes from, or what a listed forwarder conveys.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -39,17 +39,48 @@ pub struct Identity {
     pub address: Address,
     /// The transport's source port.
     pub port: u16,
+    /// The MAC that a listed forwarder conveys, 0 where none does.
+    pub mac: u64,
+}
+
+/// What a query says of who asked first (EDNS options, PROXY protocol): anybody may write it, and of listed forwarders it is
+/// believed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Conveyed {
+    /// dnsmasq's `add-mac`: EDNS option 65001, six octets.
+    pub mac: Option<u64>,
+    /// EDNS Client Subnet (RFC 7871); the host's bits are 0 where it is shorter.
+    pub subnet: Option<Address>,
+    /// The source of a PROXY header (version 2); `Some(None)` for one that speaks for itself.
+    pub proxied: Option<Option<Address>>,
+}
+
+impl Conveyed {
+    /// Whether there is anything.
+    pub fn is_some(&self) -> bool {
+        self.mac.is_some() || self.subnet.is_some() || self.proxied.is_some()
+    }
+
+    /// Who asks by this, of a forwarder that is believed. The nearest word counts: a PROXY header is about this very query.
+    pub fn identity(&self, forwarder: Identity) -> Identity {
+        let address = self.proxied.flatten().or(self.subnet).unwrap_or(forwarder.address);
+        Identity { address, mac: self.mac.unwrap_or(0), ..forwarder }
+    }
 }
 
 impl From<SocketAddr> for Identity {
     fn from(peer: SocketAddr) -> Self {
-        Self { address: peer.ip().into(), port: peer.port() }
+        Self { address: peer.ip().into(), port: peer.port(), mac: 0 }
     }
 }
 
 impl Identity {
     /// What limits are counted by: an IPv4 address, or a /64, since a host picks freely inside one.
     pub fn bucket(&self) -> u64 {
+        if self.mac != 0 {
+            // No IPv4 address is as high, and every IPv6 network has the bit above.
+            return self.mac | (1 << 62);
+        }
         match self.address {
             Address::V4(bits) => u64::from(bits),
             // The bit keeps the two families apart; 2000::/3 never has the top bit of the upper half set.

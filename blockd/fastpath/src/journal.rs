@@ -21,6 +21,8 @@ const MINUTE: u64 = 60_000;
 pub struct Kind {
     /// Who asked.
     pub address: Address,
+    /// Its MAC where a forwarder conveys it, 0 else.
+    pub mac: u64,
     /// The generation that says what the numbers mean.
     pub generation: u64,
     /// The number of the rule that decided; where the name itself is no app's, with [`Journal::led_by`] added.
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     fn kind(number: u32) -> Kind {
-        Kind { address: Address::V4(number), generation: 1, rule: 0, view: 0, app: 0, action: 1 }
+        Kind { address: Address::V4(number), mac: 0, generation: 1, rule: 0, view: 0, app: 0, action: 1 }
     }
 
     #[test]

@@ -205,7 +205,7 @@ mod tests {
                 limit_octets: 512,
             },
             echo: Box::default(),
-            identity: Identity { address: crate::identity::Address::V4(client), port: 1 },
+            identity: Identity { address: crate::identity::Address::V4(client), port: 1, mac: 0 },
             origin: Origin::Stream(u64::from(id)),
             received_us: 0,
             asked: None,

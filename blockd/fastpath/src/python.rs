@@ -4,6 +4,7 @@ use crate::chain::{self, Act, ZoneAnswers};
 use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
 use crate::decide::{AppMask, Sections, Template, Tuning, View, Views, Zone};
 use crate::identity::{Address, Identity};
+use crate::journal::Kind;
 use crate::lists::rpz::Trigger;
 use crate::lists::{self, Format, Says};
 use crate::lock;
@@ -27,6 +28,25 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+/// Reads a PROXY header of version 2 at the beginning: its length, and whose address it conveys, None where it speaks for
+/// itself; None as a whole where there is none, or not all of it yet.
+#[pyfunction]
+fn proxy_header(data: &[u8]) -> Option<(usize, Option<String>)> {
+    let (rest, proxied) = crate::wire::strip_proxy(data);
+    proxied.map(|address| (data.len() - rest.len(), address.map(|address| IpAddr::from(address).to_string())))
+}
+
+/// Who asked, for people: the address, and the MAC where a forwarder conveys it.
+fn client_text(kind: &Kind) -> String {
+    let address = IpAddr::from(kind.address);
+    if kind.mac == 0 {
+        return address.to_string();
+    }
+    let [_, _, octets @ ..] = kind.mac.to_be_bytes();
+    let mac: Vec<String> = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+    format!("{} by {address}", mac.join(":"))
+}
 
 fn bad(text: impl Into<String>) -> PyErr {
     PyValueError::new_err(text.into())
@@ -473,9 +493,12 @@ impl Fastpath {
     ///
     /// Folded into it, as things are now: views behind its own, each the number of one and the apps that are exempt; slots,
     /// numbered behind all views, each the views that it gives from a time on, in seconds since 1970, the first from 0;
-    /// addresses with a view or slot of their own; the latest time that is known to have been. ValueError, and nothing is
-    /// changed, when numbers do not fit.
-    #[pyo3(signature = (snapshot, views=vec![], slots=vec![], devices=vec![], floor=0.0))]
+    /// addresses with a view or slot of their own; the latest time that is known to have been; forwarders whose word about
+    /// others is believed, how many queries a second one may bring, and MACs with a view or slot, for what they convey.
+    /// ValueError, and nothing is changed, when numbers do not fit.
+    #[pyo3(signature = (
+        snapshot, views=vec![], slots=vec![], devices=vec![], floor=0.0, forwarders=vec![], forwarder_rate=0, macs=vec![]
+    ))]
     fn publish(
         &self,
         snapshot: &Snapshot,
@@ -483,6 +506,9 @@ impl Fastpath {
         slots: Vec<Vec<(f64, u16)>>,
         devices: Vec<(IpAddr, u16)>,
         floor: f64,
+        forwarders: Vec<IpAddr>,
+        forwarder_rate: u32,
+        macs: Vec<(u64, u16)>,
     ) -> PyResult<(u64, u64)> {
         let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
         let slot = |slot: Vec<(f64, u16)>| Slot::new(slot.into_iter().map(|(from, view)| (ms(from), view)).collect());
@@ -491,6 +517,9 @@ impl Fastpath {
             slots: slots.into_iter().map(slot).collect::<Result<_, _>>().map_err(bad)?,
             devices: devices.into_iter().map(|(address, own)| (Address::from(address), Some(own))).collect(),
             floor_ms: ms(floor),
+            forwarders: forwarders.into_iter().map(Address::from).collect(),
+            forwarder_rate,
+            macs,
         };
         self.core.publish(Arc::clone(&snapshot.rules), snapshot.views.clone(), folded).map_err(bad)
     }
@@ -563,7 +592,7 @@ impl Fastpath {
             Ok(match work {
                 Work::Log(row) => {
                     let dict = PyDict::new(py);
-                    dict.set_item("client", IpAddr::from(row.kind.address).to_string())?;
+                    dict.set_item("client", client_text(&row.kind))?;
                     dict.set_item("generation", row.kind.generation)?;
                     dict.set_item("view", row.kind.view)?;
                     dict.set_item("app", row.kind.app)?;
@@ -741,7 +770,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
-        list_changes, list_names, load, read_list,
+        list_changes, list_names, load, proxy_header, read_list,
     };
     use pyo3::prelude::*;
 

@@ -5,7 +5,7 @@ use crate::cache::{self, Cache, Entry, Hashed, Key};
 use crate::chain::{Act, Chain, NO_ACT};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
 use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
-use crate::identity::{Address, Identity};
+use crate::identity::{Address, Conveyed, Identity};
 use crate::inspect::{self, Answer, Meaning, Problem, Target, Targets, TtlBounds};
 use crate::journal::{Journal, Kind, Noted, Row};
 use crate::lock;
@@ -15,7 +15,7 @@ use crate::slots::{self, Folded, Slot, Wall};
 use crate::sockets::{Bell, Outbound};
 use crate::wire::{self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, rcode, rtype};
 use arc_swap::ArcSwap;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -35,6 +35,8 @@ const STALE_TTL: u32 = 30;
 const RING_BOUND: usize = 65_536;
 /// REFUSED that one stranger gets a second.
 const REFUSALS_A_SECOND: u32 = 10;
+/// Tells the bucket of all that a forwarder brings from the one of what it asks itself.
+const FORWARDER_BUCKET: u64 = 1 << 61;
 const BUCKETS: usize = 1 << 17;
 /// Lanes beside those of the serve threads.
 const LANES_BESIDE: usize = 3;
@@ -87,12 +89,31 @@ pub struct PublishedViews {
     pub slots: Vec<Slot>,
     /// Devices with a view or a slot of their own.
     pub overlay: Overlay,
+    /// Those whose word about others is believed.
+    pub forwarders: HashSet<Address>,
+    /// How many queries a second one of them may bring.
+    pub forwarder_rate: u32,
+    /// MACs with a view or a slot.
+    pub macs: HashMap<u64, u16>,
 }
 
 impl PublishedViews {
+    /// The view of whoever asks, now: by the MAC that is conveyed where it is known, by the address else.
+    pub fn view_of_identity(&self, identity: &Identity, wall: &Wall) -> u16 {
+        match self.macs.get(&identity.mac) {
+            Some(&own) if identity.mac != 0 => self.at(own, wall),
+            _ => self.view_of(identity.address, wall),
+        }
+    }
+
     /// The view of an address now.
     pub fn view_of(&self, address: Address, wall: &Wall) -> u16 {
         let Some(own) = self.overlay.find(address) else { return self.views.view_of(address) };
+        self.at(own, wall)
+    }
+
+    /// The view that a number of a view or a slot gives now.
+    fn at(&self, own: u16, wall: &Wall) -> u16 {
         // The clock is read for those alone whose view it may change.
         match usize::from(own).checked_sub(self.views.views.len()).and_then(|at| self.slots.get(at)) {
             Some(slot) => slot.at(wall.now_ms()),
@@ -379,6 +400,9 @@ impl Core {
                     generation: 0,
                     slots: Vec::new(),
                     overlay: Overlay::default(),
+                    forwarders: HashSet::new(),
+                    forwarder_rate: 0,
+                    macs: HashMap::new(),
                 }),
                 order: Order::new(),
                 former: Vec::new(),
@@ -430,7 +454,9 @@ impl Core {
             return Err("there is no such view");
         }
         let numbers = count + folded.slots.len();
-        if folded.devices.iter().any(|&(_, own)| own.is_some_and(|own| usize::from(own) >= numbers)) {
+        if folded.macs.iter().any(|&(_, own)| usize::from(own) >= numbers)
+            || folded.devices.iter().any(|&(_, own)| own.is_some_and(|own| usize::from(own) >= numbers))
+        {
             return Err("there is no such view or slot");
         }
         let overlay = Overlay::default();
@@ -452,7 +478,16 @@ impl Core {
         self.pair.store(Arc::new(Pair {
             rules,
             rules_generation,
-            views: Arc::new(PublishedViews { views, decisions, generation, slots: folded.slots, overlay }),
+            views: Arc::new(PublishedViews {
+                views,
+                decisions,
+                generation,
+                slots: folded.slots,
+                overlay,
+                forwarders: folded.forwarders.into_iter().collect(),
+                forwarder_rate: folded.forwarder_rate,
+                macs: folded.macs.into_iter().collect(),
+            }),
             order,
             former,
         }));
@@ -524,8 +559,12 @@ impl Core {
 
     /// Reads a query; the name is written to `name`.
     pub fn read<'a>(&self, packet: &'a [u8], name: &'a mut FoldedName) -> Asked<'a> {
+        let (packet, proxied) = wire::strip_proxy(packet);
         match guarded(|| wire::parse_question(packet, name)) {
-            Some(Ok(question)) => Asked::Question(question, self.cache.locate(&question, false)),
+            Some(Ok(mut question)) => {
+                question.conveyed.proxied = proxied;
+                Asked::Question(question, self.cache.locate(&question, false))
+            }
             Some(Err(reject)) => Asked::Reject(reject),
             None => Asked::Panic,
         }
@@ -553,6 +592,17 @@ impl Core {
             }
             _ => {}
         }
+        let told;
+        let arrival = match asked {
+            Asked::Question(question, _) if question.conveyed.is_some() => {
+                let Some(identity) = self.told(pair, arrival, &question.conveyed, now_us) else {
+                    return Outcome::Silence;
+                };
+                told = Arrival { identity, ..*arrival };
+                &told
+            }
+            _ => arrival,
+        };
         let views = &pair.views.views;
         let identity = &arrival.identity;
         let is_client = views.clients.find(identity.address) != PrefixTable::NONE;
@@ -608,6 +658,36 @@ impl Core {
         self.decide_and_answer(pair, arrival, question, hashed, now_us, out)
     }
 
+    /// Who asks, by what is conveyed: believed of a listed forwarder, and counted and forgotten of anybody else (who would
+    /// be another device by it). None where nothing is to be answered.
+    fn told(&self, pair: &Pair, arrival: &Arrival<'_>, conveyed: &Conveyed, now_us: u64) -> Option<Identity> {
+        let lane = &self.lanes[arrival.lane];
+        let is_believed = pair.views.forwarders.contains(&arrival.identity.address);
+        let kinds = [
+            (conveyed.mac.is_some(), Counter::ConveyedMac, Counter::IgnoredMac),
+            (conveyed.subnet.is_some(), Counter::ConveyedSubnet, Counter::IgnoredSubnet),
+            (conveyed.proxied.is_some(), Counter::ConveyedProxy, Counter::IgnoredProxy),
+        ];
+        for (_, believed, ignored) in kinds.into_iter().filter(|&(is_there, ..)| is_there) {
+            lane.count(if is_believed { believed } else { ignored });
+        }
+        if !is_believed {
+            if conveyed.proxied.is_some() {
+                // Whoever writes such a header expects to be believed: an answer would be for somebody else.
+                lane.count(Counter::DroppedForged);
+                return None;
+            }
+            return Some(arrival.identity);
+        }
+        // One ceiling for all that a forwarder brings, whatever it says of whom; clients have their own beneath it.
+        let (rate, whole) = (pair.views.forwarder_rate, arrival.identity.bucket() | FORWARDER_BUCKET);
+        if self.clients.admit(whole, now_us, rate, rate) == Admission::Refused {
+            lane.count(Counter::DroppedForwarderRate);
+            return None;
+        }
+        Some(conveyed.identity(arrival.identity))
+    }
+
     fn decide_and_answer(
         &self,
         pair: &Pair,
@@ -620,7 +700,7 @@ impl Core {
         let lane = &self.lanes[arrival.lane];
         let rules = &pair.rules;
         let asker = Asker::of(question, arrival.is_stream);
-        let view_id = pair.views.view_of(arrival.identity.address, &self.wall);
+        let view_id = pair.views.view_of_identity(&arrival.identity, &self.wall);
         let view = &pair.views.views.views[usize::from(view_id)];
         let name = question.name;
         let to = Recipient {
@@ -1177,7 +1257,7 @@ impl Core {
         let lane = &self.lanes[lane_at];
         let to = Recipient {
             lane: lane_at,
-            view: pair.views.view_of(waiter.identity.address, &self.wall),
+            view: pair.views.view_of_identity(&waiter.identity, &self.wall),
             identity: &waiter.identity,
             asker: &waiter.asker,
             echo: &waiter.echo,
@@ -1375,6 +1455,7 @@ impl Core {
         let is_asked = !meaning.asked.and(AppMask::of(app.into())).is_empty();
         let kind = Kind {
             address: to.identity.address,
+            mac: to.identity.mac,
             generation: pair.views.generation,
             rule: if is_asked {
                 meaning.asked_rule
@@ -1555,7 +1636,7 @@ impl Core {
         let question = if let Asked::Question(question, _) = asked { Some(question) } else { None };
         let reply = question.and_then(|question| {
             let asker = Asker::of(&question, true);
-            let identity = Identity { address, port: 0 };
+            let identity = Identity { address, port: 0, mac: 0 };
             let echo = question.echo;
             let to = Recipient {
                 lane: spare,

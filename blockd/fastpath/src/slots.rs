@@ -79,6 +79,12 @@ pub struct Folded {
     pub slots: Vec<Slot>,
     /// Addresses with a view or a slot of their own.
     pub devices: Vec<(Address, Option<u16>)>,
+    /// Whose word about others is believed, and how many queries a second each may bring.
+    pub forwarders: Vec<Address>,
+    /// Of a forwarder.
+    pub forwarder_rate: u32,
+    /// MACs with a view or a slot, for what forwarders convey.
+    pub macs: Vec<(u64, u16)>,
     /// The latest time that is known to have been, milliseconds since 1970.
     pub floor_ms: u64,
 }

@@ -3,7 +3,9 @@
 //! Pure and panic-free by lint: what comes in here is hostile. Every reader is bounded by the bytes it was given.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use crate::identity::{Address, Conveyed};
 use std::fmt;
+use std::net::IpAddr;
 
 /// Longest name on the wire, the root label included (RFC 1035 3.1).
 pub const MAX_NAME_OCTETS: usize = 255;
@@ -466,6 +468,8 @@ pub struct Question<'a> {
     pub echo: &'a [u8],
     /// The OPT record, when there was one.
     pub edns: Option<Edns>,
+    /// Who is said to have asked first.
+    pub conveyed: Conveyed,
 }
 
 /// Why a packet gets no decision.
@@ -519,6 +523,7 @@ pub fn parse_question<'a>(packet: &'a [u8], name: &'a mut FoldedName) -> Result<
         let qclass = reader.short()?;
         let echo = packet.get(HEADER_OCTETS..reader.position())?;
         let mut edns: Option<(Edns, u8)> = None;
+        let mut conveyed = Conveyed::default();
         for _ in 0..additional {
             let owner_at = reader.position();
             reader.skip_name()?;
@@ -534,7 +539,7 @@ pub fn parse_question<'a>(packet: &'a [u8], name: &'a mut FoldedName) -> Result<
             if edns.is_some() || owner_octets != 1 {
                 return None;
             }
-            let wants_structured = read_options(rdata)?;
+            let wants_structured = read_options(rdata, &mut conveyed)?;
             let [_, version, high_flags, _] = ttl.to_be_bytes();
             edns = Some((Edns { udp_octets: class, dnssec_ok: high_flags & 0x80 != 0, wants_structured }, version));
         }
@@ -549,6 +554,7 @@ pub fn parse_question<'a>(packet: &'a [u8], name: &'a mut FoldedName) -> Result<
                 qclass,
                 echo,
                 edns: edns.map(|(edns, _)| edns),
+                conveyed,
             },
             edns.is_some_and(|(_, version)| version != 0),
         ))
@@ -567,16 +573,75 @@ const STRUCTURED_ERROR: u16 = 26;
 
 /// Reads the options of a query's OPT record, which they must fill exactly (RFC 6891 6.1.2); says whether the client
 /// reads structured errors. Earlier versions of the draft ask by an Extended DNS Error in the query.
-fn read_options(rdata: &[u8]) -> Option<bool> {
+fn read_options(rdata: &[u8], conveyed: &mut Conveyed) -> Option<bool> {
     let mut reader = Reader::new(rdata, 0);
     let mut wants_structured = false;
     while !reader.is_at_end() {
         let code = reader.short()?;
         let length = reader.short()?;
-        reader.take(usize::from(length))?;
+        let value = reader.take(usize::from(length))?;
+        match code {
+            FORWARDED_MAC => {
+                if let &[a, b, c, d, e, f] = value {
+                    conveyed.mac = Some(u64::from_be_bytes([0, 0, a, b, c, d, e, f]));
+                }
+            }
+            CLIENT_SUBNET => conveyed.subnet = read_subnet(value),
+            _ => {}
+        }
         wants_structured |= matches!(code, EXTENDED_ERROR | STRUCTURED_ERROR);
     }
     Some(wants_structured)
+}
+
+/// EDNS option code by which dnsmasq conveys a client's MAC (`add-mac`), of those for local use.
+const FORWARDED_MAC: u16 = 65_001;
+/// EDNS Client Subnet (RFC 7871 6).
+const CLIENT_SUBNET: u16 = 8;
+
+/// The subnet of a client; none where it says nothing, or is not as it should be.
+fn read_subnet(value: &[u8]) -> Option<Address> {
+    let mut reader = Reader::new(value, 0);
+    let (family, prefix, scope) = (reader.short()?, reader.octet()?, reader.octet()?);
+    let octets = reader.take(usize::from(prefix).div_ceil(8))?;
+    if prefix == 0 || scope != 0 || !reader.is_at_end() {
+        return None;
+    }
+    let mut whole = [0u8; 16];
+    whole.get_mut(..octets.len())?.copy_from_slice(octets);
+    let &[a, b, c, d, ..] = &whole;
+    let address = match (family, prefix) {
+        (1, ..=32) => IpAddr::from([a, b, c, d]),
+        (2, ..=128) => IpAddr::from(whole),
+        _ => return None,
+    };
+    Some(address.into())
+}
+
+/// What a PROXY header of version 2 begins with.
+const PROXY: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Takes a PROXY header of version 2 off a datagram: what is behind it, and whose it is said to be; `Some(None)` for a
+/// proxy that speaks for itself. A header that is cut or of another kind is none: what it stands before is no query.
+pub fn strip_proxy(packet: &[u8]) -> (&[u8], Option<Option<Address>>) {
+    let stripped = (|| {
+        let mut reader = Reader::new(packet.strip_prefix(PROXY)?, 0);
+        let (command, kind, length) = (reader.octet()?, reader.octet()?, reader.short()?);
+        let addresses = reader.take(usize::from(length))?;
+        let rest = packet.get(PROXY.len() + reader.position()..)?;
+        match (command, kind, addresses) {
+            (0x20, _, _) => Some((rest, Some(None))),
+            (0x21, 0x11 | 0x12, &[a, b, c, d, ..]) if length >= 12 => {
+                Some((rest, Some(Some(IpAddr::from([a, b, c, d]).into()))))
+            }
+            (0x21, 0x21 | 0x22, _) if length >= 36 => {
+                let source: [u8; 16] = addresses.get(..16)?.try_into().ok()?;
+                Some((rest, Some(Some(IpAddr::from(source).into()))))
+            }
+            _ => None,
+        }
+    })();
+    stripped.unwrap_or((packet, None))
 }
 
 /// Who asked, as far as the reply needs it; a waiter keeps one.
@@ -744,6 +809,64 @@ pub fn write_query(out: &mut Vec<u8>, id: u16, name: &[u8], qtype: u16, dnssec_o
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A query of A for x., with an OPT of these options.
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let mut wire = b"\0\x07\x01\0\0\x01\0\0\0\0\0\x01\x01x\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0".to_vec();
+        wire.extend_from_slice(&(options.len() as u16).to_be_bytes());
+        wire.extend_from_slice(options);
+        wire
+    }
+
+    fn conveyed(options: &[u8]) -> Conveyed {
+        parse_question(&with_options(options)).unwrap().conveyed
+    }
+
+    #[test]
+    fn what_options_convey_is_read_or_left() {
+        let mac = conveyed(b"\xfd\xe9\0\x06\x02\0\0\0\0\x07").mac;
+        assert_eq!(mac, Some(0x0200_0000_0007));
+        for other in [&b"\xfd\xe9\0\x05\x02\0\0\0\0"[..], b"\xfd\xe9\0\0", b"\0\x0a\0\x08abcdefgh"] {
+            assert_eq!(conveyed(other), Conveyed::default(), "{other:?}");
+        }
+        let v4 = |text: &str| Some(Address::from(text.parse::<IpAddr>().unwrap()));
+        for (option, subnet) in [
+            (&b"\0\x08\0\x08\0\x01\x20\0\x0a\0\0\x09"[..], v4("10.0.0.9")),
+            (b"\0\x08\0\x07\0\x01\x18\0\x0a\0\0", v4("10.0.0.0")),
+            (b"\0\x08\0\x06\0\x02\x10\0\x20\x01", v4("2001::")),
+            (b"\0\x08\0\x04\0\x01\0\0", None),
+            (b"\0\x08\0\x08\0\x01\x20\x18\x0a\0\0\x09", None),
+            (b"\0\x08\0\x09\0\x01\x20\0\x0a\0\0\x09\0", None),
+            (b"\0\x08\0\x08\0\x01\x21\0\x0a\0\0\x09", None),
+            (b"\0\x08\0\x08\0\x03\x20\0\x0a\0\0\x09", None),
+            (b"\0\x08\0\x02\0\x01", None),
+        ] {
+            assert_eq!(conveyed(option).subnet, subnet, "{option:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_header_is_taken_off() {
+        let behind = with_options(b"");
+        let with = |head: &[u8]| [&PROXY[..], head, &behind].concat();
+        let address = |text: &str| Some(Some(Address::from(text.parse::<IpAddr>().unwrap())));
+        let v6 = [&b"\x21\x22\0\x24"[..], &[0x20, 1], &[0; 13], &[9], &[0; 20]].concat();
+        for (head, whose) in [
+            (&b"\x21\x12\0\x0c\x0a\0\0\x09\x7f\0\0\x01\xd4\x31\0\x35"[..], address("10.0.0.9")),
+            (b"\x21\x12\0\x0f\x0a\0\0\x09\x7f\0\0\x01\xd4\x31\0\x35\x04\0\0", address("10.0.0.9")),
+            (&v6, address("2001::9")),
+            (b"\x20\0\0\0", Some(None)),
+        ] {
+            assert_eq!(strip_proxy(&with(head)), (&behind[..], whose), "{head:?}");
+        }
+        for wrong in
+            [&b"\x21\x12\0\x0b\x0a\0\0\x09\x7f\0\0\x01\xd4\x31\0"[..], b"\x11\x12\0\0", b"\x21\x12\xff\xff", b"\x21"]
+        {
+            let packet = with(wrong);
+            assert_eq!(strip_proxy(&packet), (&packet[..], None), "{wrong:?}");
+        }
+        assert_eq!(strip_proxy(&behind), (&behind[..], None));
+    }
 
     /// The name lives as long as the test.
     fn parse_question(packet: &[u8]) -> Result<Question<'_>, Reject<'_>> {

@@ -1,0 +1,73 @@
+"""Devices behind real forwarders: dnsmasq that conveys MACs and addresses, dnsdist that speaks the PROXY protocol."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Blockd
+from tests.support.lan import GATEWAY, Host, Lan, run
+
+LAPTOP, PHONE, TABLET = "00:16:3e:00:47:11", "00:16:3e:00:99:01", "00:16:3e:00:99:02"
+PORT, DNSMASQ, DNSDIST = 5300, 5353, 5354
+NAME = "www.tiktok.com"
+
+
+def plugged(lan: Lan, mac: str, address: str) -> Host:
+    """Plug a host in that has an address of its own."""
+    host = lan.host(mac)
+    run("ip", "-n", host.space, "address", "add", f"{address}/24", "dev", "eth0")
+    return host
+
+
+@pytest.mark.timeout(120)
+def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
+    """A laptop by its MAC behind dnsmasq, another by its address behind dnsdist, over UDP and TCP; a phone is free."""
+    with Lan(tmp_path) as lan:
+        quiet = [
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            "--bind-interfaces",
+        ]
+        lan.serve("dnsmasq", *quiet, "--address=/#/192.0.2.1", "--port=5301", "--listen-address=127.0.0.1")
+        home = tmp_path / "blockd"
+        home.mkdir()
+        (home / "devices.csv").write_text(f"mac,hostname,serial\n{LAPTOP},laptop-7,SER-4711\n")
+        blockd = Blockd(
+            home,
+            ["127.0.0.1:5301"],
+            server={"listen": [f"127.0.0.1:{PORT}"], "forwarders": ["127.0.0.1"], "threads": 1},
+            groups={
+                "corporate": {"networks": ["10.77.0.13/32"], "inventory": [{"file": "devices.csv"}]},
+                "personal": {"networks": ["10.77.0.0/24"]},
+                "guest": {"networks": ["127.0.0.3/32"]},
+            },
+        )
+        blockd.start(prefix=lan.prefix(lan.gateway))
+        try:
+            behind = [f"--server=127.0.0.1#{PORT}", f"--port={DNSMASQ}", f"--listen-address={GATEWAY}"]
+            lan.serve("dnsmasq", *quiet, *behind, "--add-mac", "--add-subnet=32,128", "--cache-size=0")
+            (tmp_path / "dnsdist.conf").write_text(
+                f'newServer({{address="127.0.0.1:{PORT}", useProxyProtocol=true, checkInterval=60}})\n'
+                f'setLocal("{GATEWAY}:{DNSDIST}")\nsetACL("0.0.0.0/0")\nsetSecurityPollSuffix("")\n'
+            )
+            lan.serve("dnsdist", "--supervised", "--disable-syslog", "-C", str(tmp_path / "dnsdist.conf"))
+            laptop, phone = plugged(lan, LAPTOP, "10.77.0.11"), plugged(lan, PHONE, "10.77.0.12")
+            tablet = plugged(lan, TABLET, "10.77.0.13")
+            assert laptop.asks_until("fine.example", DNSMASQ, "NOERROR") < 15
+            assert (laptop.asks(NAME, DNSMASQ), phone.asks(NAME, DNSMASQ)) == ("NXDOMAIN", "NOERROR")
+            assert tablet.asks(NAME, DNSMASQ) == "NXDOMAIN", "by the address that is conveyed beside its MAC"
+            assert tablet.asks_until("fine.example", DNSDIST, "NOERROR") < 15
+            assert (tablet.asks(NAME, DNSDIST), phone.asks(NAME, DNSDIST)) == ("NXDOMAIN", "NOERROR")
+            dig = ["dig", "+tcp", f"@{GATEWAY}", "-p", str(DNSDIST), NAME, "+tries=1", "+time=5"]
+            assert "status: NXDOMAIN" in run(*lan.prefix(tablet.space), *dig, check=False)
+            assert "status: NOERROR" in run(*lan.prefix(phone.space), *dig, check=False)
+            assert f"{LAPTOP} by 10.77.0.11" in blockd.log.read_text()
+            time.sleep(0.1)
+        finally:
+            blockd.stop()

@@ -1,0 +1,205 @@
+"""What a query says of who asked first: believed of a listed forwarder, ignored and counted of others."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import dns.edns
+import dns.message
+import dns.query
+import dns.rcode
+import pytest
+
+from blockd.fastpath import proxy_header
+from tests.conftest import Serve
+from tests.support.daemon import Blockd
+from tests.support.people import ALICE, CAROL, ask_as, socket_for_all
+from tests.support.questions import CORPORATE, GUEST, PERSONAL
+from tests.support.upstream import Upstream
+from tests.unit.test_exemptions import EXEMPTIONS, soon, wish
+
+FORWARDER, OTHER = "127.0.0.9", "127.0.0.3"
+LAPTOP, PHONE = "02:16:3e:00:47:11", "02:16:3e:00:99:01"
+NAME = "www.tiktok.com"
+
+
+@pytest.fixture
+def blockd(serve: Serve, upstream: Upstream, tmp_path: Path) -> Blockd:
+    """Give a daemon that believes one forwarder, and knows a laptop by its MAC."""
+    for name in (NAME, "fine.example"):
+        upstream.records[name] = [f"{name}. 300 IN A 192.0.2.1"]
+    (tmp_path / "devices.csv").write_text(f"mac,hostname,serial\n{LAPTOP},laptop-7,SER-4711\n")
+    inventory = {"networks": ["127.0.0.1/32"], "inventory": [{"file": str(tmp_path / "devices.csv")}]}
+    return serve(
+        [upstream.address],
+        server={"forwarders": [FORWARDER, "::1"]},
+        groups={"corporate": inventory},
+        log={"format": "text"},
+    )
+
+
+def mac(text: str) -> dns.edns.GenericOption:
+    """Write dnsmasq's option."""
+    return dns.edns.GenericOption(dns.edns.OptionType.make(65_001), bytes.fromhex(text.replace(":", "")))
+
+
+def asked(blockd: Blockd, source: str, *options: dns.edns.Option, name: str = NAME, **more: Any) -> str:
+    """Ask with options; give the response code."""
+    query = dns.message.make_query(name, "A", use_edns=0, options=list(options))
+    where = {"port": blockd.port, "source": source, "timeout": 5.0, **more}
+    return dns.rcode.to_text(dns.query.udp(query, "127.0.0.1", **where).rcode())
+
+
+def counts(blockd: Blockd) -> dict[tuple[str, str], float]:
+    """Give what was conveyed, by outcome and kind."""
+    kinds = [(outcome, kind) for outcome in ("believed", "ignored") for kind in ("mac", "subnet", "proxy")]
+    found = {(o, k): blockd.metric("blockd_conveyed_total", outcome=o, kind=k) for o, k in kinds}
+    return {key: value for key, value in found.items() if value}
+
+
+def test_a_listed_forwarder_is_believed_and_nobody_else(blockd: Blockd, upstream: Upstream) -> None:
+    """A MAC, a subnet, both; a MAC that nobody knows leaves the address to decide. Nothing goes upstream."""
+    personal, corporate = dns.edns.ECSOption(PERSONAL, 32), dns.edns.ECSOption(CORPORATE, 32)
+    assert asked(blockd, FORWARDER) == "NOERROR", "the forwarder itself is nobody in particular"
+    assert asked(blockd, FORWARDER, mac(LAPTOP)) == "NXDOMAIN"
+    assert asked(blockd, FORWARDER, mac(PHONE)) == "NOERROR"
+    assert asked(blockd, FORWARDER, corporate) == "NXDOMAIN"
+    assert asked(blockd, FORWARDER, personal) == "NOERROR"
+    assert asked(blockd, FORWARDER, mac(PHONE), corporate) == "NXDOMAIN"
+    assert asked(blockd, FORWARDER, mac(LAPTOP), personal) == "NXDOMAIN"
+    assert counts(blockd) == {("believed", "mac"): 4, ("believed", "subnet"): 4}
+    # A corporate device that says it is somebody else, and a stranger that says it is one.
+    assert asked(blockd, CORPORATE, mac(PHONE), personal) == "NXDOMAIN"
+    assert asked(blockd, OTHER, mac(LAPTOP), corporate) == "NOERROR"
+    assert counts(blockd)["ignored", "mac"] == counts(blockd)["ignored", "subnet"] == 2
+    asked(blockd, OTHER, mac(LAPTOP), corporate, name="fine.example")
+    assert upstream.asked
+    for one in upstream.asked:
+        assert not dns.message.from_wire(one.wire).options, "what a client says of itself is not passed on"
+    assert f"by {LAPTOP}" not in blockd.log.read_text()
+    assert f"for {LAPTOP} by {FORWARDER} (corporate)" in blockd.log.read_text()
+
+
+def header(source: str, kind: int = 0x12) -> bytes:
+    """Write a PROXY header of version 2."""
+    parts = socket.inet_aton(source) + socket.inet_aton("127.0.0.1") + struct.pack("!HH", 50_000, 53)
+    return b"\r\n\r\n\0\r\nQUIT\n" + bytes([0x21, kind]) + struct.pack("!H", len(parts)) + parts
+
+
+def proxied(blockd: Blockd, source: str, said: str) -> str | None:
+    """Ask by UDP with a header; None when nobody answers."""
+    query = dns.message.make_query(NAME, "A")
+    with socket.socket(type=socket.SOCK_DGRAM) as way:
+        way.bind((source, 0))
+        way.settimeout(1.5)
+        way.sendto(header(said) + query.to_wire(), ("127.0.0.1", blockd.port))
+        try:
+            reply = dns.message.from_wire(way.recv(4096))
+        except TimeoutError:
+            return None
+    assert reply.id == query.id
+    return dns.rcode.to_text(reply.rcode())
+
+
+def proxied_stream(blockd: Blockd, source: str, said: str, pieces: int) -> str | None:
+    """Ask by TCP with a header, in pieces; None when the connection ends."""
+    wire = dns.message.make_query(NAME, "A").to_wire()
+    data = header(said, 0x11) + struct.pack("!H", len(wire)) + wire
+    with socket.create_connection(("127.0.0.1", blockd.port), 5, (source, 0)) as way:
+        step = len(data) // pieces + 1
+        try:
+            for at in range(0, len(data), step):
+                way.sendall(data[at : at + step])
+            length = way.recv(2)
+            return dns.rcode.to_text(dns.message.from_wire(way.recv(4096)).rcode()) if length else None
+        except ConnectionError:
+            return None
+
+
+def test_a_proxy_header_is_believed_of_a_listed_forwarder(blockd: Blockd) -> None:
+    """Over UDP and TCP, in any pieces; of others it is no query."""
+    assert proxied(blockd, FORWARDER, CORPORATE) == "NXDOMAIN"
+    assert proxied(blockd, FORWARDER, PERSONAL) == "NOERROR"
+    assert proxied(blockd, CORPORATE, PERSONAL) is None
+    assert blockd.metric("blockd_dropped_total", reason="forged") == 1
+    for pieces in (1, 2, 5, 30):
+        assert proxied_stream(blockd, FORWARDER, CORPORATE, pieces) == "NXDOMAIN"
+        assert proxied_stream(blockd, FORWARDER, PERSONAL, pieces) == "NOERROR"
+    assert proxied_stream(blockd, CORPORATE, PERSONAL, 1) is None
+    assert blockd.metric("blockd_tcp_closed_total", reason="forged") == 1
+    # A forwarder may also ask as others do.
+    assert asked(blockd, FORWARDER) == "NOERROR"
+    assert dns.query.tcp(dns.message.make_query(NAME, "A"), "127.0.0.1", 5, blockd.port, source=FORWARDER).rcode() == 0
+    assert proxy_header(header(CORPORATE) + b"x") == (28, CORPORATE)
+    assert proxy_header(header(CORPORATE)[:20]) is None
+
+
+def test_limits_are_each_clients_and_a_forwarder_has_one_of_its_own(serve: Serve, upstream: Upstream) -> None:
+    """One that floods through a forwarder takes nothing from another; all of them together have a ceiling."""
+    upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]
+    limits = {"client_rate": 1, "client_burst": 5, "forwarders": [FORWARDER], "forwarder_rate": 40}
+    blockd = serve([upstream.address], server=limits)
+
+    def flood(source: str, count: int) -> int:
+        query = dns.message.make_query(NAME, "A", use_edns=0, options=[dns.edns.ECSOption(source, 32)]).to_wire()
+        answered = 0
+        with socket.socket(type=socket.SOCK_DGRAM) as way:
+            way.bind((FORWARDER, 0))
+            way.settimeout(0.5)
+            for at in range(count):
+                way.sendto(at.to_bytes(2, "big") + query[2:], ("127.0.0.1", blockd.port))
+            try:
+                while way.recv(4096):
+                    answered += 1
+            except TimeoutError:
+                pass
+        return answered
+
+    assert 5 <= flood(PERSONAL, 20) <= 8
+    assert 5 <= flood(GUEST, 10) <= 8
+    assert blockd.metric("blockd_dropped_total", reason="client_rate") > 10
+    flood(CORPORATE, 200)
+    assert blockd.metric("blockd_dropped_total", reason="forwarder_rate") > 100
+
+
+def test_an_exemption_holds_for_a_mac_that_is_conveyed(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
+    """The device of an inventory, by the MAC that its forwarder gives; not where it has to be in a network."""
+    upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]
+    (tmp_path / "devices.csv").write_text(f"mac,hostname,serial\n{LAPTOP},laptop-7,SER-4711\n")
+    inventory = {"networks": ["127.0.0.1/32"], "inventory": [{"file": str(tmp_path / "devices.csv")}]}
+    with socket_for_all() as place:
+        blockd = serve(
+            [upstream.address],
+            admin={"socket": str(place)},
+            server={"forwarders": [FORWARDER]},
+            groups={"corporate": inventory},
+            exemptions={**EXEMPTIONS, "sets": {}},
+        )
+        assert asked(blockd, FORWARDER, mac(LAPTOP)) == "NXDOMAIN"
+        for networks, code in ((["10.0.0.0/8"], "NXDOMAIN"), ([], "NOERROR")):
+            values = wish(networks=networks, expires_at=soon(days=5))
+            name = ask_as(CAROL, place, "request", **values)["exemption"]["name"]
+            assert ask_as(ALICE, place, "approve", exemption=name)["ok"]
+            assert asked(blockd, FORWARDER, mac(LAPTOP)) == code
+        assert asked(blockd, FORWARDER, mac(PHONE)) == "NOERROR"
+        assert ask_as(ALICE, place, "revoke", exemption=name, reason="over")["ok"]
+        assert asked(blockd, FORWARDER, mac(LAPTOP)) == "NXDOMAIN"
+        blockd.stop()
+
+
+def test_a_forwarder_is_an_address(serve: Serve, upstream: Upstream) -> None:
+    """And no network: whoever is in it could say that he is anybody; a reload takes the list in."""
+    blockd = serve([upstream.address])
+    blockd.values["server"]["forwarders"] = ["127.0.0.0/8"]
+    failed = blockd.reload()
+    assert failed.returncode == 1
+    assert "server.forwarders" in failed.stderr
+    assert "expected addresses, and found 127.0.0.0/8" in failed.stderr
+    upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]
+    assert asked(blockd, FORWARDER, dns.edns.ECSOption(CORPORATE, 32)) == "NOERROR"
+    blockd.values["server"]["forwarders"] = [FORWARDER]
+    assert blockd.reload().returncode == 0
+    assert asked(blockd, FORWARDER, dns.edns.ECSOption(CORPORATE, 32)) == "NXDOMAIN"
