@@ -30,6 +30,7 @@ from blockd.control.caller import Caller
 from blockd.control.server import ControlFactory
 from blockd.devices.inventory import mac_number
 from blockd.devices.leases import Feed
+from blockd.devices.neighbours import Neighbours
 from blockd.devices.placement import Placement
 from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
 from blockd.fetches import Fetches
@@ -1078,13 +1079,18 @@ class Daemon:
         """Have what DHCP says in the form that the config in force asks for; what was read stays."""
         wanted, inputs = self._live.settings.devices, self._live.inputs
         with self._place_lock:
-            if not wanted.leases:
-                self._placement = None
-            else:
-                before = {} if self._placement is None else {(f.file, f.format): f for f in self._placement.feeds}
-                keys = [(Path(os.path.abspath(inputs.relative(item.file))), item.format) for item in wanted.leases]
-                feeds = [before.get(key) or Feed(*key) for key in keys]
-                self._placement = Placement(feeds, wanted.stands)
+            before: dict[tuple[Path, str], Any] = {}
+            if self._placement is not None:
+                before = {(feed.file, feed.format): feed for feed in self._placement.feeds}
+            keys = [(Path(os.path.abspath(inputs.relative(item.file))), item.format) for item in wanted.leases]
+            feeds: list[Any] = [before.pop(key, None) or Feed(*key) for key in keys]
+            table = before.pop((Neighbours.file, Neighbours.format), None)
+            if wanted.neighbours:
+                feeds.append(table or Neighbours())
+            elif table is not None:
+                table.close()
+            self._placement = Placement(feeds, wanted.stands, wanted.states) if feeds else None
+            if self._placement is not None:
                 self._placement.learn(inputs.devices)
         self._metrics.placement = self._placement
 

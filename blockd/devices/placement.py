@@ -1,22 +1,25 @@
 """Whose an address is: what DHCP says, joined with the inventories.
 
-By its MAC alone is a device known: a name is what a client calls itself. Sources in order: a lease, then an inventory's
-address, then networks. A feed that cannot be read any more turns nobody into a stranger: what it said last stands for a
-time.
+By its MAC alone is a device known: a name is what a client calls itself. Sources in order: a lease, the kernel's
+neighbour table, an inventory's address, networks. A feed that cannot be read any more, and a lease that ends without a
+word, turn no device of ours into a stranger: what was said last stands for a time.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from blockd.devices.inventory import Device, is_randomised
-from blockd.devices.leases import Feed, Lease, Part
+from blockd.devices.leases import Lease, Part
 from blockd.settings.values import Address
 
 #: What an address is known as.
+#: Of an outcome: evidence counts for nothing, and networks decide.
+NETWORKS = "networks"
 KNOWN, STALE, CONFLICT, UNKNOWN, RANDOMISED = "known", "stale", "conflict", "unknown", "randomised"
 
 
@@ -25,7 +28,7 @@ class Place:
     """What is known of an address, and by which feed."""
 
     lease: Lease
-    feed: Feed
+    feed: Source
     state: str
     #: None when its MAC is in no inventory.
     device: Device | None
@@ -33,13 +36,34 @@ class Place:
     group: str | None
 
 
+class Source(Protocol):
+    """What says which MAC has an address: lease files, and the neighbour table."""
+
+    file: Path
+    format: str
+    leases: dict[Address, Lease]
+    problem: str | None
+    #: When it was read, or seen to be as it was read; seconds since 1970.
+    confirmed: float
+    skipped: int
+    left_out: int
+
+    def fetch(self) -> Part:
+        """Read what is new, which may take its time."""
+
+    def take(self, part: Part, now: float) -> set[Address]:
+        """Take in what was read; give the addresses of which something else is said than before."""
+
+
 @dataclass
 class Placement:
     """Every address that DHCP has given, and whose it is."""
 
-    feeds: list[Feed]
-    #: Seconds for which what an unreadable feed said stands, though leases end.
+    feeds: Sequence[Source]
+    #: Seconds for which what was said of a device of ours stands, though its lease ends or its feed cannot be read.
     stands: float
+    #: State -> the group of an address in it, or `networks` where networks decide; what is not named is as it is.
+    outcomes: Mapping[str, str] = field(default_factory=dict)
     by_mac: dict[str, tuple[str, Device]] = field(default_factory=dict)
     #: Addresses that an inventory ties to a MAC.
     tied: dict[Address, str] = field(default_factory=dict)
@@ -47,6 +71,7 @@ class Placement:
     #: By serial and hostname: addresses now.
     addresses: defaultdict[str, set[Address]] = field(default_factory=lambda: defaultdict(set))
     _failing: set[Path] = field(default_factory=set)
+    _now: float = 0.0
 
     def learn(self, devices: Mapping[str, Iterable[Device]]) -> None:
         """Take inventories in: group -> devices. Everything is joined anew."""
@@ -71,16 +96,34 @@ class Placement:
     def take(self, parts: Iterable[Part], now: float) -> set[Address]:
         """Take in what was read, and drop what has ended; give the addresses that belong elsewhere than before."""
         touched: set[Address] = set()
+        self._now = now
         for feed, part in zip(self.feeds, parts, strict=True):
             touched |= feed.take(part, now)
             if feed.problem is None or now - feed.confirmed > self.stands:
-                touched |= feed.drop_ended(now)
+                touched |= self._drop_ended(feed, now)
         failing = {feed.file for feed in self.feeds if feed.problem is not None}
         if failing != self._failing:
             # How certain it is changes, and not whose it is.
             touched |= self.places.keys()
             self._failing = failing
         return self._join(touched)
+
+    def _drop_ended(self, feed: Source, now: float) -> set[Address]:
+        """Forget leases that have ended; give their addresses. A device of ours keeps its own for a while.
+
+        Unless it gave it back, or another has it: a client that goes on with an address whose lease has ended, as one
+        does whose server is away, is no stranger for that.
+        """
+        ended = {address: lease for address, lease in feed.leases.items() if lease.expires <= now}
+        touched = set()
+        for address, lease in ended.items():
+            is_ours = lease.mac in self.by_mac and lease.expires > 0 and now - lease.expires <= self.stands
+            if not is_ours or feed.problem is not None:
+                del feed.leases[address]
+                touched.add(address)
+            elif (place := self.places.get(address)) is not None and place.state == KNOWN:
+                touched.add(address)
+        return touched
 
     def _join(self, addresses: Iterable[Address]) -> set[Address]:
         changed = set()
@@ -106,17 +149,29 @@ class Placement:
         if not said:
             return None
         # Of feeds that differ, one that knows a device of ours is believed: none is lost by a mistake of the other.
-        said.sort(key=lambda one: (one[1].mac in self.by_mac, one[1].expires), reverse=True)
+        now = self._now
+        said.sort(
+            key=lambda one: (
+                one[1].mac in self.by_mac,
+                one[1].expires > now,
+                one[0].format != "neighbours",
+                one[1].expires,
+            ),
+            reverse=True,
+        )
         feed, lease = said[0]
         group, device = self.by_mac.get(lease.mac, (None, None))
-        if len({other.mac for _, other in said if other.mac}) > 1:
+        if len({other.mac for _, other in said if other.mac and other.expires > now}) > 1:
             state = CONFLICT
-        elif feed.problem is not None:
+        elif feed.problem is not None or lease.expires <= now:
             state = STALE
         elif device is not None:
             state = KNOWN
         else:
             state = RANDOMISED if lease.mac and is_randomised(lease.mac) else UNKNOWN
+        outcome = self.outcomes.get(state)
+        if outcome is not None:
+            group = None if outcome == NETWORKS else outcome
         return Place(lease, feed, state, device, group)
 
     def is_elsewhere(self, address: Address) -> bool:

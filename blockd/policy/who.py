@@ -48,7 +48,11 @@ def _who(inputs: Inputs, place: Place) -> str:
 
 
 def _by(place: Place, now: float) -> str:
-    return f"by its lease ({place.feed.file}), {_left(place, now)}, {place.state}"
+    return f"by {_source(place)}, {_left(place, now)}, {place.state}"
+
+
+def _source(place: Place) -> str:
+    return "the neighbour table" if place.feed.format == "neighbours" else f"its lease ({place.feed.file})"
 
 
 def _left(place: Place, now: float) -> str:
@@ -139,6 +143,7 @@ def _row(inputs: Inputs, placement: Placement | None, address: Address, now: flo
     if place is not None:
         mac = f"MAC {place.lease.mac or 'unknown'}" if (place.group or group) in logged else "its MAC"
         said = f"{mac} is in no inventory" if place.device is None else f"{place.group}: {_who(inputs, place)}"
-        evidence.append({"source": f"lease {place.feed.file}", "says": f"{said}; {place.state}, {_left(place, now)}"})
+        source = "neighbours" if place.feed.format == "neighbours" else f"lease {place.feed.file}"
+        evidence.append({"source": source, "says": f"{said}; {place.state}, {_left(place, now)}"})
         group = place.group or group
     return {"address": str(address), "group": group, "evidence": evidence}

@@ -20,6 +20,7 @@ def load_settings(path: Path, source: Source) -> tuple[Settings, Document]:
     document = Document(path, source.read(path))
     settings = document.validate(Settings)
     problems = [*_check_groups(settings, document), *_check_policies(settings, document)]
+    problems += _check_states(settings, document)
     problems += _check_zones(settings, document)
     problems += _check_transfer(settings, document)
     problems += _check_twice(document, ("records",))
@@ -47,6 +48,21 @@ def _check_groups(settings: Settings, document: Document) -> list[Problem]:
                 text = f"{network} is in group {other} already (line {line}); inside one another is meant, equal is not"
                 problems.append(document.problem(here, text))
             seen[network] = (group, document.line(here))
+    return problems
+
+
+#: States of an address that may have an outcome of their own.
+STATES = ("unknown", "randomised", "conflict", "stale")
+
+
+def _check_states(settings: Settings, document: Document) -> list[Problem]:
+    problems = []
+    for state, group in settings.devices.states.items():
+        place = ("devices", "states", state)
+        if state not in STATES:
+            problems.append(document.problem(place, f"there is no such state; there are {', '.join(STATES)}"))
+        elif group != "networks" and group not in settings.groups:
+            problems.append(document.problem(place, f"expected networks or a group, and found {group}"))
     return problems
 
 

@@ -215,10 +215,19 @@ class Devices(Section):
     leases: list[LeaseFile] = Field(
         default_factory=list, description="Lease files: a lease's MAC puts its address where an inventory has the MAC."
     )
+    neighbours: bool = Field(
+        False, description="Also believe the kernel's neighbour table, where devices are on links of this machine."
+    )
     stands: Duration = Field(
         3_600.0,
-        description="How long leases stand though they end while their file cannot be read.",
+        description="How long what was said last of a device of an inventory stands: while its source cannot be read, "
+        "and when its lease ends without a word.",
         json_schema_extra={"default": "1h"},
+    )
+    states: dict[str, str] = Field(
+        default_factory=dict,
+        description="State of an address -> its group, or `networks`: no evidence counts. Default: unknown and "
+        "randomised by networks, conflict and stale as the device that is believed.",
     )
 
 

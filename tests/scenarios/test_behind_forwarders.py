@@ -23,6 +23,55 @@ def plugged(lan: Lan, mac: str, address: str) -> Host:
 
 
 @pytest.mark.timeout(120)
+def test_a_device_without_a_lease_is_known_by_the_kernels_word(tmp_path: Path) -> None:
+    """Addresses that nobody gave, IPv4 and IPv6, on a link of ours; a conflict goes where the config says."""
+    with Lan(tmp_path) as lan:
+        run("ip", "-n", lan.gateway, "address", "add", "fd77::1/64", "dev", "lan", "nodad")
+        quiet = [
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            "--bind-interfaces",
+        ]
+        lan.serve("dnsmasq", *quiet, "--address=/#/192.0.2.1", "--port=5301", "--listen-address=127.0.0.1")
+        home = tmp_path / "blockd"
+        home.mkdir()
+        (home / "devices.csv").write_text(f"mac,hostname,serial\n{LAPTOP},laptop-7,SER-4711\n")
+        blockd = Blockd(
+            home,
+            ["127.0.0.1:5301"],
+            server={"listen": [f"{GATEWAY}:{PORT}", f"[fd77::1]:{PORT}"], "threads": 1},
+            groups={
+                "corporate": {"networks": ["10.99.0.0/24"], "inventory": [{"file": "devices.csv"}]},
+                "personal": {"networks": ["10.77.0.0/24", "fd77::/64"]},
+            },
+            devices={"neighbours": True},
+        )
+        del blockd.values["groups"]["guest"], blockd.values["policies"]["guest"]
+        blockd.write()
+        blockd.start(prefix=lan.prefix(lan.gateway))
+        try:
+            laptop, phone = plugged(lan, LAPTOP, "10.77.0.11"), plugged(lan, PHONE, "10.77.0.12")
+            for at, host in enumerate((laptop, phone), start=11):
+                run("ip", "-n", host.space, "address", "add", f"fd77::{at}/64", "dev", "eth0", "nodad")
+            assert laptop.asks_until(NAME, PORT, "NXDOMAIN") < 15
+            assert phone.asks(NAME, PORT) == "NOERROR"
+            dig = ["dig", "@fd77::1", "-p", str(PORT), NAME, "+tries=2", "+time=2"]
+            deadline = time.monotonic() + 15
+            while "status: NXDOMAIN" not in run(*lan.prefix(laptop.space), *dig, check=False):
+                assert time.monotonic() < deadline
+            assert "status: NOERROR" in run(*lan.prefix(phone.space), *dig, check=False)
+            shown = blockd.run("devices", "who", "SER-4711").stdout
+            assert "10.77.0.11" in shown
+            assert "fd77::11" in shown
+            assert "neighbours" in blockd.run("devices").stdout
+        finally:
+            blockd.stop()
+
+
+@pytest.mark.timeout(120)
 def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
     """A laptop by its MAC behind dnsmasq, another by its address behind dnsdist, over UDP and TCP; a phone is free."""
     with Lan(tmp_path) as lan:

@@ -147,7 +147,6 @@ def test_a_file_by_another_name_takes_its_place(tmp_path: Path) -> None:
     (tmp_path / "new").replace(tmp_path / "leases")
     assert one.look(1001.0) == {ip_address("10.0.0.9")}
     assert set(shown(one)) == {"10.0.0.5", "10.0.0.7", "10.0.0.9"}
-    assert one.drop_ended(2000.0) >= {ip_address("10.0.0.5")}
     (tmp_path / "leases").unlink()
     assert one.look(2001.0) == set()
     assert "No such file" in (one.problem or "")
@@ -202,7 +201,9 @@ def test_an_address_is_whose_mac_has_it(tmp_path: Path) -> None:
         "10.0.0.7": (None, "randomised"),
         "10.0.0.8": (None, "unknown"),
     }
-    changed = placement.look(2000.0)
+    assert placement.look(2000.0) == set(), "its lease is over, and it may go on with it all the same"
+    assert states(placement)["10.0.0.5"] == ("corporate", "stale")
+    changed = placement.look(2101.0)
     assert changed == {ip_address("10.0.0.5")}
     assert states(placement)["10.0.0.5"] == (None, "randomised")
 
@@ -220,6 +221,41 @@ def test_a_feed_that_ends_makes_nobody_a_stranger(tmp_path: Path) -> None:
     (tmp_path / "leases").write_text(KEA.replace(",2000,", ",3000,"))
     assert placement.look(2302.0) == {ip_address("10.0.0.5")}
     assert states(placement)["10.0.0.5"] == ("corporate", "known")
+
+
+def test_a_state_may_have_an_outcome_of_its_own(tmp_path: Path) -> None:
+    """A group for made-up MACs, another for what differs; or evidence that counts for nothing."""
+    one = feed(tmp_path, "kea", KEA)
+    two = feed(tmp_path, "dnsmasq", f"9000 {PHONE} 10.0.0.5 x *\n9000 {OTHER} 10.0.0.8 x *\n", "other")
+    for outcomes, wanted in (
+        ({"randomised": "guest", "conflict": "quarantine", "unknown": "personal"}, ["quarantine", "guest", "personal"]),
+        ({"conflict": "networks"}, [None, None, None]),
+    ):
+        placement = Placement([one, two], 100.0, outcomes)
+        placement.learn({"corporate": [device(MAC, "SER-1")]})
+        placement.look(1000.0)
+        assert [place.group for _, place in sorted(placement.places.items())] == wanted
+    placement = Placement([one], 500.0, {"stale": "quarantine"})
+    placement.learn({"corporate": [device(MAC, "SER-1")]})
+    placement.look(1000.0)
+    assert states(placement)["10.0.0.5"] == ("corporate", "known")
+    assert placement.look(2100.0) == {ip_address("10.0.0.5")}
+    assert states(placement)["10.0.0.5"] == ("quarantine", "stale")
+
+
+def test_what_was_given_back_is_nobodys_at_once(tmp_path: Path) -> None:
+    """A released address does not stand; one that another device got is the other's."""
+    one = feed(tmp_path, "kea", KEA)
+    placement = Placement([one], 500.0)
+    placement.learn({"corporate": [device(MAC, "SER-1"), device(OTHER, "SER-2")]})
+    placement.look(1000.0)
+    with (tmp_path / "leases").open("a") as file:
+        file.write(f"10.0.0.5,{MAC},,0,1500,1,0,0,,2,,0\n")
+    assert placement.look(1600.0) == {ip_address("10.0.0.5")}
+    with (tmp_path / "leases").open("a") as file:
+        file.write(f"10.0.0.5,{OTHER},,3600,5000,1,0,0,,0,,0\n")
+    placement.look(1700.0)
+    assert placement.places[ip_address("10.0.0.5")].device == device(OTHER, "SER-2")
 
 
 def test_an_address_of_the_inventory_that_another_has(tmp_path: Path) -> None:

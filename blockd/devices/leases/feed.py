@@ -49,6 +49,8 @@ class Part:
     #: The file is as it was at the look before.
     is_settled: bool = False
     problem: str | None = None
+    #: Of a source that has no lines.
+    leases: list[Lease] = field(default_factory=list)
 
 
 class Feed:
@@ -115,13 +117,6 @@ class Feed:
                 del self.leases[address]
                 changed.add(address)
         return changed
-
-    def drop_ended(self, before: float) -> set[Address]:
-        """Forget leases that ended before this time; give their addresses."""
-        ended = {address for address, lease in self.leases.items() if lease.expires <= before}
-        for address in ended:
-            del self.leases[address]
-        return ended
 
     def _fetch(self, descriptor: int) -> Part:
         found = os.fstat(descriptor)

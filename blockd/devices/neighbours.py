@@ -1,0 +1,115 @@
+"""The kernel's neighbour table: which MAC has an address on a link of ours, also one that no DHCP server gave.
+
+A thread of its own hears what changes; who looks takes what was heard.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from blockd.devices.leases.feed import Part
+from blockd.devices.leases.lease import ENDLESS, Lease, read_lease
+from blockd.settings.values import Address
+
+log = logging.getLogger("blockd")
+
+#: States of an entry that has a MAC: reachable, stale, delay, probe, permanent (linux/neighbour.h).
+HAS_MAC = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
+#: Changes that wait to be looked at; when more come, the table is read anew.
+MAX_WAITING = 100_000
+#: Entries that are kept.
+MAX_ENTRIES = 1_000_000
+#: Seconds until a table that could not be read is tried again.
+PAUSE = 5.0
+
+
+class Neighbours:
+    """Looks as a lease file does: an entry is a lease without end, until the kernel forgets it."""
+
+    format = "neighbours"
+    file = Path("neighbours")
+
+    def __init__(self) -> None:
+        """Begin to listen."""
+        self.leases: dict[Address, Lease] = {}
+        self.problem: str | None = None
+        self.confirmed = 0.0
+        self.skipped = self.left_out = 0
+        self._heard: deque[Lease] = deque()
+        self._failed: str | None = None
+        self._is_open = False
+        self._end = threading.Event()
+        threading.Thread(target=self._listen, name="neighbours", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening: after the next change at the latest."""
+        self._end.set()
+
+    def fetch(self) -> Part:
+        """Give what was heard since."""
+        heard = []
+        while self._heard:
+            heard.append(self._heard.popleft())
+        return Part(leases=heard, problem=self._failed)
+
+    def take(self, part: Part, now: float) -> set[Address]:
+        """Take in what was heard; give the addresses of which something else is said than before."""
+        self.problem = part.problem
+        if part.problem is not None:
+            return set()
+        if self._is_open:
+            self.confirmed = now
+        changed = set()
+        for lease in part.leases:
+            before = self.leases.get(lease.address)
+            if lease.expires == ENDLESS:
+                after = lease
+            elif before is None:
+                continue
+            else:
+                # The kernel forgets who is silent: what it said last stands for a while, by the end that it has now.
+                after = Lease(lease.address, before.mac, "", min(before.expires, now))
+            if before is None and len(self.leases) >= MAX_ENTRIES:
+                self.left_out += 1
+            elif before != after:
+                self.leases[lease.address] = after
+                changed.add(lease.address)
+        return changed
+
+    def _listen(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._listen_once()
+            except Exception as error:  # noqa: BLE001  a library's own, whatever it is: said, and tried again
+                self._failed = f"the kernel's neighbour table cannot be read: {type(error).__name__}: {error}"
+                self._is_open = False
+            self._end.wait(PAUSE)
+
+    def _listen_once(self) -> None:
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.rtnl import RTMGRP_NEIGH
+
+        with IPRoute() as netlink:
+            # First, so that nothing is missed in between.
+            netlink.bind(groups=RTMGRP_NEIGH)
+            for message in netlink.get_neighbours():
+                self._hear(message)
+            self._failed, self._is_open = None, True
+            while not self._end.is_set():
+                for message in netlink.get():
+                    self._hear(message)
+                if len(self._heard) > MAX_WAITING:
+                    raise OverflowError("more changes than anybody looks at")
+
+    def _hear(self, message: Any) -> None:
+        address, mac = message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
+        is_there = message.get("event") == "RTM_NEWNEIGH" and message["state"] & HAS_MAC
+        if address is None or (is_there and not mac):
+            return
+        lease = read_lease(str(address), mac or "", "", ENDLESS if is_there else 0.0)
+        if lease is not None and not lease.address.is_multicast and (lease.mac or not is_there):
+            self._heard.append(lease)
