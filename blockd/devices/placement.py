@@ -152,8 +152,8 @@ class Placement:
         now = self._now
         said.sort(
             key=lambda one: (
-                one[1].mac in self.by_mac,
                 one[1].expires > now,
+                one[1].mac in self.by_mac,
                 one[0].format != "neighbours",
                 one[1].expires,
             ),
