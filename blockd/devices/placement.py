@@ -121,7 +121,8 @@ class Placement:
             if not is_ours or feed.problem is not None:
                 del feed.leases[address]
                 touched.add(address)
-            elif (place := self.places.get(address)) is not None and place.state == KNOWN:
+            elif (place := self.places.get(address)) is not None and place.lease == lease and place.state != STALE:
+                # It held until now: who has the address is asked again.
                 touched.add(address)
         return touched
 
