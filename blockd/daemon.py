@@ -27,9 +27,10 @@ from twisted.internet.error import CannotListenError
 from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control.caller import Caller
+from blockd.control.kea import KeaReader
 from blockd.control.server import ControlFactory
 from blockd.devices.inventory import mac_number
-from blockd.devices.leases import Feed
+from blockd.devices.leases import Feed, KeaSocket
 from blockd.devices.neighbours import Neighbours
 from blockd.devices.placement import Placement
 from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
@@ -1082,8 +1083,16 @@ class Daemon:
             before: dict[tuple[Path, str], Any] = {}
             if self._placement is not None:
                 before = {(feed.file, feed.format): feed for feed in self._placement.feeds}
-            keys = [(Path(os.path.abspath(inputs.relative(item.file))), item.format) for item in wanted.leases]
-            feeds: list[Any] = [before.pop(key, None) or Feed(*key) for key in keys]
+            feeds: list[Any] = []
+            for item in wanted.leases:
+                path = Path(os.path.abspath(inputs.relative(item.file or item.socket or "")))
+                if item.socket is None:
+                    feeds.append(before.pop((path, item.format), None) or Feed(path, item.format))
+                else:
+                    # Asked anew after a reload: what it said before stands until it answers.
+                    feeds.append(KeaSocket(path, KeaReader(path, item.every).read))
+                    known = before.pop((path, item.format), None)
+                    feeds[-1].leases = dict(known.leases) if known is not None else {}
             table = before.pop((Neighbours.file, Neighbours.format), None)
             if wanted.neighbours:
                 feeds.append(table or Neighbours())

@@ -203,10 +203,24 @@ class InventoryFile(Section):
 class LeaseFile(Section):
     """Who has which address, by a DHCP server's own file."""
 
-    file: str = Field(description="The file; it is read when it changes.")
+    file: str | None = Field(None, description="The file; it is read when it changes.")
+    socket: str | None = Field(
+        None, description="Kea's control socket, in place of a file: for leases that it keeps in a database."
+    )
+    every: Duration = Field(5.0, description="How often a socket is asked.", json_schema_extra={"default": "5s"})
     format: Literal["kea", "dnsmasq", "dhcpd"] = Field(
         description="Whose it is: kea (memfile), dnsmasq, or dhcpd of ISC."
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> LeaseFile:
+        if (self.file is None) == (self.socket is None):
+            raise ValueError("expected one of file and socket")
+        if self.socket is not None and self.format != "kea":
+            raise ValueError(f"a socket is Kea's alone, and the format is {self.format}")
+        if not 1 <= self.every <= 3_600:
+            raise ValueError("every: expected 1s to 1h")
+        return self
 
 
 class Devices(Section):

@@ -33,7 +33,7 @@ def lan(tmp_path: Path) -> Iterator[Lan]:
 
 def kea(lan: Lan, leases: Path) -> None:
     """Run Kea on the gateway."""
-    config = {
+    config: dict[str, Any] = {
         "Dhcp4": {
             "interfaces-config": {"interfaces": ["lan"]},
             "lease-database": {"type": "memfile", "persist": True, "name": str(leases), "lfc-interval": 0},
@@ -41,10 +41,20 @@ def kea(lan: Lan, leases: Path) -> None:
             "subnet4": [{"subnet": "10.77.0.0/24", "pools": [{"pool": "10.77.0.10 - 10.77.0.99"}]}],
         }
     }
+    if leases.suffix == ".sock":
+        config["Dhcp4"]["control-socket"] = {"socket-type": "unix", "socket-name": str(leases)}
+        hook = next(Path("/usr/lib").glob("*/kea/hooks/libdhcp_lease_cmds.so"))
+        config["Dhcp4"]["hooks-libraries"] = [{"library": str(hook)}]
+        config["Dhcp4"]["lease-database"] = {"type": "memfile", "persist": False}
     file = lan.directory / "kea.json"
     file.write_text(json.dumps(config))
     places = {"KEA_PIDFILE_DIR": str(lan.directory), "KEA_LOCKFILE_DIR": str(lan.directory)}
     lan.serve("kea-dhcp4", "-c", str(file), environment=places)
+
+
+def kea_by_its_socket(lan: Lan, leases: Path) -> None:
+    """Run Kea on the gateway, with its leases nowhere but in its memory."""
+    kea(lan, leases)
 
 
 def dnsmasq(lan: Lan, leases: Path) -> None:
@@ -57,13 +67,16 @@ def blockd_on(lan: Lan, stack: ExitStack, tmp_path: Path, format: str, leases: P
     """Run blockd on the gateway: the network is of personal devices, the inventory has the laptop's MAC."""
     home = tmp_path / "blockd"
     home.mkdir()
+    source = {"file": str(leases), "format": format}
+    if leases.suffix == ".sock":
+        source = {"socket": str(leases), "format": "kea", "every": "1s"}
     (home / "devices.csv").write_text(f"mac,hostname,serial,owner\n{LAPTOP},laptop-7,SER-4711,ministry\n")
     blockd = Blockd(
         home,
         ["127.0.0.1:5301"],
         admin={"socket": str(place)},
         groups={"corporate": {"inventory": [{"file": "devices.csv"}]}, "personal": {"networks": ["10.77.0.0/24"]}},
-        devices={"leases": [{"file": str(leases), "format": format}]},
+        devices={"leases": [source]},
         exemptions=EXEMPTIONS,
     )
     blockd.values["server"]["listen"] = [f"{GATEWAY}:{PORT}"]
@@ -72,13 +85,16 @@ def blockd_on(lan: Lan, stack: ExitStack, tmp_path: Path, format: str, leases: P
     return blockd.start(prefix=lan.prefix(lan.gateway))
 
 
-@pytest.mark.parametrize("server", [kea, dnsmasq])
+@pytest.mark.parametrize("server", [kea, dnsmasq, kea_by_its_socket])
 @pytest.mark.timeout(180)
 def test_a_laptop_a_phone_and_an_exemption(lan: Lan, tmp_path: Path, server: Any) -> None:
     """Blocked, followed, exempt for a time, blocked again; the ledger verifies, and an edited one does not."""
-    leases = lan.directory / "dhcp.leases"
     with ExitStack() as stack:
         place = stack.enter_context(socket_for_all())
+        leases = lan.directory / "dhcp.leases"
+        if server is kea_by_its_socket:
+            # The path of a socket is short.
+            leases = place.with_name("kea.sock")
         server(lan, leases)
         blockd = blockd_on(lan, stack, tmp_path, server.__name__, leases, place)
         laptop, phone = lan.host(LAPTOP), lan.host(PHONE)

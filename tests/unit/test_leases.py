@@ -6,13 +6,14 @@ import os
 import time
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blockd.devices.inventory import Device, is_randomised, read_inventory, read_mac
-from blockd.devices.leases import FORMATS, Feed, Lease
+from blockd.devices.leases import FORMATS, Feed, KeaSocket, Lease
 from blockd.devices.leases.lease import ENDLESS
 from blockd.devices.placement import Placement
 from tests.conftest import Serve
@@ -219,6 +220,44 @@ def test_a_feed_that_ends_makes_nobody_a_stranger(tmp_path: Path) -> None:
     (tmp_path / "leases").write_text(KEA.replace(",2000,", ",3000,"))
     assert placement.look(2302.0) == {ip_address("10.0.0.5")}
     assert states(placement)["10.0.0.5"] == ("corporate", "known")
+
+
+def test_what_kea_says_by_its_socket(tmp_path: Path) -> None:
+    """Leases of both versions; what is gone was given back, what ended stands; junk and a silent server are told."""
+    rows: list[Any] = [
+        {"ip-address": "10.0.0.5", "hw-address": MAC, "valid-lft": 1000, "cltt": 1000, "state": 0, "hostname": "x."},
+        {"ip-address": "10.0.0.6", "hw-address": OTHER, "valid-lft": 4_294_967_295, "cltt": 1000, "state": 0},
+        {"ip-address": "10.0.0.7", "hw-address": PHONE, "valid-lft": 1000, "cltt": 1000, "state": 1},
+        {"ip-address": "2001:db8::5", "duid": f"00:03:00:01:{MAC}", "valid-lft": 9, "cltt": 2000, "type": "IA_NA"},
+        {"ip-address": "2001:db8:5::", "duid": f"00:03:00:01:{MAC}", "valid-lft": 9, "cltt": 2000, "type": "IA_PD"},
+        {"ip-address": "junk", "valid-lft": "x"},
+        7,
+    ]
+    answers: list[Any] = [rows, None, rows[1:2], OSError(2, "No such file or directory"), [rows[0]]]
+
+    def read() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    one = KeaSocket(tmp_path / "kea.sock", read)
+    placement = Placement([one], 100.0)
+    placement.learn({"corporate": [device(MAC, "SER-1"), device(OTHER, "SER-2")]})
+    placement.look(1500.0)
+    assert {str(a): (e.mac, e.expires) for a, e in one.leases.items() if e.expires} == {
+        "10.0.0.5": (MAC, 2000.0),
+        "10.0.0.6": (OTHER, ENDLESS),
+        "2001:db8::5": (MAC, 2009.0),
+    }
+    assert one.skipped == 2
+    assert placement.look(1501.0) == set()
+    assert placement.look(1502.0) == {ip_address("10.0.0.5"), ip_address("2001:db8::5")}, "given back"
+    assert placement.look(1503.0) == set()
+    assert states(placement) == {"10.0.0.6": ("corporate", "stale")}
+    assert one.problem == f"{tmp_path}/kea.sock: No such file or directory"
+    placement.look(1504.0)
+    assert states(placement) == {"10.0.0.5": ("corporate", "known")}
 
 
 def test_a_state_may_have_an_outcome_of_its_own(tmp_path: Path) -> None:
