@@ -42,12 +42,14 @@ from blockd.lists.remote import Task
 from blockd.memory import LOAD_FACTOR, too_large
 from blockd.observe import log_format
 from blockd.observe.decisions_log import DecisionsLog
+from blockd.observe.forwarders import network_text
 from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.status import status
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import FETCHED, Inputs, decided_file, read_inputs
+from blockd.policy.views import group_views
 from blockd.policy.who import devices_of, network_group, place_text
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
@@ -89,6 +91,8 @@ LEDGER_INTERVAL = 1.0
 LEASES_INTERVAL = 0.5
 #: Seconds between two times that usage is kept.
 USAGE_INTERVAL = 60.0
+#: Seconds of which it is said who asked for very many names.
+BUSY_INTERVAL = 60.0
 #: In the state directory: the ledger, where no database is named.
 LEDGER = "exemptions.db"
 #: In the state directory: zones as they were given to others.
@@ -276,6 +280,7 @@ class Daemon:
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
         )
         self._metrics.fetches = self._fetches
+        self._likely = self._metrics.likely_forwarders
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
         self._views = self._generation_numbers()[1]
@@ -323,6 +328,7 @@ class Daemon:
         self._every(reactor, LEDGER_INTERVAL, self._look_at_ledger)
         self._every(reactor, LEASES_INTERVAL, self._look_at_leases)
         self._every(reactor, USAGE_INTERVAL, self._keep_usage)
+        self._every(reactor, BUSY_INTERVAL, self._look_at_busy)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -633,6 +639,17 @@ class Daemon:
         with contextlib.suppress(ValueError):
             if not self._fastpath.decide(address, name, qtype)["asked"]:
                 self._usage.led(name, fields["app"], device, self._live.settings.report.min_devices, now)
+
+    def _show_address(self, address: Address) -> str:
+        """Write an address for a log: of a group that is not logged by device, its network alone."""
+        view = self._fastpath.decide(address, "a.invalid", 1)["view"]
+        group = self._live.folded_meta["groups"][view]
+        is_logged = any(one.group == group and one.is_logged for one in group_views(self._live.inputs))
+        return f"{address} ({group})" if is_logged else f"{network_text(address)} ({group})"
+
+    def _look_at_busy(self) -> None:
+        forwarders = self._live.forwarders
+        self._likely.look(self._fastpath.busy(), lambda address: str(address) in forwarders, self._show_address)
 
     def _count_usage(self) -> None:
         self._usage.count(self._decisions.read(self._fastpath), wall_clock())
@@ -1176,8 +1193,10 @@ class Daemon:
         reading.addCallbacks(done, failed)
 
     def _command_devices(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._look_at_busy()
         with self._place_lock:
-            return devices_of(self._live.inputs, self._placement, str(request.get("who") or ""), wall_clock())
+            found = devices_of(self._live.inputs, self._placement, str(request.get("who") or ""), wall_clock())
+        return {**found, "likely_forwarders": [self._show_address(address) for address in self._likely.found]}
 
     def _fold_anew(self) -> None:
         if not self._is_ending:

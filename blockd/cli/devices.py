@@ -42,6 +42,8 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
     if answer["states"]:
         say()
         say("leases: " + ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())))
+    for shown in answer["likely_forwarders"]:
+        say(f"likely a forwarder, and not listed under server.forwarders: {shown}")
 
 
 def who(

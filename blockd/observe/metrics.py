@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from blockd import __version__
 from blockd.fastpath import LATENCY_BOUNDS, Fastpath
 from blockd.observe.decisions_log import DecisionsLog
+from blockd.observe.forwarders import LikelyForwarders
 from blockd.resolver.routes import STATES, Health, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings.values import show_endpoint
@@ -223,6 +224,7 @@ class Metrics(Collector):
         self._reloads = reloads
         self._decisions = decisions
         self.lists: list[dict[str, Any]] = []
+        self.likely_forwarders = LikelyForwarders()
         #: Lists from elsewhere, once there may be any.
         self.fetches: Sources | None = None
         #: Zones for other resolvers, likewise.
@@ -403,6 +405,11 @@ class Metrics(Collector):
         yield from _zone_families(self.transfers)
         yield from _exemption_families(self.desk)
         yield from _device_families(self.placement)
+        yield GaugeMetricFamily(
+            "blockd_likely_forwarders",
+            "Addresses that asked for so many names in a minute that many devices are behind them.",
+            len(self.likely_forwarders.found),
+        )
 
 
 def _device_families(placement: Placing | None) -> Iterator[Metric]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,35 @@ def test_an_exemption_holds_for_a_mac_that_is_conveyed(serve: Serve, upstream: U
         assert ask_as(ALICE, place, "revoke", exemption=name, reason="over")["ok"]
         assert asked(blockd, FORWARDER, mac(LAPTOP)) == "NXDOMAIN"
         blockd.stop()
+
+
+def test_who_asks_for_very_many_names_is_likely_a_forwarder(serve: Serve, upstream: Upstream) -> None:
+    """Told once, by its network where devices are not logged; not who asks one name often, nor one listed."""
+    limits = {"client_rate": 100_000, "client_burst": 100_000, "forwarders": [FORWARDER], "threads": 1}
+    blockd = serve([upstream.address], server=limits)
+
+    def ask_for(names: int, source: str, queries: int = 6_000) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as way:
+            way.bind((source, 0))
+            for at in range(queries):
+                query = dns.message.make_query(f"n{at % names}.tiktok.com", "A")
+                way.sendto(query.to_wire(), ("127.0.0.1", blockd.port))
+                if at % 100 == 0:
+                    time.sleep(0.01)
+
+    for source, names in ((CORPORATE, 6_000), (PERSONAL, 6_000), (FORWARDER, 6_000), ("127.0.0.8", 3)):
+        ask_for(names, source)
+    shown = blockd.run("devices").stdout
+    assert f"likely a forwarder, and not listed under server.forwarders: {CORPORATE} (corporate)" in shown
+    assert "somebody in 127.0.0.0/24 (personal)" in shown
+    assert PERSONAL not in shown
+    assert shown.count("likely a forwarder") == 2, shown
+    assert blockd.metric("blockd_likely_forwarders") == 2
+    ask_for(6_000, CORPORATE)
+    assert blockd.run("devices").stdout == shown
+    text = blockd.log.read_text()
+    assert text.count(f"{CORPORATE} (corporate) asked for very many names") == 1
+    assert f"{PERSONAL} (" not in text
 
 
 def test_a_forwarder_is_an_address(serve: Serve, upstream: Upstream) -> None:

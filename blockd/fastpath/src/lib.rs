@@ -3,6 +3,7 @@
 //! It knows no config key, no path but the snapshot's, no app's name. The order of one query is in [`resolve`].
 
 pub mod admission;
+pub mod busy;
 pub mod cache;
 pub mod chain;
 pub mod counters;

@@ -1,5 +1,6 @@
 //! The seam: what Python may call. Typed in `_native.pyi`, which a test holds against this.
 
+use crate::busy::ONE_OF;
 use crate::chain::{self, Act, ZoneAnswers};
 use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
 use crate::decide::{AppMask, Sections, Template, Tuning, View, Views, Zone};
@@ -757,6 +758,13 @@ impl Fastpath {
                 Ok(dict)
             })
             .collect()
+    }
+
+    /// Addresses whose queries were among the one of 64 that are looked at, since the last call: how many queries they
+    /// asked, about, and for how many names.
+    fn busy(&self) -> Vec<(IpAddr, u64, f64)> {
+        let taken = self.core.busy.take().into_iter();
+        taken.map(|(address, queries, names)| (address.into(), u64::from(queries) * ONE_OF, names)).collect()
     }
 
     /// Turns of each serve thread's loop.

@@ -1,6 +1,7 @@
 //! The way of one query, in its only order: parse, admit, who, cache, name, decide, answer or wait.
 
 use crate::admission::{Admission, Buckets};
+use crate::busy::{self, Busy};
 use crate::cache::{self, Cache, Entry, Hashed, Key};
 use crate::chain::{Act, Chain, NO_ACT};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
@@ -265,6 +266,8 @@ pub struct Core {
     pub is_stopping: AtomicBool,
     /// Nothing more is read from clients; what was read is answered.
     pub is_draining: AtomicBool,
+    /// Who asks for very many names.
+    pub busy: Busy,
     journal: Journal,
     clients: Buckets,
     refusals: Buckets,
@@ -415,6 +418,7 @@ impl Core {
             source_ports: SourcePorts::default(),
             is_stopping: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
+            busy: Busy::default(),
             journal: Journal::default(),
             clients: Buckets::new(BUCKETS),
             refusals: Buckets::new(BUCKETS / 16),
@@ -646,6 +650,9 @@ impl Core {
             return self.plain_reply(arrival, question, rcode::SERVFAIL, Some(error), out);
         }
         lane.count_type(question.qtype);
+        if lane.read(Counter::QueriesUdp as usize) % busy::ONE_OF == 0 {
+            self.busy.note(identity.address, hashed.hash);
+        }
         if question.qtype == rtype::OPT {
             wire::write_header_alone(out, question.id, u8::from(question.recursion_desired), rcode::FORMERR);
             return self.replied(lane, arrival.is_stream, out);
