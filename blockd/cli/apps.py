@@ -225,4 +225,5 @@ def _tell(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        print_rows((key, str(value)) for key, value in answer["decision"].items() if value)
+        labels = {"approved_at": "approved"}
+        print_rows((labels.get(key, key), str(value)) for key, value in answer["decision"].items() if value)

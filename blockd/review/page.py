@@ -22,6 +22,7 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .2rem; border-top: 2px solid #1c2530; pad
 p { margin: .3rem 0; } .quiet { color: #5b6773; } .touch { font-size: 1.05rem; margin: .6rem 0; }
 table { border-collapse: collapse; width: 100%; margin: .6rem 0; } caption { text-align: left; font-weight: 600; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #d5dbe1; vertical-align: top; }
+.t { white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } code { overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; margin: .5rem 0; } svg text { font-size: 10px; fill: #5b6773; }
 .key span { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em; }
@@ -59,7 +60,7 @@ def _summary(apps: list[dict[str, Any]]) -> str:
             [
                 escape(app["title"]),
                 escape(_standing(app)),
-                *(str(total[key] or "") for key in ("monitor", "block", "exempt")),
+                *(f"{total[key]:,}" if total[key] else "" for key in ("monitor", "block", "exempt")),
                 "" if not touched["queries"] else _devices(touched["devices"]),
             ]
         )
@@ -74,7 +75,11 @@ def _standing(app: dict[str, Any]) -> str:
 
 
 def _devices(count: int | None) -> str:
-    return "not told apart" if count is None else str(count)
+    return "not told apart" if count is None else f"{count:,}"
+
+
+def _moment(text: str) -> str:
+    return f"<span class=t>{escape(text[:16].replace('T', ' '))}</span>"
 
 
 def _app(app: dict[str, Any]) -> str:
@@ -84,17 +89,21 @@ def _app(app: dict[str, Any]) -> str:
         f"<p>Takes {escape(what)} <span class=quiet>({escape(who)})</span></p>" for what, who in app["takes"].items()
     )
     effect = (
-        f"<p class=touch>A block would have refused <b>{touched['queries']}</b> queries of "
-        f"{escape(', '.join(touched['groups']))}; devices: <b>{_devices(touched['devices'])}</b>.</p>"
+        f"<p class=touch>A block would have refused <b>{touched['queries']:,}</b> queries of "
+        f"{escape(', '.join(touched['groups']))}; devices, where they are told apart: "
+        f"<b>{_devices(touched['devices'])}</b>.</p>"
         if touched["queries"]
         else ""
     )
     rows = [
         [
             escape(group["group"]),
-            *(str(group["queries"].get(key, "")) for key in ("monitor", "block", "exempt")),
+            *(
+                f"{group['queries'][key]:,}" if key in group["queries"] else ""
+                for key in ("monitor", "block", "exempt")
+            ),
             _devices(group["devices"]),
-            f"{escape(group['first'][:16])} to {escape(group['last'][:16])}",
+            f"{_moment(group['first'])} to {_moment(group['last'])}",
         ]
         for group in app["groups"]
     ]

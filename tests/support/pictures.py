@@ -1,4 +1,4 @@
-"""The pictures of docs/pictures: ``python -m tests.support.pictures [MINUTES]``; it needs Chromium and Node.
+"""The pictures of docs/pictures: ``python -m tests.support.pictures [MINUTES|report]``; it needs Chromium and Node.
 
 A real daemon in front of two upstreams is asked as a small department would ask it, and a real Prometheus scrapes it.
 The dashboard is drawn by Grafana's own panel components (tests/pictures), the block page by a browser, the terminal
@@ -18,6 +18,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
+from blockd.review.store import Store
+from blockd.review.usage import Usage
 from tests.support.daemon import BLOCKD, Blockd, free_port
 from tests.support.dashboard import DASHBOARD, ROOT, Prometheus, filled_in, panels
+from tests.support.people import ALICE, CAROL, ask_as, socket_for_all
 from tests.support.questions import CORPORATE, GUEST, PERSONAL, ask
 from tests.support.upstream import Asked, Reply, Upstream, answer
 
@@ -178,8 +183,73 @@ def terminal(words: list[str], shown: str, picture: Path, rows: int, places: dic
         browser(f"file://{file.name}", picture, 32 + int(columns * 8.45), 32 + int(rows * 20.4))
 
 
+def month(store: Store) -> None:
+    """Keep thirty days of a department that nobody has: what its resolvers would have counted, day by day."""
+    rng, usage, totals = random.Random(5), Usage(), Counter[tuple[str, str, str]]()
+    midnight = time.time() // 86_400 * 86_400
+    for day in range(30):
+        for hour in (9, 11, 14, 16):
+            at = midnight - (29 - day) * 86_400 + hour * 3_600
+            is_weekend = time.gmtime(at).tm_wday >= 5
+            for group, app, action, most in (
+                ("corporate", "temu", "monitor", 20 + 3 * day),
+                ("corporate", "tiktok", "block", 60 - day),
+                ("corporate", "tiktok", "exempt", 12 if day > 17 else 0),
+                ("guest", "temu", "monitor", 30),
+                ("personal", "temu", "monitor", 90),
+            ):
+                totals[group, app, action] += rng.randrange(most + 1) // (5 if is_weekend else 1)
+            usage.count(totals, at)
+            for number in range(rng.randrange(4 + day // 2)):
+                usage.saw("temu", "corporate", f"SER-{4700 + number}", at)
+            for number in range(rng.randrange(12)):
+                usage.saw("tiktok", "corporate", f"SER-{4740 + number}", at)
+    for name in ("img-eu.shopcdn.example", "px.partner.example"):
+        for number in range(40):
+            usage.led(name, "temu", f"SER-{4700 + number}", 5, midnight)
+    store.keep(usage.take(), 0)
+
+
+def report(directory: Path, upstream: str) -> None:
+    """Have a report written of that month, and its picture taken."""
+    policies = {"corporate": {"block": ["tiktok"], "monitor": ["temu"]}, "guest": {"monitor": ["temu"]}}
+    policies["personal"] = {"monitor": ["temu"]}
+    with socket_for_all() as place:
+        people = {"teams": {"cyber-security": [ALICE]}, "requesters": [CAROL], "mitigations": ["dedicated device"]}
+        blockd = Blockd(directory, [upstream], admin={"socket": str(place)}, exemptions=people, policies=policies)
+        (directory / "devices.csv").write_text("address,hostname,serial\n127.0.0.41,laptop-7,SER-4711\n")
+        blockd.values["groups"]["corporate"]["inventory"] = [{"file": "devices.csv"}]
+        blockd.write()
+        with blockd:
+            ends = (datetime.now(UTC) + timedelta(days=5)).isoformat()
+            asked = {
+                "device": "SER-4711",
+                "apps": ["tiktok"],
+                "purpose": "online harms casework",
+                "team": "cyber-security",
+            }
+            asked |= {"clearance": "MIN-2026-014", "mitigations": ["dedicated device"], "expires_at": ends}
+            name = ask_as(CAROL, place, "request", **asked)["exemption"]["name"]
+            ask_as(ALICE, place, "approve", exemption=name)
+            reason = "takes contacts; 20 of our devices, no business use"
+            ask_as(CAROL, place, "decide", app="temu", to="block", reason=reason)
+            store = Store(f"sqlite:///{directory / 'state' / 'exemptions.db'}")
+            month(store)
+            store.close()
+            page = directory / "report.html"
+            assert blockd.run("report", "--since", "30d", "--html", str(page)).returncode == 0
+            # People of this machine have other names where blockd runs.
+            page.write_text(page.read_text().replace(f">{CAROL}<", ">carol<").replace(f">{ALICE}<", ">alice<"))
+            browser(f"file://{page}", PICTURES / "report.png", 820, 1900)
+            blockd.stop()
+
+
 def main() -> None:
-    """Make them all."""
+    """Make them all, or the report's alone."""
+    if sys.argv[1:] == ["report"]:
+        with tempfile.TemporaryDirectory() as place, Upstream(script) as upstream:
+            report(Path(place), upstream.address)
+        return
     seconds = 60 * float(sys.argv[1] if len(sys.argv) > 1 else 6)
     PICTURES.mkdir(exist_ok=True)
     page_port = free_port()
@@ -205,6 +275,8 @@ def main() -> None:
                 picture = PICTURES / f"{words.split()[0]}.png"
                 terminal([*words.split(), *config], f"blockd {words}", picture, rows, places)
             still.join()
+        (directory / "review").mkdir()
+        report(directory / "review", first.address)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ def test_a_page_is_whole_and_escapes_what_it_is_told(tmp_path: Path) -> None:
     assert "<script" not in text
     assert "<b>\n" not in text
     assert "://" not in text
-    assert "A block would have refused <b>10</b> queries of guest; devices: <b>2</b>." in text
+    assert (
+        "A block would have refused <b>10</b> queries of guest; devices, where they are told apart: <b>2</b>." in text
+    )
     store.close()
 
 
