@@ -181,8 +181,10 @@ class Placement:
         return place is not None and tied is not None and place.lease.mac not in ("", tied)
 
     def counts(self) -> Counter[tuple[str, str, str]]:
-        """Count addresses by group, format of the feed, and state."""
-        return Counter((place.group or "", place.feed.format, place.state) for place in list(self.places.values()))
+        """Count addresses by group (`networks` where those decide), format of the feed, and state."""
+        return Counter(
+            (place.group or NETWORKS, place.feed.format, place.state) for place in list(self.places.values())
+        )
 
 
 def _where(place: Place | None) -> tuple[str | None, frozenset[str]]:

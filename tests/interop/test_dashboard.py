@@ -77,6 +77,7 @@ def test_every_panel_shows_data(serve: Serve, upstream: Upstream, elsewhere: Exi
     upstream.records["www.tiktok.com"] = ["www.tiktok.com. 300 IN A 192.0.2.1"]
     lists = elsewhere.enter_context(ListServer(tmp_path))
     lists.pages["/list"] = b"from.elsewhere.example\n"
+    (tmp_path / "dhcp.leases").write_text(f"{int(time.time()) + 9_999} 00:16:3e:00:47:11 127.0.0.99 laptop *\n")
     port = free_port()
     zones = {"corporate": {"zone": ZONE, "secondaries": [{"address": f"127.0.0.1:{free_port()}"}]}}
     blockd = serve(
@@ -84,6 +85,8 @@ def test_every_panel_shows_data(serve: Serve, upstream: Upstream, elsewhere: Exi
         apps={"elsewhere": {"lists": [{"url": lists.url("/list"), "ca": str(lists.ca)}]}},
         policies={"corporate": {"block": ["tiktok", "bytedance-platform", "elsewhere"]}},
         transfer={"listen": [f"127.0.0.1:{port}"], "zones": zones},
+        devices={"leases": [{"file": str(tmp_path / "dhcp.leases"), "format": "dnsmasq"}]},
+        exemptions={"teams": {"cyber": ["root"]}, "mitigations": ["dedicated device"]},
     )
     transfer(port)
     dashboard = json.loads(DASHBOARD.read_text())
