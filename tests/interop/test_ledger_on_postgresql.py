@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -111,3 +112,31 @@ def test_a_database_that_goes_away_grants_nothing_by_accident(site: Site) -> Non
     shown = ask_as(ALICE, one, "show", exemption=waiting)
     assert shown["exemption"]["state"] == "requested", "nothing was granted while it was away"
     assert ask_as(ALICE, one, "revoke", exemption=name, reason="done")["ok"]
+
+
+def test_usage_of_both_adds_up_and_a_decision_is_obeyed_by_both(site: Site) -> None:
+    """One row an hour for all resolvers; what two people decided on one is in force on the other within seconds."""
+    _, (first, second), (one, _) = site
+
+    def blocked() -> int:
+        report = json.loads(first.run("report", "--since", "24h", "--json").stdout)
+        groups = {app["app"]: app["groups"] for app in report["apps"]}["tiktok"]
+        return sum(group["queries"].get("block", 0) for group in groups)
+
+    for blockd in (first, second):
+        passes_within(blockd, "NXDOMAIN", 10)
+    second.run("report")
+    before = blocked()
+    for _ in range(3):
+        ask(first, "www.tiktok.com", client=LAPTOP)
+        ask(second, "www.tiktok.com", client=LAPTOP)
+    assert second.run("report").returncode == 0
+    assert blocked() == before + 6
+    name = ask_as(CAROL, one, "decide", app="tiktok", to="monitor", reason="a review")["decision"]["name"]
+    assert ask_as(ALICE, one, "agree", decision=name)["ok"]
+    assert rcode(ask(first, "www.tiktok.com", client=LAPTOP)) == "NOERROR"
+    passes_within(second, "NOERROR", 15)
+    name = ask_as(CAROL, one, "decide", app="tiktok", to="config", reason="it was for a test")["decision"]["name"]
+    assert ask_as(ALICE, one, "agree", decision=name)["ok"]
+    assert rcode(ask(first, "www.tiktok.com", client=LAPTOP)) == "NXDOMAIN"
+    passes_within(second, "NXDOMAIN", 15)
