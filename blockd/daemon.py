@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +37,7 @@ from blockd.devices.placement import Placement
 from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
 from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
-from blockd.lists.gate import RELOAD, limits, refusals
+from blockd.lists.gate import RELOAD, limits, moved, refusals
 from blockd.lists.remote import State as FetchState
 from blockd.lists.remote import Task
 from blockd.memory import LOAD_FACTOR, too_large
@@ -141,6 +142,8 @@ class Daemon:
         self._supervisor = supervisor
         self._compiler = Compiler()
         self._fetches = Fetches(wall_clock)
+        #: Path of a list that could not be fetched when it was wanted -> why.
+        self._lacking: dict[str, str] = {}
         #: Why the config as it stands is not in force; empty when it is.
         self.not_loaded: list[Problem] = []
         inputs, self._generations, generation = self._first_generation()
@@ -185,6 +188,7 @@ class Daemon:
             self._fetches.publish(tasks)
             self._fetches.settle(_list_digests(_manifest(current)))
         if current is not None and generations.is_held and _is_whole(current):
+            self._fetches.restore(_kept_lists(self.config, current))
             self.not_loaded = [_held(self.config, current)]
             log.warning("%s", self.not_loaded[0])
             return read_inputs(self.config, Kept(current)), generations, current
@@ -198,12 +202,15 @@ class Daemon:
         fetched = self._fetch_lacking(wanted)
         generation = generations.new()
         problems = self._compiler.run(self.config, generation)
-        if not problems and not generations.is_accepted(_digest(generation)):
+        if not problems:
             # A restart must not be the way by which an emptied list gets in.
             before = _manifest(current) if current is not None and _is_whole(current) else None
-            # Nobody is there to tell a daemon that does not start.
-            how = None if current is None else RELOAD
-            problems = refusals(before, _manifest(generation), limits(inputs.settings), str(self.config), how)
+            manifest = _manifest(generation)
+            problems = self._moved(before, manifest)
+            if not generations.is_accepted(_digest(generation)):
+                # Nobody is there to tell a daemon that does not start.
+                how = None if current is None else RELOAD
+                problems += refusals(before, manifest, limits(inputs.settings), str(self.config), how)
         if problems:
             generations.stage(generation, problems)
             self._fetches.forget(fetched)
@@ -216,7 +223,7 @@ class Daemon:
         """Fetch what was never there; give what is there now."""
         lacking = [task for task in tasks if not task.remote.path.exists()]
         try:
-            self._fetches.fetch_lacking(lacking)
+            self._lacking = self._fetches.fetch_lacking(lacking)
         except OSError as error:
             log.error("%s: what was fetched cannot be kept: %s", self.config, error.strerror)
         return [task for task in lacking if task.remote.path.exists()]
@@ -778,9 +785,17 @@ class Daemon:
             if problems:
                 return problems, None
             manifest, inputs = _manifest(generation), read_inputs(self.config, Kept(generation))
+            if not arrived and self._fetch_new_sources(inputs, manifest):
+                # As a reload would; what was fetched lies there, and nothing is in force of it.
+                self._generations.reject(generation)
+                problems = self._compiler.run(self.config, generation, against=live)
+                if problems:
+                    return problems, None
+                manifest, inputs = _manifest(generation), read_inputs(self.config, Kept(generation))
             self._shown.append(manifest["digest"])
             how = None if arrived else RELOAD
             problems = _restart_problems(self._live.settings, inputs)
+            problems += self._moved(_manifest(live), manifest)
             problems += refusals(_manifest(live), manifest, limits(inputs.settings), str(self.config), how)
             changes: list[dict[str, Any]] = json.loads((generation / CHANGES).read_text())
             return problems, changes
@@ -826,12 +841,7 @@ class Daemon:
                 self._generations.hold(False)
             return [Problem(str(generation), 0, "", f"cannot be put in force: {error.strerror}")]
         self._put_in_force(inputs, generation, snapshot, lists)
-        try:
-            kept = {Path(report["file"]): report["kept"] for report in lists if not report.get("is_lacking")}
-            found = {path: (inputs.source.list_file(path), count) for path, count in kept.items()}
-            self._fetches.restore(found)
-        except (OSError, InputError) as error:
-            log.error("lists that were fetched stay as they were before the rollback: %s", error)
+        self._fetches.restore(_kept_lists(self.config, generation))
         # The next rollback goes further back, and not to what was left.
         self._generations.stage(abandoned, [Problem(str(self.config), 0, "", f"{abandoned.name} was rolled back")])
         self.not_loaded = [_held(self.config, generation)]
@@ -843,6 +853,11 @@ class Daemon:
         self, accepts_loss: bool, is_again: bool = False
     ) -> tuple[Path, list[Problem], Inputs | None, Snapshot | None]:
         generation = self._generations.new()
+        try:
+            self._fetches.restore_the_rest()
+        except OSError as error:
+            text = f"cannot be put back as it was before the rollback: {error.strerror}"
+            return generation, [Problem(str(error.filename), 0, "", text)], None, None
         before = self._signature()
         self._compiler.files = []
         problems = self._compiler.run(self.config, generation)
@@ -920,8 +935,9 @@ class Daemon:
 
         if inputs is None or snapshot is None:
             return refuse(problems)
-        problems = [*problems, *_restart_problems(self._live.settings, inputs)]
         digest, before = _digest(generation), _manifest_if_there(self._live.generation)
+        problems = [*problems, *_restart_problems(self._live.settings, inputs)]
+        not_there = self._moved(before, _manifest(generation))
         how = f"blockd lists accept {arrived[0].remote.app}" if arrived else RELOAD
         judged = before, _manifest(generation), limits(inputs.settings), str(self.config)
         against = refusals(*judged, None if accepts_loss else how)
@@ -933,6 +949,7 @@ class Daemon:
         if problems and accepts_loss:
             # The restart must not be refused for what was accepted here.
             self._generations.remember_accepted(digest)
+        problems += not_there
         if problems or (against and not accepts_loss):
             return refuse(problems if accepts_loss else [*problems, *against])
         for problem in against:
@@ -961,6 +978,15 @@ class Daemon:
             self._reloads.success(wall_clock())
         log.info("reloaded: rules generation %d, views generation %d, generation %s", rules, views, generation.name)
         return []
+
+    def _moved(self, before: dict[str, Any] | None, after: dict[str, Any]) -> list[Problem]:
+        """Give the lists that moved to where they are not, each with what came of the fetch."""
+        return [
+            replace(problem, text=f"{problem.text}; the fetch: {why}")
+            if (why := self._lacking.get(problem.file))
+            else problem
+            for problem in moved(before, after)
+        ]
 
     def _was_told(self, digest: str, against: list[Problem], arrived: list[Task]) -> bool:
         """Say whether somebody was told of all that speaks against a candidate, and of this candidate."""
@@ -1325,7 +1351,7 @@ class Daemon:
 
         return self.rollback().addCallback(answer)
 
-    def _command_lists(self, _: dict[str, Any]) -> dict[str, Any]:
+    def _command_lists(self, request: dict[str, Any]) -> dict[str, Any]:
         staged = [problem.as_json() for problem in self._generations.staged()]
         keys = ("app", "file", "kind", "format", "kept", "sha256")
         lists = [
@@ -1336,7 +1362,8 @@ class Daemon:
             with contextlib.suppress(OSError):
                 row["age"] = max(0.0, wall_clock() - Path(row["file"]).stat().st_mtime)
             row["source"] = self._fetches.known(Path(row["file"]))
-        self._fetches.show(self._live.tasks)
+        if request.get("is_shown") is True:
+            self._fetches.show(self._live.tasks)
         ready = self._ready()
         return {"ok": True, "lists": lists, "staged": staged, **{k: ready[k] for k in ("generation", "is_held")}}
 
@@ -1360,7 +1387,8 @@ class Daemon:
                 self._reactor.callLater(0.05, look)
                 return
             good = all(row["result"] in ("new", "unchanged") for row in rows) and not is_waiting
-            self._fetches.show(self._live.tasks)
+            if request.get("is_shown") is True:
+                self._fetches.show(task for task in self._live.tasks if task.remote.path in paths)
             done.callback({"ok": good, "sources": rows, "is_held": is_held and is_waiting})
 
         self._fetch_what_is_due()
@@ -1475,6 +1503,20 @@ def _restart_problems(before: Settings, inputs: Inputs) -> list[Problem]:
 def _list_digests(manifest: dict[str, Any]) -> dict[str, str]:
     """Say what each list of a generation is."""
     return {report["file"]: report["sha256"] for report in manifest["lists"]}
+
+
+def _kept_lists(config: Path, generation: Path) -> dict[Path, tuple[Path, int, float]]:
+    """Say where a generation has its lists that come from elsewhere, their names, and since when it is."""
+    try:
+        source, since = Kept(generation), (generation / MANIFEST).stat().st_mtime
+        ours = {task.remote.path for task in _tasks_if_whole(config, generation)}
+        rows = [
+            report for report in _lists(generation) if not report.get("is_lacking") and Path(report["file"]) in ours
+        ]
+        return {Path(row["file"]): (source.list_file(Path(row["file"])), row["kept"], since) for row in rows}
+    except (InputError, OSError, ValueError, KeyError) as error:
+        log.error("%s: its lists cannot be put back: %s", generation, error)
+        return {}
 
 
 def _tasks_if_whole(config: Path, generation: Path) -> list[Task]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from blockd.lists.remote import (
     read_state,
     refuse,
     restore,
+    sha256,
     take_in,
     write_state,
 )
@@ -40,12 +40,6 @@ AT_ONCE = 4
 FIRST_PATIENCE = 30.0
 #: Share of the time between fetches by which the next one is put off at random: not all sites ask at the full hour.
 JITTER = 0.1
-
-
-def sha256(file: Path) -> str:
-    """Give the digest of a file, without holding it. OSError when it cannot be read."""
-    with file.open("rb") as octets:
-        return hashlib.file_digest(octets, "sha256").hexdigest()
 
 
 def _identity(file: Path) -> tuple[int, ...]:
@@ -75,7 +69,11 @@ class Fetches:
         #: Those that could be neither taken in nor put aside, for no fault of theirs -> why, times, and when again.
         self._put_off: dict[Path, tuple[str, int, float]] = {}
         #: What was shown of refused lists: whoever accepts one means that one.
-        self._shown: dict[Path, tuple[int, ...]] = {}
+        self._shown: dict[Path, tuple[tuple[int, ...], str]] = {}
+        #: Digests of lists that wait, as long as they are the same file: nothing is read each second.
+        self._digests: dict[Path, tuple[tuple[int, ...], str]] = {}
+        #: Lists of a generation that somebody went back to, which the disk has refused: path -> as in :meth:`restore`.
+        self._to_restore: dict[Path, tuple[Path, int, float]] = {}
         #: Those that a reload is about: what lies there is not to be written to meanwhile.
         self._tried: set[Path] = set()
         #: What is under way: path -> octets so far, and in all where the server said so.
@@ -226,7 +224,7 @@ class Fetches:
 
     def is_as_shown(self, task: Task) -> bool:
         """Say whether what was refused of a list is what somebody was shown last."""
-        return self._shown.get(task.remote.path) == _identity(task.remote.refused)
+        return self._shown.get(task.remote.path) == (_identity(task.remote.refused), self.reason(task))
 
     def reason(self, task: Task) -> str:
         """Say why a list was refused last, as far as that is known."""
@@ -235,7 +233,7 @@ class Fetches:
     def show(self, tasks: Iterable[Task]) -> None:
         """Note that somebody is shown what was refused of these."""
         for task in tasks:
-            self._shown[task.remote.path] = _identity(task.remote.refused)
+            self._shown[task.remote.path] = (_identity(task.remote.refused), self.reason(task))
 
     def refused(self, apps: Iterable[str]) -> list[Task]:
         """Give the lists of these apps or URLs of which something refused lies there, and nobody is at it."""
@@ -262,7 +260,10 @@ class Fetches:
             if path in self._progress or not arrived.exists():
                 continue
             try:
-                if sha256(arrived) == in_force.get(str(path)):
+                identity = _identity(arrived)
+                if self._digests.get(path, ((), ""))[0] != identity:
+                    self._digests[path] = (identity, sha256(arrived))
+                if self._digests[path][1] == in_force.get(str(path)):
                     self._states[path] = take_in(task.remote)
             except OSError as error:
                 self._put(path, f"{arrived}: cannot be put in its place: {error.strerror}")
@@ -303,26 +304,30 @@ class Fetches:
                 "the list of %s from %s: refused: %s; the last good one stays in use", remote.app, remote.url, problem
             )
 
-    def fetch_lacking(self, tasks: Iterable[Task]) -> None:
+    def fetch_lacking(self, tasks: Iterable[Task]) -> dict[str, str]:
         """Fetch lists that were never there, all at once, and wait for them a while: a first start has no other.
 
-        OSError when the disk refuses what came.
+        Gives why some could not be. OSError when the disk refuses what came.
         """
         lacking = [task for task in tasks if not task.remote.path.exists()]
+        failed: dict[str, str] = {}
         if not lacking:
-            return
+            return failed
         log.info("fetching %d lists for the first time, for at most %g s", len(lacking), FIRST_PATIENCE)
         clock = threading.Timer(FIRST_PATIENCE, self._kill_those, [[task.remote.path for task in lacking]])
         clock.start()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for task, state in zip(lacking, pool.map(self.run, lacking), strict=True):
                 self.end(task, state)
-                if state.result == "new":
+                if state.result != "new":
+                    failed[str(task.remote.path)] = f"{task.remote.url}: {state.result}: {state.reason}"
+                else:
                     # Nothing is in force that it could take the place of.
                     self.counts[task.remote.app, "new"] += 1
                     self._states[task.remote.path] = take_in(task.remote)
         clock.cancel()
         clock.join()
+        return failed
 
     def forget_others(self, directory: Path) -> None:
         """Remove what is kept, in their directory, of sources that no app in force names any more."""
@@ -370,12 +375,30 @@ class Fetches:
             with suppress(OSError):
                 task.remote.path.unlink()
 
-    def restore(self, generation: Mapping[Path, tuple[Path, int]]) -> None:
-        """Put lists back that a generation has, of a rollback: path -> where it lies, and its names. OSError, too."""
-        for path, (file, kept) in generation.items():
+    def restore(self, generation: Mapping[Path, tuple[Path, int, float]]) -> None:
+        """Put lists back that a generation has, of a rollback: path -> where it lies, its names, and since when it was.
+
+        What the disk refuses is tried again by :meth:`restore_the_rest`.
+        """
+        self._to_restore = dict(generation)
+        try:
+            self.restore_the_rest()
+        except OSError as error:
+            log.error("%s: a list cannot be put back: %s", error.filename, error.strerror)
+
+    def restore_the_rest(self) -> None:
+        """Put back what could not be. OSError when the disk still refuses one; the others are where they belong."""
+        refused: OSError | None = None
+        for path, (file, kept, since) in list(self._to_restore.items()):
             task = self._tasks.get(path)
-            if task is not None and path.exists() and sha256(path) != sha256(file):
-                self._states[path] = restore(task.remote, file, kept)
+            try:
+                if task is not None and (not path.exists() or sha256(path) != sha256(file)):
+                    self._states[path] = restore(task.remote, file, kept, since)
+                del self._to_restore[path]
+            except OSError as error:
+                refused = error
+        if refused is not None:
+            raise refused
 
     def oldest(self) -> dict[str, float]:
         """Give, by app, when its list that was longest not confirmed was; 0 for one that never was."""

@@ -19,7 +19,19 @@ from typing import NoReturn, cast
 
 from blockd.fastpath import _native, end_with_parent, read_list
 from blockd.lists.gate import refusals, samples
-from blockd.lists.remote import ARRIVED, REFUSED, FetchError, State, Task, put_aside, read_state, read_task, write_state
+from blockd.lists.remote import (
+    ARRIVED,
+    REFUSED,
+    ROLLED_BACK,
+    FetchError,
+    State,
+    Task,
+    put_aside,
+    read_state,
+    read_task,
+    sha256,
+    write_state,
+)
 from blockd.settings.records import record_data
 from blockd.settings.values import to_ascii
 
@@ -88,10 +100,13 @@ def _judged(task: Task, learned: State, file: Path) -> State:
     known = None if learned.kept is None else {"lists": [{**judged, "kept": learned.kept}]}
     how = f"blockd lists accept {remote.app}"
     against = refusals(known, {"lists": [judged]}, task.limits, str(remote.path), how)
-    if against:
+    is_abandoned = learned.abandoned is not None and sha256(file) == learned.abandoned
+    if against or is_abandoned:
         file.replace(remote.refused)
-        first = against[0]
-        reason = f"line {first.line}: {first.text}" if first.line else first.text
+        reason = f"{ROLLED_BACK}; if that is meant: {how}"
+        if against:
+            first = against[0]
+            reason = f"line {first.line}: {first.text}" if first.line else first.text
         return replace(learned, result="refused", reason=reason, known_of=REFUSED)
     put_aside(remote, file)
     return replace(

@@ -380,7 +380,9 @@ class Primary:
         name = query.question[0].name.canonicalize()
         if not any(host == address and key in (None, signed_by) for host, key in primaries):
             reply.set_rcode(dns.rcode.REFUSED)
-            self._refuse(_text(name), address, "a NOTIFY of a zone that no list is, or without its key")
+            # What nobody lists is the sender's own word, and a new one each time.
+            known = _text(name) if primaries else ""
+            self._refuse(known, address, "a NOTIFY of a zone that no list is, or without its key")
         else:
             self._hear(name)
         return reply.to_wire()

@@ -29,7 +29,7 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
     context.obj = (config, socket, as_json)
     if context.invoked_subcommand is not None:
         return
-    answer = _ask(config, socket, "lists", as_json)
+    answer = _ask(config, socket, "lists", as_json, is_shown=not as_json)
     if as_json:
         print_json(answer)
         return
@@ -76,7 +76,7 @@ def fetch(
     """Fetch lists from elsewhere now, and take in what changed. Exit code 1: one failed, was refused, or waits."""
     before = context.obj
     as_json = as_json or before[2]
-    answer = _ask(config or before[0], socket or before[1], "fetch", as_json, apps=apps or [])
+    answer = _ask(config or before[0], socket or before[1], "fetch", as_json, apps=apps or [], is_shown=not as_json)
     if as_json:
         print_json(answer)
     elif "error" in answer:

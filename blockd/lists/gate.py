@@ -57,11 +57,12 @@ def refusals(
 
     `how` is the command that takes it in all the same, None for whoever has said so.
     """
+    if before is not None:
+        before, after = _with_moved(before, after), _without_known(before, after)
     problems = [Problem(**{**problem, "text": problem["text"] + _meant(how)}) for problem in after.get("must", [])]
     problems += _forbidden(after, how)
     problems += _unparsed(after, limits, how)
     if before is not None:
-        problems += _moved(before, after)
         problems += _cut(before, after, how)
         problems += _grown(before, after, limits, how)
         problems += _shrunk(before, after, limits, config, how)
@@ -97,19 +98,48 @@ def _unparsed(after: dict[str, Any], limits: Limits, how: str | None) -> Iterabl
             yield Problem(report["file"], first["line"], "", text)
 
 
-def _moved(before: dict[str, Any], after: dict[str, Any]) -> Iterable[Problem]:
-    """Give the lists that are not there yet, in an app of which another went that was: it would be empty meanwhile."""
-    now = {report["file"] for report in after.get("lists", [])}
-    had = before.get("lists", [])
-    gone = {report["app"]: report for report in had if report["kept"] and report["file"] not in now}
-    was_lacking = {report["file"] for report in had if report.get("is_lacking")}
-    for report in after.get("lists", []):
-        if report.get("is_lacking") and report["app"] in gone and report["file"] not in was_lacking:
+def moved(before: dict[str, Any] | None, after: dict[str, Any]) -> list[Problem]:
+    """Give the lists that are not there yet and would take the place of one that is: nobody can accept that."""
+    problems = []
+    for new, old in _moves(before or {}, after):
+        if new.get("is_lacking") and old["kept"]:
             text = (
-                f"this list of {report['app']} is not there yet, and one of {gone[report['app']]['kept']} names went: "
+                f"this list of {new['app']} is not there yet, and would take the place of one of {old['kept']} names: "
                 "a reload fetches it first, and takes nothing in while it cannot be fetched"
             )
-            yield Problem(report["file"], 0, "", text)
+            problems.append(Problem(new["file"], 0, "", text))
+    return problems
+
+
+def _moves(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pair lists of an app that came with those that went, in their order: most likely they are the same, elsewhere."""
+    old = {(report["app"], report["file"]) for report in before.get("lists", [])}
+    new = {(report["app"], report["file"]) for report in after.get("lists", [])}
+    pairs = []
+    for app in dict.fromkeys(app for app, _ in [*old, *new]):
+        came = [one for one in after.get("lists", []) if one["app"] == app and (app, one["file"]) not in old]
+        went = [one for one in before.get("lists", []) if one["app"] == app and (app, one["file"]) not in new]
+        pairs += list(zip(came, went, strict=False))
+    return pairs
+
+
+def _with_moved(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Give what is in force with lists under the names that they have now, so that one that moves is compared."""
+    names = {(old["app"], old["file"]): new["file"] for new, old in _moves(before, after) if not new.get("is_lacking")}
+    lists = [{**one, "file": names.get((one["app"], one["file"]), one["file"])} for one in before.get("lists", [])]
+    return {**before, "lists": lists}
+
+
+def _without_known(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was said, and accepted, of lists that are as they are in force: it would keep out all others."""
+    known = {(one["app"], one["file"]): (one.get("sha256"), one.get("refused")) for one in before.get("lists", [])}
+    said = [(problem["key"], problem["text"]) for problem in before.get("must", [])]
+    lists = []
+    for one in after.get("lists", []):
+        is_known = one.get("sha256") and known.get((one["app"], one["file"])) == (one["sha256"], one.get("refused"))
+        lists.append({**one, "refused_samples": [], "skipped": {}} if is_known else one)
+    must = [problem for problem in after.get("must", []) if (problem["key"], problem["text"]) not in said]
+    return {**after, "lists": lists, "must": must}
 
 
 def _cut(before: dict[str, Any], after: dict[str, Any], how: str | None) -> Iterable[Problem]:

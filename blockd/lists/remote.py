@@ -6,6 +6,7 @@ for a reload to take it in, a fourth what was refused.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,10 @@ ARRIVED, REFUSED, BACK = ".arrived", ".refused", ".back"
 ENDINGS = (".json", ".json.new", ".new", ARRIVED, REFUSED, BACK)
 
 Result = Literal["new", "unchanged", "failed", "refused"]
+
+
+#: Why a list is refused that somebody went back from.
+ROLLED_BACK = "somebody went back from it"
 
 
 class FetchError(Exception):
@@ -94,6 +99,8 @@ class State:
     arrived_at: float | None = None
     #: Which file the ETag and the date are of, by its ending: nothing is known of one that is not there.
     known_of: str = ""
+    #: Digest of what somebody went back from: it does not come back by itself.
+    abandoned: str | None = None
 
     def due(self, every: float) -> float:
         """Say when to fetch next; sooner after a failure, then ever later, and never later than usual."""
@@ -143,19 +150,33 @@ def take_in(remote: Remote) -> State:
     return state
 
 
-def restore(remote: Remote, file: Path, kept: int | None) -> State:
-    """Put a list back that was in force before; what is there is put aside. OSError when the disk refuses."""
+def restore(remote: Remote, file: Path, kept: int, since: float) -> State:
+    """Put a list back that was in force before; what is there is put aside, and does not come back by itself.
+
+    OSError when the disk refuses.
+    """
     copy = remote.path.with_name(remote.path.name + BACK)
     shutil.copyfile(file, copy)
-    remote.path.replace(remote.refused)
+    abandoned = None
+    if remote.path.exists():
+        abandoned = sha256(remote.path)
+        remote.path.replace(remote.refused)
     copy.replace(remote.path)
     _sync(remote.path.parent)
     # What the server has is asked for anew, whole: nothing is known of what lies here.
-    state = replace(
-        read_state(remote.path), etag=None, modified=None, result="refused", reason="was rolled back", kept=kept
-    )
+    before = read_state(remote.path)
+    confirmed = since if before.confirmed is None else min(before.confirmed, since)
+    state = replace(before, url=remote.url, etag=None, modified=None, kept=kept, confirmed=confirmed)
+    if abandoned is not None:
+        state = replace(state, result="refused", reason=ROLLED_BACK, abandoned=abandoned)
     write_state(remote.path, state)
     return state
+
+
+def sha256(file: Path) -> str:
+    """Give the digest of a file, without holding it. OSError when it cannot be read."""
+    with file.open("rb") as octets:
+        return hashlib.file_digest(octets, "sha256").hexdigest()
 
 
 def refuse(remote: Remote, reason: str) -> State:
@@ -175,7 +196,8 @@ def accept(remote: Remote) -> bool:
     _sync(remote.path.parent)
     # How many names it has is what the next one is compared with: unknown, until one passes by itself.
     state = read_state(remote.path)
-    write_state(remote.path, replace(state, arrived=None, arrived_at=state.tried, known_of=ARRIVED))
+    state = replace(state, arrived=None, arrived_at=state.tried, known_of=ARRIVED, abandoned=None)
+    write_state(remote.path, state)
     return True
 
 

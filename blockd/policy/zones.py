@@ -88,6 +88,8 @@ class _Writer:
                 names = len(entry.app.suffixes) + len(entry.app.hosts)
                 zone.not_expressed["names inside the zones of CDNs"] += names
         zone.not_expressed["apps that are monitored"] += len(self._view.monitor)
+        if self._inputs.settings.exemptions.teams:
+            zone.not_expressed["ledgers of exemptions"] += 1
         zone.not_expressed = +zone.not_expressed
         return zone
 

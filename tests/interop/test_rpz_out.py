@@ -42,7 +42,7 @@ zone "ZONE" {
   file "{directory}/policy.db";
   allow-query { none; };
 };"""
-UNBOUND_SERVER = ['module-config: "respip iterator"']
+UNBOUND_SERVER = ['module-config: "respip validator iterator"']
 UNBOUND_REST = """rpz:
   name: ZONE
   primary: 127.0.0.1@PORT
@@ -138,7 +138,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         blockd.write()
         with blockd, kinds["BIND"], kinds["Unbound"], kinds["Recursor"]:
             deadline = time.monotonic() + 30
-            while not is_open(port):
+            while not is_open(port) or f"zone {ZONE} of corporate: serial" not in blockd.log.read_text():
                 assert time.monotonic() < deadline, blockd.log.read_text()
                 time.sleep(0.1)
             yield blockd, kinds, port
@@ -214,7 +214,7 @@ def test_a_change_is_enforced_by_all_within_five_seconds(
             wait_until(server, "new.flip.example", "block" if is_blocked else "192.0.2.1", 30)
             took[name].append(time.monotonic() - began)
     # Other tests may have the processor for a while; never in all three turns.
-    assert all(min(seconds) < 5 for seconds in took.values()), took
+    assert all(sorted(seconds)[1] < 5 for seconds in took.values()), took
     assert blockd.metric("blockd_zone_transfers_total", group="corporate", kind="IXFR") >= 6
     assert blockd.metric("blockd_zone_not_expressed", group="corporate", reason="patterns") >= 1
     assert blockd.metric("blockd_zones_current") == 1
@@ -259,7 +259,7 @@ def test_nobody_else_gets_a_zone(fleet: Fleet) -> None:
         "127.0.0.1 was refused: it is signed with a key that is not among transfer.keys",
         "127.0.0.1 was refused: its signature is wrong: the secrets of both sides differ",
         "127.0.0.1 was refused: it asks for a zone that there is not",
-        f"zone {ZONE}: 127.0.0.1 was refused: a NOTIFY of a zone that no list is, or without its key",
+        "127.0.0.1 was refused: a NOTIFY of a zone that no list is, or without its key",
     ):
         assert text.count(said) == 1, (said, text)
 

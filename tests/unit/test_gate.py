@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blockd.lists.gate import Limits, refusals
+from blockd.lists.gate import Limits, moved, refusals
 from blockd.problems import Problem
 from tests.conftest import Serve
 from tests.support.daemon import Blockd
@@ -65,6 +65,22 @@ def test_a_file_that_is_cut_off_is_told_by_its_end(before: bool, after: bool, ha
     assert (
         not is_refused or "/l: ends within a line, and has 9 names where it had 10, as a file has that was" in found[0]
     )
+
+
+def test_lists_that_move_are_paired_and_what_was_accepted_is_not_judged_again() -> None:
+    """In the order in which they stand; a list that is as it was is what somebody took in, unless something is new."""
+    old = manifest(100)
+    new = manifest(3)
+    new["lists"][0]["file"] = "/m"
+    assert "/m: the list of a would lose 97 of its 100 rules" in texts(refusals(old, new, LIMITS, "/c"))[0]
+    new["lists"][0]["is_lacking"] = True
+    assert "is not there yet, and would take the place of one of 100 names" in texts(moved(old, new))[0]
+    assert moved(None, new) == moved(old, manifest(3)) == []
+    sample = {"line": 7, "reason": "a public suffix", "text": "com"}
+    accepted = manifest(9, sha256="d", refused=1, refused_samples=[sample], skipped={"x": 9})
+    assert refusals(accepted, accepted, LIMITS, "/c") == []
+    assert refusals(accepted, manifest(9, sha256="e", refused=1, refused_samples=[sample]), LIMITS, "/c") != []
+    assert refusals(accepted, manifest(9, sha256="d", refused=2, refused_samples=[sample]), LIMITS, "/c") != []
 
 
 def test_lines_that_give_no_name_are_few() -> None:

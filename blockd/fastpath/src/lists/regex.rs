@@ -14,7 +14,7 @@ const MAX_COUNT: usize = 1_000;
 pub const EVERYBODYS: SkipReason = "an expression that fits everybody's names";
 /// Labels as the world has them, by kind: of letters, with digits and hyphens, of a web server, of several. What fits half
 /// of a kind below any public suffix fits whatever is there.
-const STRANGERS: [&[&str]; 4] = [
+const STRANGERS: [&[&str]; 5] = [
     &[
         "qz",
         "bank",
@@ -32,6 +32,7 @@ const STRANGERS: [&[&str]; 4] = [
     &["h-7", "4you", "x2-garden-9", "0815", "web-24", "my-shop", "route66", "a-b-c", "e-bank-1", "7days"],
     &["www.qz", "www.bank", "www.garden", "www.plumber", "www.riverbank", "www.my-shop", "www.4you", "www.weather"],
     &["mail.garden", "a.b.plumber", "cdn.riverbank", "w3.weather", "img.bank", "static.news", "login.x", "api.my-shop"],
+    &["_dmarc.qz", "_ldap._tcp.bank", "_sip._udp.garden", "_acme-challenge.plumber"],
 ];
 /// Labels below a name of ours, and none.
 const OWN: [&str; 6] = ["", "www.", "mail.", "qz.", "vpn-1.", "a.b."];
@@ -85,9 +86,10 @@ const TOP: [&str; 44] = [
 /// What registries put before a country's two letters.
 const BEFORE: [&str; 13] =
     ["", "ac.", "co.", "com.", "edu.", "go.", "gob.", "gov.", "mil.", "ne.", "net.", "nhs.", "org."];
-/// Suffixes that are tried with each expression, of those below which any of them fits: a list that is refused for one of
-/// its expressions is looked through again when that is mended.
+/// Suffixes that are tried with each expression in a turn, of those below which any of them fits; and turns: one that fits
+/// everything must not hide another. What is left after them is refused as well.
 const MOST: usize = 64;
+const TURNS: usize = 32;
 
 /// An expression, or why there is none and the line.
 pub type Found<'a> = Result<String, (SkipReason, &'a [u8])>;
@@ -113,10 +115,21 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
             }
         }
     })?;
-    let sources: Vec<&str> = kept.iter().map(|(_, source)| source.as_str()).collect();
-    let suffixes = if may_be_public { Vec::new() } else { suffixes_of_strangers(&sources, MOST) };
-    for (number, source) in kept {
-        if !suffixes.is_empty() && fits_strangers(&source, &suffixes) {
+    let mut everybodys: Vec<usize> = Vec::new();
+    for turn in 0..if may_be_public { 0 } else { TURNS } {
+        let left = || kept.iter().enumerate().filter(|(at, _)| !everybodys.contains(at));
+        let sources: Vec<&str> = left().map(|(_, (_, source))| source.as_str()).collect();
+        let suffixes = suffixes_of_strangers(&sources, MOST);
+        let wide: Vec<usize> =
+            left().filter(|(_, (_, source))| fits_strangers(source, &suffixes)).map(|(at, _)| at).collect();
+        if wide.is_empty() {
+            // Together they may fit half of what is below a suffix, and none of them alone.
+            break;
+        }
+        everybodys.extend(if turn + 1 == TURNS { (0..kept.len()).collect() } else { wide });
+    }
+    for (at, (number, source)) in kept.into_iter().enumerate() {
+        if everybodys.contains(&at) {
             each(number, Err((EVERYBODYS, source.as_bytes())));
         } else {
             each(number, Ok(source));
@@ -140,7 +153,8 @@ fn suffixes_of_strangers(sources: &[&str], most: usize) -> Vec<String> {
     let letters = || (b'a'..=b'z').map(char::from);
     let countries = letters().flat_map(|one| letters().map(move |two| format!("{one}{two}")));
     let below = countries.flat_map(|country| BEFORE.iter().map(move |before| format!("{before}{country}")));
-    let every = TOP.iter().map(|top| (*top).to_string()).chain(below);
+    let named = sources.iter().flat_map(|source| suffixes_in(source));
+    let every = TOP.iter().map(|top| (*top).to_string()).chain(below).chain(named);
     every.filter(|suffix| is_wide_below(&all, suffix)).take(most).collect()
 }
 
@@ -156,6 +170,34 @@ fn is_wide_below(patterns: &Patterns, suffix: &str) -> bool {
     })
 }
 
+/// Names that an expression writes out: runs of what names are made of.
+fn words(expression: &str) -> Vec<String> {
+    let plain = expression.replace("[.]", ".").replace("\\.", ".").to_ascii_lowercase();
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.';
+    plain
+        .split(|c: char| !is_of_name(c))
+        .map(|word| word.trim_matches('.').to_string())
+        .filter(|w| !w.is_empty())
+        .collect()
+}
+
+/// The public suffixes among them, or at their ends.
+fn suffixes_in(expression: &str) -> Vec<String> {
+    let is_public = |end: &str| {
+        psl::suffix(end.as_bytes()).is_some_and(|suffix| {
+            suffix.is_known() && suffix.typ() == Some(psl::Type::Icann) && suffix.as_bytes().len() == end.len()
+        })
+    };
+    let words = words(expression);
+    let ends = words.iter().flat_map(|word| {
+        let dots = word.match_indices('.').map(|(at, _)| at + 1);
+        std::iter::once(0).chain(dots).filter_map(|at| word.get(at..)).map(str::to_string).collect::<Vec<_>>()
+    });
+    // A word that is found anywhere (`analytics`) is about names with that word, and not about all below a suffix.
+    let is_at_end = |end: &str| automaton(expression).is_some_and(|own| !has(&own, &format!("{end}.plumber.example")));
+    ends.filter(|end| is_public(end) && is_at_end(end)).collect()
+}
+
 fn automaton(expression: &str) -> Option<Patterns> {
     Patterns::build(vec![(any_of(&[expression.to_string()]), AppMask::of(0))]).ok()
 }
@@ -166,7 +208,10 @@ fn has(patterns: &Patterns, name: &str) -> bool {
 
 /// Whether an expression is found in a name of ours, or in one below it.
 pub fn fits_ours(expression: &str, name: &str) -> bool {
-    automaton(expression).is_some_and(|own| OWN.iter().any(|label| has(&own, &format!("{label}{name}"))))
+    automaton(expression).is_some_and(|own| {
+        let below = words(expression).into_iter().filter(|word| word.ends_with(&format!(".{name}")));
+        below.chain(OWN.iter().map(|label| format!("{label}{name}"))).any(|one| has(&own, &one))
+    })
 }
 
 /// An expression as it is written, in slashes or not.
@@ -189,7 +234,7 @@ mod tests {
 
     #[test]
     fn expressions_are_found_as_they_are_written() {
-        let text = "# why\n^ads[0-9]+[.]example$\ntracker\n/^pixel[.]/\n(\n\nwith space\n.\n^(?:a|b)|c$\n[a-z]\n";
+        let text = "# why\n^ads[0-9]+[.]example$\ntracker\n/^pixel[.]/\n(\n\nwith space\n.\n^(?:a|b)|cz9$\n[a-z]\n";
         let mut found = Vec::new();
         let mut each = |number, line: Found<'_>| found.push((number, line.map_err(|(why, _)| why)));
         read(io::Cursor::new(text), false, &mut each).unwrap();
@@ -203,7 +248,7 @@ mod tests {
                 (5, Err("a regular expression that cannot be read")),
                 (7, Err("no expression of at most 200 printable characters")),
                 (8, Err(EVERYBODYS)),
-                (9, Ok("^(?:a|b)|c$".to_string())),
+                (9, Ok("^(?:a|b)|cz9$".to_string())),
                 (10, Err(EVERYBODYS)),
             ]
         );
@@ -246,6 +291,12 @@ mod tests {
             r"^www\.",
             r"^www\.[^.]+\.com$",
             "www",
+            r"\.london$",
+            r"\.gouv\.fr$",
+            "[.]police[.]uk$",
+            r"\.zip$",
+            "^_",
+            r"\.(bank|london)$",
         ] {
             assert!(is_wide(wide), "{wide}");
         }
@@ -267,12 +318,23 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_everybodys_hides_no_other() {
+        let text = "\\.[a-c][a-z]$\n\\.se$\ntracker\n.\n\\.no$\n";
+        let mut kept = Vec::new();
+        let mut each = |number, line: Found<'_>| kept.extend(line.is_ok().then_some(number));
+        read(io::Cursor::new(text), false, &mut each).unwrap();
+        assert_eq!(kept, [3]);
+    }
+
+    #[test]
     fn names_of_ours_are_fitted_with_what_is_below_them() {
         for (expression, is_ours) in [
             (r"^[^.]+\.dept\.example$", true),
             (r"^www\.dept\.example$", true),
             ("^dept", true),
             (r"^x\.dept\.", false),
+            (r"^intranet\.dept\.example$", true),
+            (r"^(a|portal[.]dept[.]example)$", true),
         ] {
             assert_eq!(fits_ours(expression, "dept.example"), is_ours, "{expression}");
         }
