@@ -56,7 +56,7 @@ from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
-from blockd.review.decisions import Decided, write_decided
+from blockd.review.decisions import write_decided
 from blockd.review.usage import Part, Usage
 from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
@@ -94,8 +94,12 @@ LEASES_INTERVAL = 0.5
 USAGE_INTERVAL = 60.0
 #: Seconds of which it is said who asked for very many names.
 BUSY_INTERVAL = 60.0
+#: Kinds of what a forwarder may say, as the hot path knows them.
+SAYS = {"mac": 1, "subnet": 2, "proxy": 4}
 #: In the state directory: the ledger, where no database is named.
 LEDGER = "exemptions.db"
+#: In the state directory: how apps are used, likewise.
+USAGE = "usage.db"
 #: In the state directory: zones as they were given to others.
 ZONES = "zones"
 
@@ -116,7 +120,7 @@ class _Live:
         self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
         self.tasks = fetch_tasks(inputs)
         #: Addresses of those whose word about others is believed.
-        self.forwarders = {str(network.network_address) for network in inputs.settings.server.forwarders}
+        self.forwarders = {str(one.address.network_address): one.says for one in inputs.settings.server.forwarders}
         #: MACs of inventories, for what they convey, and the group of each.
         self.macs = {
             mac_number(device.mac): group
@@ -172,8 +176,9 @@ class Daemon:
         self._store: Store | None = None
         self._store_lock = threading.Lock()
         self._usage_problem: str | None = None
-        #: What was decided of apps and could not be put in force: not tried again until something else is decided.
-        self._refused_decided: Decided | None = None
+        self._is_keeping = False
+        #: What was decided of apps and could not be put in force: not tried again before a reload.
+        self._refused_decided: set[tuple[str, tuple[str, str] | None]] = set()
 
     def _first_generation(self) -> tuple[Inputs, Generations, Path]:
         try:
@@ -273,7 +278,7 @@ class Daemon:
             fastpath.answer,
             fastpath.is_client,
             lambda: self._live.settings.server.tcp,
-            lambda host: host in self._live.forwarders,
+            lambda host: "proxy" in self._live.forwarders.get(host, ()),
             proxy_header,
         )
         self._tcp = tcp
@@ -357,8 +362,8 @@ class Daemon:
             reactor.run(installSignalHandlers=False)
         finally:
             fastpath.stop()
-            self._keep_the_rest()
             self._control_path().unlink(missing_ok=True)
+            self._keep_the_rest()
         log.info("stopped")
 
     def _control_path(self) -> Path:
@@ -607,30 +612,47 @@ class Daemon:
     # Apps under review
 
     def _look_at_decided(self) -> bool:
-        """Put in force what the ledger says was decided of apps, if it is something else; say whether that began."""
-        decided = None if self._desk is None else self._desk.decided()
-        if decided is None or decided in (self._live.inputs.decided, self._refused_decided):
+        """Put in force what the ledger says was decided of apps, an app at a time; say whether that began.
+
+        One that is refused keeps no other out, and is tried again after a reload.
+        """
+        desk, now = self._desk, self._live.inputs.decided
+        decided = None if desk is None else desk.decided()
+        if desk is None or decided is None:
             return False
-        file = self._live.decided_file
+        desk.applied = now
+        differing = [app for app in sorted({*decided, *now}) if decided.get(app) != now.get(app)]
+        app = next((app for app in differing if (app, decided.get(app)) not in self._refused_decided), None)
+        if app is None:
+            return False
+        held, file = decided.get(app), self._live.decided_file
+        wanted = {key: value for key, value in {**now, app: held}.items() if value is not None}
+        new = file.with_suffix(".new")
         try:
-            new = file.with_suffix(".new")
-            new.write_bytes(write_decided(decided))
-            new.replace(file)
+            new.write_bytes(write_decided(wanted))
         except OSError as error:
-            log.error("%s: cannot be written: %s", file, error.strerror)
+            log.error("%s: cannot be written: %s", new, error.strerror)
             return False
         done: Deferred[list[Problem]] = Deferred()
 
         def ended(problems: list[Problem]) -> list[Problem]:
-            self._refused_decided = decided if problems else None
-            for problem in problems:
-                log.error("what was decided of apps is not in force: %s", problem)
+            desk.applied = self._live.inputs.decided
+            if problems:
+                self._refused_decided.add((app, held))
+                for problem in problems:
+                    log.error("what was decided of %s is not in force: %s", app, problem)
+                return problems
+            try:
+                # In force already: a start that comes before this judges the file before, and is told by the ledger.
+                new.replace(file)
+            except OSError as error:
+                log.error("%s: cannot be written: %s", file, error.strerror)
             return problems
 
         done.addCallback(ended)
         self._run(
             done,
-            lambda: self._prepare_arrived({file: file}),
+            lambda: self._prepare_arrived({file: new}),
             lambda parts: self._take_in(False, [], *parts, is_decided=True),
         )
         return True
@@ -638,11 +660,12 @@ class Daemon:
     def _saw(self, fields: dict[str, Any], qtype: int) -> None:
         """Count a device of a group that logs decisions, and a name that led it to an app without being known."""
         client, name, now = fields["client"], fields["name"], wall_clock()
-        # By its MAC, where a forwarder conveyed one.
-        address = read_client(client.rpartition(" ")[2])
-        place = None if self._placement is None else self._placement.places.get(address)
-        device = client if place is None or place.device is None else str(place.device)
-        self._usage.saw(fields["app"], fields["group"], device, now)
+        # By its MAC, where a forwarder conveyed one: the address may be the forwarder's then.
+        mac, _, host = client.rpartition(" by ")
+        address = read_client(host)
+        place = None if self._placement is None or mac else self._placement.places.get(address)
+        device = mac or (place.lease.mac if place is not None else "") or client
+        self._usage.saw(fields["app"], fields["group"], fields["action"], device, now)
         with contextlib.suppress(ValueError):
             if not self._fastpath.decide(address, name, qtype)["asked"]:
                 self._usage.led(name, fields["app"], device, self._live.settings.report.min_devices, now)
@@ -667,7 +690,7 @@ class Daemon:
 
         with self._store_lock:
             if self._store is None:
-                self._store = Store(self._database())
+                self._store = Store(self._database(USAGE))
             self._store.keep(part, wall_clock() - self._live.settings.report.keep)
 
     def _keep_usage(self) -> Deferred[None]:
@@ -675,16 +698,22 @@ class Daemon:
         from twisted.internet.threads import deferToThreadPool
 
         self._count_usage()
+        if self._is_keeping:
+            # A database that hangs holds one thread, and not one more each minute.
+            return succeed(None)
         part = self._usage.take()
         if part.is_empty:
             return succeed(None)
+        self._is_keeping = True
 
         def kept(_: object) -> None:
+            self._is_keeping = False
             if self._usage_problem is not None:
                 log.info("report: counts are kept again")
             self._usage_problem = None
 
         def failed(failure: Any) -> None:
+            self._is_keeping = False
             self._usage.give_back(part)
             problem = failure.getErrorMessage()
             if problem != self._usage_problem:
@@ -725,7 +754,7 @@ class Daemon:
 
             with self._store_lock:
                 if self._store is None:
-                    self._store = Store(self._database())
+                    self._store = Store(self._database(USAGE))
                 kept = self._store.read(until - seconds, until)
             found = report(kept, facts_of(live.inputs), until - seconds, until, apps)
             if desk is not None:
@@ -739,8 +768,9 @@ class Daemon:
 
         return self._keep_usage().addCallback(look)
 
-    def _database(self) -> str:
-        return self._live.settings.exemptions.database or f"sqlite:///{self._generations.root / LEDGER}"
+    def _database(self, file: str) -> str:
+        """Name the database of the config; else a file of its own, so that none waits for the other."""
+        return self._live.settings.exemptions.database or f"sqlite:///{self._generations.root / file}"
 
     def _run(
         self,
@@ -973,6 +1003,7 @@ class Daemon:
             self._fetches.settle(_list_digests(_manifest(generation)))
         if not is_ours:
             self.not_loaded = []
+            self._refused_decided.clear()
         self._fetches.forget_others(self._generations.root / FETCHED)
         if not self.not_loaded:
             self._reloads.success(wall_clock())
@@ -1070,7 +1101,7 @@ class Daemon:
             # Sites without exemptions need not wait for what a database takes to import.
             from blockd.desk import Desk
 
-            self._desk = Desk(self._database(), self._generations.root, wall_clock)
+            self._desk = Desk(self._database(LEDGER), self._generations.root, wall_clock)
         self._metrics.desk = self._desk
         self._site = None
 
@@ -1091,7 +1122,7 @@ class Daemon:
         with self._place_lock:
             placed = self._placed()
             server, groups = live.settings.server, live.meta["groups"]
-            forwarders = [network.network_address for network in server.forwarders]
+            forwarders = [(address, sum(SAYS[kind] for kind in says)) for address, says in live.forwarders.items()]
             macs = [(mac, groups.index(group)) for mac, group in live.macs.items()] if forwarders else []
             more: dict[str, Any] = {"forwarders": forwarders, "forwarder_rate": server.forwarder_rate, "macs": macs}
             if self._desk is None:
@@ -1297,13 +1328,18 @@ class Daemon:
 
         def look() -> None:
             self._look_at_arrived()
-            decided = desk.decided()
             if self._reload_running is not None and not self._is_ending:
                 self._reactor.callLater(0.05, look)
-            elif answer.get("ok") and decided != self._live.inputs.decided:
-                done.callback({"ok": False, "error": "it is in the ledger, and not in force: the log says why"})
-            else:
-                done.callback(answer)
+                return
+            if answer.get("ok") and (app := answer["decision"]["app"]):
+                decided, now = desk.decided() or {}, self._live.inputs.decided
+                if decided.get(app) != now.get(app):
+                    error = "it is in the ledger, and not in force: the log says why"
+                    done.callback({"ok": False, "error": error})
+                    return
+                to = answer["decision"]["to"]
+                answer["decision"]["state"] = "approved" if to == "config" else "in force"
+            done.callback(answer)
 
         look()
         return done

@@ -78,6 +78,8 @@ class Site:
     macs: dict[str, list[tuple[int, str]]]
     #: Named sets of those.
     sets: dict[str, frozenset[str]]
+    #: App -> groups whose policy names it, and blocks something: what a decision is about.
+    decidable: dict[str, list[str]]
     #: App -> what it needs, itself included.
     needs: Callable[[str], frozenset[str]]
     #: Seconds for which what was known last holds while the ledger cannot be read.
@@ -107,7 +109,11 @@ def site_of(inputs: Inputs) -> Site:
         frozenset(inputs.live_apps()),
         frozenset(known),
     )
-    return Site(rules, dict(addresses), dict(macs), sets, inputs.catalogue.needs, wanted.stands)
+    decidable: dict[str, list[str]] = defaultdict(list)
+    for group, policy in inputs.settings.policies.items():
+        for app in {*policy.block, *policy.monitor} if policy.block else ():
+            decidable[app].append(group)
+    return Site(rules, dict(addresses), dict(macs), sets, dict(decidable), inputs.catalogue.needs, wanted.stands)
 
 
 class Desk:
@@ -119,6 +125,8 @@ class Desk:
         self._book = Book()
         self._known: dict[str, Exemption] = {}
         self._decisions: dict[str, Decision] = {}
+        #: What was decided of apps and is in force.
+        self.applied: Decided = {}
         #: When the ledger was read, or is known to be as it was read.
         self._confirmed = 0.0
         self._is_broken = False
@@ -425,8 +433,8 @@ class Desk:
         if not caller.is_among(_people(site)):
             raise Refused(f"{caller.name} has no part in exemptions, nor in this", "no part in it")
         app, to, reason = (str(request.get(key) or "").strip() for key in ("app", "to", "reason"))
-        if app not in site.rules.live:
-            raise Refused(f"{app[:40]!r} is not live: a policy has to block or monitor it before anything is decided")
+        if app not in site.decidable:
+            raise Refused(f"{app[:40]!r}: no policy that blocks something names it: nothing is to be decided")
         if to not in WAYS:
             raise Refused(f"expected one of {', '.join(WAYS)}, and found {to[:40]!r}")
         if not reason or not reason.isprintable() or len(reason) > 500:
@@ -434,7 +442,7 @@ class Desk:
         self._append("decide", caller, {"app": app, "to": to, "reason": reason})
         name = f"D{self.head.number}"
         log.info("decision %s by %s: %s %s", name, caller.name, app, to)
-        return {"decision": self._shown_decision(self._decisions[name])}
+        return {"decision": {**self._shown_decision(self._decisions[name]), "groups": site.decidable[app]}}
 
     def _agree(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         _is_a_person(caller)
@@ -452,11 +460,11 @@ class Desk:
         if proposer.partition(":")[0] == caller.name or proposer.partition(":")[2] == str(caller.uid):
             text = f"{name} is {caller.name}'s own, and somebody else has to approve it"
             raise Refused(text, "decided by the same person")
-        if one.app not in site.rules.live:
-            raise Refused(f"{one.app} is not live any more")
+        if one.app not in site.decidable:
+            raise Refused(f"no policy that blocks something names {one.app} any more")
         self._append("agree", caller, {"decision": name})
         log.warning("decision %s approved by %s: %s %s", name, caller.name, one.app, one.to)
-        return {"decision": self._shown_decision(self._decisions[name])}
+        return {"decision": {**self._shown_decision(self._decisions[name]), "groups": site.decidable[one.app]}}
 
     def _list_decisions(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         self._may_read(site, caller)
@@ -464,10 +472,13 @@ class Desk:
         return {"decisions": self.all_decisions()}
 
     def _shown_decision(self, one: Decision) -> dict[str, Any]:
-        holds = in_force(self._decisions.values()).get(one.app)
+        holds, state = in_force(self._decisions.values()).get(one.app), one.state
+        if holds is not None and holds[1] == one.name:
+            # The ledger says so; whether it is so, whoever puts it in force knows.
+            state = "in force" if self.applied.get(one.app) == holds else "approved, and not in force"
         return {
             "name": one.name,
-            "state": "in force" if holds is not None and holds[1] == one.name else one.state,
+            "state": state,
             "app": one.app,
             "to": one.to,
             "reason": one.reason,

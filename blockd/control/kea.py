@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 PATIENCE, PAGE, MOST = 5.0, 5_000, 2_000
 #: Octets of one answer.
 MAX_OCTETS = 64 << 20
+#: Seconds of a reading after which it is a problem that is told.
+SLOW = 30.0
 #: Results: done, no such command, nothing found.
 DONE, UNKNOWN, EMPTY = 0, 2, 3
 
@@ -22,15 +25,45 @@ class KeaReader:
     def __init__(self, socket_path: Path, every: float) -> None:
         """`every` is seconds between two readings."""
         self._path, self._every = socket_path, every
-        self._next = 0.0
+        self._next = self._began = 0.0
+        self._thread: threading.Thread | None = None
+        self._leases: list[dict[str, Any]] = []
+        self._problem: OSError | ValueError | None = None
         #: 4 or 6, once the server has said which it is.
         self._version: int | None = None
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Give every lease as Kea writes it; None when it is not time yet. OSError or ValueError says what is wrong."""
-        if time.monotonic() < self._next:
+        """Give every lease as Kea writes it, as soon as it was read; None when there is nothing new. Never waits.
+
+        OSError or ValueError says what is wrong.
+        """
+        now = time.monotonic()
+        if self._thread is not None and self._thread.is_alive():
+            if now > self._began + SLOW:
+                raise ValueError(f"does not answer for {now - self._began:.0f} s")
             return None
-        self._next = time.monotonic() + self._every
+        if self._thread is not None:
+            self._thread = None
+            self._next = now + self._every
+            if self._problem is not None:
+                raise self._problem
+            return self._leases
+        if now >= self._next:
+            self._began = now
+            self._thread = threading.Thread(target=self._read, name="kea", daemon=True)
+            self._thread.start()
+        return None
+
+    def _read(self) -> None:
+        self._problem = None
+        try:
+            self._leases = self._pages()
+        except (OSError, ValueError) as error:
+            self._problem = error
+        except (KeyError, TypeError) as error:
+            self._problem = ValueError(f"what it says is not Kea's: {error}")
+
+    def _pages(self) -> list[dict[str, Any]]:
         leases: list[dict[str, Any]] = []
         start = "start"
         for _ in range(MOST):
@@ -48,17 +81,22 @@ class KeaReader:
             if answer["result"] in (DONE, EMPTY):
                 self._version = version
                 return list(answer["arguments"]["leases"]) if answer["result"] == DONE else []
+            if answer["result"] != UNKNOWN:
+                break
         hint = "; it needs the hook library lease_cmds" if answer["result"] == UNKNOWN else ""
         raise ValueError(f"Kea says: {str(answer.get('text'))[:200]}{hint}")
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            deadline = time.monotonic() + PATIENCE
             connection.settimeout(PATIENCE)
             connection.connect(str(self._path))
             connection.sendall(json.dumps({"command": command, "arguments": arguments}).encode())
             received = bytearray()
             while chunk := connection.recv(1 << 16):
                 received += chunk
+                # One clock for all of an answer, and not one for each octet.
+                connection.settimeout(max(0.01, deadline - time.monotonic()))
                 if len(received) > MAX_OCTETS:
                     raise ValueError(f"its answer is longer than {MAX_OCTETS >> 20} MiB")
         answer = json.loads(received)

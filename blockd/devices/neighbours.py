@@ -40,6 +40,8 @@ class Neighbours:
         self.confirmed = 0.0
         self.skipped = self.left_out = 0
         self._heard: deque[Lease] = deque()
+        #: Addresses that the kernel knows.
+        self._seen: set[Address] = set()
         self._failed: str | None = None
         self._is_open = False
         self._end = threading.Event()
@@ -51,10 +53,13 @@ class Neighbours:
 
     def fetch(self) -> Part:
         """Give what was heard since."""
+        if self._failed is not None:
+            # What was heard stays until it can be taken in.
+            return Part(problem=self._failed)
         heard = []
         while self._heard:
             heard.append(self._heard.popleft())
-        return Part(leases=heard, problem=self._failed)
+        return Part(leases=heard)
 
     def take(self, part: Part, now: float) -> set[Address]:
         """Take in what was heard; give the addresses of which something else is said than before."""
@@ -96,8 +101,12 @@ class Neighbours:
         with IPRoute() as netlink:
             # First, so that nothing is missed in between.
             netlink.bind(groups=RTMGRP_NEIGH)
+            before, self._seen = self._seen, set()
             for message in netlink.get_neighbours():
                 self._hear(message)
+            for address in before - self._seen:
+                # Forgotten while nobody listened.
+                self._heard.append(Lease(address, "", "", 0.0))
             self._failed, self._is_open = None, True
             while not self._end.is_set():
                 for message in netlink.get():
@@ -113,3 +122,4 @@ class Neighbours:
         lease = read_lease(str(address), mac or "", "", ENDLESS if is_there else 0.0)
         if lease is not None and not lease.address.is_multicast and (lease.mac or not is_there):
             self._heard.append(lease)
+            (self._seen.add if is_there else self._seen.discard)(lease.address)

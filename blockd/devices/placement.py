@@ -99,8 +99,12 @@ class Placement:
         self._now = now
         for feed, part in zip(self.feeds, parts, strict=True):
             touched |= feed.take(part, now)
-            if feed.problem is None or now - feed.confirmed > self.stands:
+            if feed.problem is None:
                 touched |= self._drop_ended(feed, now)
+            elif now - feed.confirmed > self.stands:
+                # For so long, and not for as long as leases are: who has those addresses by now, nobody knows.
+                touched |= feed.leases.keys()
+                feed.leases.clear()
         failing = {feed.file for feed in self.feeds if feed.problem is not None}
         if failing != self._failing:
             # How certain it is changes, and not whose it is.
@@ -118,7 +122,7 @@ class Placement:
         touched = set()
         for address, lease in ended.items():
             is_ours = lease.mac in self.by_mac and lease.expires > 0 and now - lease.expires <= self.stands
-            if not is_ours or feed.problem is not None:
+            if not is_ours:
                 del feed.leases[address]
                 touched.add(address)
             elif (place := self.places.get(address)) is not None and place.lease == lease and place.state != STALE:

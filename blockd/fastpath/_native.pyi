@@ -188,7 +188,7 @@ class Fastpath:
         slots: Sequence[Sequence[tuple[float, int]]] = ...,
         devices: Sequence[tuple[_Address, int]] = ...,
         floor: float = ...,
-        forwarders: Sequence[_Address] = ...,
+        forwarders: Sequence[tuple[_Address, int]] = ...,
         forwarder_rate: int = ...,
         macs: Sequence[tuple[int, int]] = ...,
     ) -> tuple[int, int]: ...

@@ -14,6 +14,8 @@ log = logging.getLogger("blockd")
 MANY_NAMES = 20.0
 #: Addresses that are remembered.
 MOST = 1_000
+#: Looks without many names after which an address is forgotten: an hour.
+FORGOTTEN = 60
 
 
 class LikelyForwarders:
@@ -23,6 +25,8 @@ class LikelyForwarders:
         """Start with none."""
         #: Address -> names of the last minute in which it asked for many, of those that were looked at.
         self.found: dict[Address, float] = {}
+        #: Looks since.
+        self._quiet: dict[Address, int] = {}
 
     def look(
         self,
@@ -34,6 +38,7 @@ class LikelyForwarders:
         for address, queries, names in busy:
             if names < MANY_NAMES or listed(address):
                 continue
+            self._quiet[address] = 0
             if address not in self.found and len(self.found) < MOST:
                 log.warning(
                     "%s asked for very many names (about %d queries in a minute): a forwarder? All devices behind it "
@@ -42,7 +47,11 @@ class LikelyForwarders:
                     queries,
                 )
                 self.found[address] = names
-        self.found = {address: names for address, names in self.found.items() if not listed(address)}
+        for address in list(self.found):
+            self._quiet[address] = self._quiet.get(address, 0) + 1
+            if listed(address) or self._quiet[address] > FORGOTTEN:
+                del self.found[address], self._quiet[address]
+        self._quiet = {address: looks for address, looks in self._quiet.items() if address in self.found}
 
 
 def network_text(address: Address) -> str:

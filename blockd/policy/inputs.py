@@ -121,6 +121,9 @@ def _as_decided(settings: Settings, decided: Decided) -> Settings:
 
     def policy(own: Policy) -> Policy:
         named = {*own.block, *own.monitor} & decided.keys()
+        if not own.block:
+            # Devices of a policy that blocks nothing are nobody's to ban.
+            named -= {app for app in named if decided[app][0] == "block"}
         block = [app for app in own.block if app not in named]
         monitor = [app for app in own.monitor if app not in named]
         for app in sorted(named):

@@ -92,7 +92,7 @@ def _app(app: str, kept: Kept, facts: AppFacts | None, since: float, until: floa
         "trend": [{"day": _date(day * DAY), **dict(sorted(by_day[day].items()))} for day in days],
         "block_would_touch": {
             "queries": sum(row["queries"]["monitor"] for row in touched),
-            "devices": _sum(row["devices"] for row in touched),
+            "devices": _sum(kept.monitored.get((app, row["group"])) for row in touched),
             "groups": [row["group"] for row in touched],
         },
         "exempt_queries": sum(counts["exempt"] for counts in by_group.values()),

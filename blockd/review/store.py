@@ -12,6 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from blockd.exemptions.ledger import Database
 from blockd.review.usage import DAY, HOUR, Part, Sum
 
+#: Rows that are written at once.
+ROWS = 1_000
 _tables = MetaData()
 _usage = Table(
     "blockd_usage",
@@ -30,6 +32,7 @@ _devices = Table(
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("app", String(256), primary_key=True),
     Column("grp", String(256), primary_key=True),
+    Column("action", String(16), primary_key=True),
     Column("device", String(256), primary_key=True),
 )
 _names = Table(
@@ -51,6 +54,8 @@ class Kept:
     usage: Sequence[Any]
     #: app, group -> devices of the span, where they are told apart.
     devices: dict[tuple[str, str], int]
+    #: The same of those that were let through, and counted.
+    monitored: dict[tuple[str, str], int]
     #: name, app, queries, first and last in milliseconds.
     names: Sequence[Any]
 
@@ -68,9 +73,11 @@ class Store:
             for cell, total in part.sums.items():
                 place = {"hour": cell.hour, "app": cell.app, "grp": cell.group, "action": cell.action}
                 _add(connection, _usage, place, total)
-            for day, app, group, device in part.devices:
-                row = {"day": day, "app": app, "grp": group, "device": device[:256]}
-                connection.execute(_insert(connection)(_devices).values(**row).on_conflict_do_nothing())
+            keys = ("day", "app", "grp", "action", "device")
+            rows = [dict(zip(keys, (*device[:4], device[4][:256]), strict=True)) for device in sorted(part.devices)]
+            for at in range(0, len(rows), ROWS):
+                insert = _insert(connection)(_devices).on_conflict_do_nothing()
+                connection.execute(insert, rows[at : at + ROWS])
             for (name, app), total in part.names.items():
                 _add(connection, _names, {"name": name, "app": app}, total)
             connection.execute(delete(_usage).where(_usage.c.hour < before // HOUR))
@@ -84,12 +91,14 @@ class Store:
             .where(_devices.c.day >= since // DAY, _devices.c.day <= until // DAY)
             .group_by(_devices.c.app, _devices.c.grp)
         )
+        monitored = devices.where(_devices.c.action == "monitor")
         span = select(_usage).where(_usage.c.hour >= since // HOUR, _usage.c.hour <= until // HOUR)
         names = select(_names).where(_names.c.last_ms >= since * 1000, _names.c.first_ms <= until * 1000)
         with self._database.begin() as connection:
             return Kept(
                 [tuple(row) for row in connection.execute(span.order_by(_usage.c.hour))],
                 {(app, group): count for app, group, count in connection.execute(devices)},
+                {(app, group): count for app, group, count in connection.execute(monitored)},
                 [tuple(row) for row in connection.execute(names.order_by(_names.c.queries.desc()))],
             )
 
@@ -104,7 +113,8 @@ def _add(connection: Connection, table: Table, place: dict[str, Any], total: Sum
     row = {**place, "queries": total.queries, "first_ms": first, "last_ms": last}
     adding = _insert(connection)(table).values(**row)
     newest = case((table.c.last_ms < last, last), else_=table.c.last_ms)
-    more = {"queries": table.c.queries + total.queries, "last_ms": newest}
+    oldest = case((table.c.first_ms > first, first), else_=table.c.first_ms)
+    more = {"queries": table.c.queries + total.queries, "first_ms": oldest, "last_ms": newest}
     connection.execute(adding.on_conflict_do_update(index_elements=list(place), set_=more))
 
 

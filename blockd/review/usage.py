@@ -52,8 +52,8 @@ class Part:
     """What was counted since the part before."""
 
     sums: dict[Cell, Sum] = field(default_factory=dict)
-    #: (day since 1970, app, group, device) of groups that log decisions.
-    devices: set[tuple[int, str, str, str]] = field(default_factory=set)
+    #: (day since 1970, app, group, action, device) of groups that log decisions.
+    devices: set[tuple[int, str, str, str, str]] = field(default_factory=set)
     #: (name, app) -> when it was first and last, for names that enough devices asked.
     names: dict[tuple[str, str], Sum] = field(default_factory=dict)
 
@@ -95,9 +95,9 @@ class Usage:
                 self._part.sums.setdefault(cell, Sum()).add(Sum(more, now, now))
         self._before = Counter(totals)
 
-    def saw(self, app: str, group: str, device: str, now: float) -> None:
-        """Note that a device of a group that logs decisions asked for something of an app."""
-        key = (int(now // DAY), app, group, device)
+    def saw(self, app: str, group: str, action: str, device: str, now: float) -> None:
+        """Note that a device of a group that logs decisions asked for something of an app, and what was done."""
+        key = (int(now // DAY), app, group, action, device)
         if len(self._part.devices) < MAX_DEVICES:
             self._part.devices.add(key)
 

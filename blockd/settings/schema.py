@@ -62,6 +62,24 @@ class Tcp(Section):
     )
 
 
+class Forwarder(Section):
+    """One whose word about who asked it is believed."""
+
+    address: NetworkValue = Field(description="Where its queries come from: one address.")
+    says: list[Literal["mac", "subnet", "proxy"]] = Field(
+        min_length=1,
+        description="What it writes itself, and takes away where a client wrote it: `mac` (EDNS 65001), `subnet` (EDNS "
+        "Client Subnet), `proxy` (PROXY protocol v2).",
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _one_address(cls, network: Network) -> Network:
+        if network.num_addresses != 1:
+            raise ValueError(f"expected one address, and found {network}: whoever is in it could be anybody")
+        return network
+
+
 class Server(Section):
     """Where and for whom queries are answered."""
 
@@ -72,23 +90,14 @@ class Server(Section):
     )
     client_rate: int = Field(2_000, ge=1, le=1_000_000, description="Queries a second of one client (/32, /64).")
     client_burst: int = Field(4_000, ge=1, le=10_000_000, description="Queries at once of one client.")
-    forwarders: list[NetworkValue] = Field(
+    forwarders: list[Forwarder] = Field(
         default_factory=list,
-        description="Addresses of forwarders that say who asked them, and are believed: EDNS MAC (65001), Client "
-        "Subnet, PROXY protocol v2. From anybody else these are ignored and counted.",
+        description="Forwarders that say who asked them, and are believed; of others it is ignored and counted.",
     )
     forwarder_rate: int = Field(
         50_000, ge=1, le=10_000_000, description="Queries a second of all the clients of one forwarder."
     )
     tcp: Tcp = Tcp()
-
-    @field_validator("forwarders")
-    @classmethod
-    def _addresses(cls, forwarders: list[Network]) -> list[Network]:
-        for network in forwarders:
-            if network.num_addresses != 1:
-                raise ValueError(f"expected addresses, and found {network}: whoever is in it could be anybody")
-        return forwarders
 
     @field_validator("threads")
     @classmethod

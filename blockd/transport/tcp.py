@@ -79,6 +79,8 @@ class _Connection(Int16StringReceiver):
         self._listener = listener
         #: Who asks; and whose connection it is, which differs where a forwarder says so.
         self.peer = self.source = peer
+        #: Whom it is counted with.
+        self.counted = _bucket(peer[0])
         self._queries = 0
         self._unanswered: set[int] = set()
         self._is_slow = False
@@ -112,6 +114,9 @@ class _Connection(Int16StringReceiver):
                 return
             length, host = header
             self.peer, begun = (host or self.source[0], self.source[1]), begun[length:]
+            if host is not None and not self._listener.admits_behind(self, host):
+                self.transport.abortConnection()
+                return
         self._beginning = None
         super().dataReceived(begun)
 
@@ -285,6 +290,19 @@ class TcpListener(ServerFactory):
         self.counts.accepted += 1
         return connection
 
+    def admits_behind(self, connection: _Connection, host: str) -> bool:
+        """Count a connection with the device that a forwarder has it for; False when that has as many as it may."""
+        bucket = _bucket(host)
+        if self._by_client[bucket] >= self.limits.connections_a_client:
+            self.counts.refused_client += 1
+            return False
+        self._by_client[connection.counted] -= 1
+        if not self._by_client[connection.counted]:
+            del self._by_client[connection.counted]
+        connection.counted = bucket
+        self._by_client[bucket] += 1
+        return True
+
     def later(self, call: Callable[[], None]) -> DelayedCall:
         """Run a call when a connection was idle for too long."""
         return self._reactor.callLater(self.limits.idle, call)
@@ -313,7 +331,7 @@ class TcpListener(ServerFactory):
     def gone(self, connection: _Connection) -> None:
         """Note that a connection is closed."""
         if self._connections.pop(connection, self) is None:
-            bucket = _bucket(connection.source[0])
+            bucket = connection.counted
             self._by_client[bucket] -= 1
             if not self._by_client[bucket]:
                 del self._by_client[bucket]

@@ -262,7 +262,7 @@ def test_an_exemption_from_request_to_revocation(machine: Machine) -> None:
 @pytest.mark.usefixtures("people")
 def test_a_decision_about_an_app(machine: Machine) -> None:
     """The session of docs/review.md."""
-    write_config(machine, CONFIG.replace("unidentified: {}", "unidentified: {monitor: [temu]}") + EXEMPTIONS)
+    write_config(machine, CONFIG.replace("platform]}", "platform], monitor: [temu]}") + EXEMPTIONS)
     # As on a new machine: the test before had an inventory, whose loss the gate would refuse.
     forget = "rm -rf /var/lib/blockd/*"
     machine.run(f"systemctl stop blockd && {forget} && systemctl start blockd")

@@ -13,6 +13,9 @@ from tests.support.lan import GATEWAY, Host, Lan, run
 LAPTOP, PHONE, TABLET = "00:16:3e:00:47:11", "00:16:3e:00:99:01", "00:16:3e:00:99:02"
 PORT, DNSMASQ, DNSDIST = 5300, 5353, 5354
 NAME = "www.tiktok.com"
+SUBNET = ["--add-subnet=32,128", "--strip-subnet"]
+#: As two of one host: neither passes on what its clients say.
+FORWARDERS = {"address": "127.0.0.1", "says": ["mac", "subnet", "proxy"]}
 
 
 def plugged(lan: Lan, mac: str, address: str) -> Host:
@@ -90,7 +93,7 @@ def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
         blockd = Blockd(
             home,
             ["127.0.0.1:5301"],
-            server={"listen": [f"127.0.0.1:{PORT}"], "forwarders": ["127.0.0.1"], "threads": 1},
+            server={"listen": [f"127.0.0.1:{PORT}"], "forwarders": [FORWARDERS], "threads": 1},
             groups={
                 "corporate": {"networks": ["10.77.0.13/32"], "inventory": [{"file": "devices.csv"}]},
                 "personal": {"networks": ["10.77.0.0/24"]},
@@ -100,7 +103,7 @@ def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
         blockd.start(prefix=lan.prefix(lan.gateway))
         try:
             behind = [f"--server=127.0.0.1#{PORT}", f"--port={DNSMASQ}", f"--listen-address={GATEWAY}"]
-            lan.serve("dnsmasq", *quiet, *behind, "--add-mac", "--add-subnet=32,128", "--cache-size=0")
+            lan.serve("dnsmasq", *quiet, *behind, "--add-mac", "--strip-mac", *SUBNET, "--cache-size=0")
             (tmp_path / "dnsdist.conf").write_text(
                 f'newServer({{address="127.0.0.1:{PORT}", useProxyProtocol=true, checkInterval=60}})\n'
                 f'setLocal("{GATEWAY}:{DNSDIST}")\nsetACL("0.0.0.0/0")\nsetSecurityPollSuffix("")\n'
@@ -110,6 +113,11 @@ def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
             tablet = plugged(lan, TABLET, "10.77.0.13")
             assert laptop.asks_until("fine.example", DNSMASQ, "NOERROR") < 15
             assert (laptop.asks(NAME, DNSMASQ), phone.asks(NAME, DNSMASQ)) == ("NXDOMAIN", "NOERROR")
+            # Who would be somebody else is not, though the forwarder is believed.
+            forged = ["+subnet=10.77.0.12/32", f"+ednsopt=65001:{PHONE.replace(':', '')}"]
+            for option in forged:
+                dig = ["dig", f"@{GATEWAY}", "-p", str(DNSMASQ), NAME, option, "+tries=2", "+time=3"]
+                assert "status: NXDOMAIN" in run(*lan.prefix(laptop.space), *dig, check=False), option
             assert tablet.asks(NAME, DNSMASQ) == "NXDOMAIN", "by the address that is conveyed beside its MAC"
             assert tablet.asks_until("fine.example", DNSDIST, "NOERROR") < 15
             assert (tablet.asks(NAME, DNSDIST), phone.asks(NAME, DNSDIST)) == ("NXDOMAIN", "NOERROR")

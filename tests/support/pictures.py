@@ -201,9 +201,9 @@ def month(store: Store) -> None:
                 totals[group, app, action] += rng.randrange(most + 1) // (5 if is_weekend else 1)
             usage.count(totals, at)
             for number in range(rng.randrange(4 + day // 2)):
-                usage.saw("temu", "corporate", f"SER-{4700 + number}", at)
+                usage.saw("temu", "corporate", "monitor", f"SER-{4700 + number}", at)
             for number in range(rng.randrange(12)):
-                usage.saw("tiktok", "corporate", f"SER-{4740 + number}", at)
+                usage.saw("tiktok", "corporate", "block", f"SER-{4740 + number}", at)
     for name in ("img-eu.shopcdn.example", "px.partner.example"):
         for number in range(40):
             usage.led(name, "temu", f"SER-{4700 + number}", 5, midnight)
@@ -233,7 +233,7 @@ def report(directory: Path, upstream: str) -> None:
             ask_as(ALICE, place, "approve", exemption=name)
             reason = "takes contacts; 20 of our devices, no business use"
             ask_as(CAROL, place, "decide", app="temu", to="block", reason=reason)
-            store = Store(f"sqlite:///{directory / 'state' / 'exemptions.db'}")
+            store = Store(f"sqlite:///{directory / 'state' / 'usage.db'}")
             month(store)
             store.close()
             page = directory / "report.html"

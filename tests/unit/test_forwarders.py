@@ -22,7 +22,8 @@ from tests.support.questions import CORPORATE, GUEST, PERSONAL
 from tests.support.upstream import Upstream
 from tests.unit.test_exemptions import EXEMPTIONS, soon, wish
 
-FORWARDER, OTHER = "127.0.0.9", "127.0.0.3"
+FORWARDER, OTHER, PROXY = "127.0.0.9", "127.0.0.3", "127.0.0.10"
+ALL = {"address": FORWARDER, "says": ["mac", "subnet", "proxy"]}
 LAPTOP, PHONE = "02:16:3e:00:47:11", "02:16:3e:00:99:01"
 NAME = "www.tiktok.com"
 
@@ -36,7 +37,7 @@ def blockd(serve: Serve, upstream: Upstream, tmp_path: Path) -> Blockd:
     inventory = {"networks": ["127.0.0.1/32"], "inventory": [{"file": str(tmp_path / "devices.csv")}]}
     return serve(
         [upstream.address],
-        server={"forwarders": [FORWARDER, "::1"]},
+        server={"forwarders": [ALL, {"address": "::1", "says": ["proxy"]}, {"address": PROXY, "says": ["proxy"]}]},
         groups={"corporate": inventory},
         log={"format": "text"},
     )
@@ -131,6 +132,15 @@ def test_a_proxy_header_is_believed_of_a_listed_forwarder(blockd: Blockd) -> Non
         assert proxied_stream(blockd, FORWARDER, PERSONAL, pieces) == "NOERROR"
     assert proxied_stream(blockd, CORPORATE, PERSONAL, 1) is None
     assert blockd.metric("blockd_tcp_closed_total", reason="forged") == 1
+    held = [socket.create_connection(("127.0.0.1", blockd.port), 5, (FORWARDER, 0)) for _ in range(64)]
+    for one in held:
+        one.sendall(header(GUEST, 0x11))
+    assert proxied_stream(blockd, FORWARDER, GUEST, 1) is None, (
+        "a device behind it has no more connections than another"
+    )
+    assert proxied_stream(blockd, FORWARDER, PERSONAL, 1) == "NOERROR"
+    for one in held:
+        one.close()
     # A forwarder may also ask as others do.
     assert asked(blockd, FORWARDER) == "NOERROR"
     assert dns.query.tcp(dns.message.make_query(NAME, "A"), "127.0.0.1", 5, blockd.port, source=FORWARDER).rcode() == 0
@@ -138,10 +148,26 @@ def test_a_proxy_header_is_believed_of_a_listed_forwarder(blockd: Blockd) -> Non
     assert proxy_header(header(CORPORATE)[:20]) is None
 
 
+def test_a_forwarder_says_what_it_is_listed_for(blockd: Blockd) -> None:
+    """What a client behind it wrote is not its word: other kinds, what is behind a header, what is there twice."""
+    corporate, personal = dns.edns.ECSOption(CORPORATE, 32), dns.edns.ECSOption(PERSONAL, 32)
+    assert asked(blockd, PROXY, corporate) == asked(blockd, PROXY, mac(LAPTOP)) == "NOERROR"
+    assert counts(blockd) == {("ignored", "mac"): 1, ("ignored", "subnet"): 1}
+    query = dns.message.make_query(NAME, "A", use_edns=0, options=[mac(PHONE), personal])
+    for source in (PROXY, FORWARDER):
+        with socket.socket(type=socket.SOCK_DGRAM) as way:
+            way.bind((source, 0))
+            way.settimeout(5)
+            way.sendto(header(CORPORATE) + query.to_wire(), ("127.0.0.1", blockd.port))
+            assert dns.message.from_wire(way.recv(4096)).rcode() == dns.rcode.NXDOMAIN, source
+    for twice in ([mac(PHONE), mac(LAPTOP)], [personal, corporate]):
+        assert asked(blockd, FORWARDER, *twice) == "FORMERR"
+
+
 def test_limits_are_each_clients_and_a_forwarder_has_one_of_its_own(serve: Serve, upstream: Upstream) -> None:
     """One that floods through a forwarder takes nothing from another; all of them together have a ceiling."""
     upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]
-    limits = {"client_rate": 1, "client_burst": 5, "forwarders": [FORWARDER], "forwarder_rate": 40}
+    limits = {"client_rate": 1, "client_burst": 5, "forwarders": [ALL], "forwarder_rate": 40}
     blockd = serve([upstream.address], server=limits)
 
     def flood(source: str, count: int) -> int:
@@ -175,7 +201,7 @@ def test_an_exemption_holds_for_a_mac_that_is_conveyed(serve: Serve, upstream: U
         blockd = serve(
             [upstream.address],
             admin={"socket": str(place)},
-            server={"forwarders": [FORWARDER]},
+            server={"forwarders": [ALL]},
             groups={"corporate": inventory},
             exemptions={**EXEMPTIONS, "sets": {}},
         )
@@ -193,7 +219,7 @@ def test_an_exemption_holds_for_a_mac_that_is_conveyed(serve: Serve, upstream: U
 
 def test_who_asks_for_very_many_names_is_likely_a_forwarder(serve: Serve, upstream: Upstream) -> None:
     """Told once, by its network where devices are not logged; not who asks one name often, nor one listed."""
-    limits = {"client_rate": 100_000, "client_burst": 100_000, "forwarders": [FORWARDER], "threads": 1}
+    limits = {"client_rate": 100_000, "client_burst": 100_000, "forwarders": [ALL], "threads": 1}
     blockd = serve([upstream.address], server=limits)
 
     def ask_for(names: int, source: str, queries: int = 6_000) -> None:
@@ -223,13 +249,13 @@ def test_who_asks_for_very_many_names_is_likely_a_forwarder(serve: Serve, upstre
 def test_a_forwarder_is_an_address(serve: Serve, upstream: Upstream) -> None:
     """And no network: whoever is in it could say that he is anybody; a reload takes the list in."""
     blockd = serve([upstream.address])
-    blockd.values["server"]["forwarders"] = ["127.0.0.0/8"]
+    blockd.values["server"]["forwarders"] = [{"address": "127.0.0.0/8", "says": ["mac"]}]
     failed = blockd.reload()
     assert failed.returncode == 1
     assert "server.forwarders" in failed.stderr
-    assert "expected addresses, and found 127.0.0.0/8" in failed.stderr
+    assert "expected one address, and found 127.0.0.0/8" in failed.stderr
     upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]
     assert asked(blockd, FORWARDER, dns.edns.ECSOption(CORPORATE, 32)) == "NOERROR"
-    blockd.values["server"]["forwarders"] = [FORWARDER]
+    blockd.values["server"]["forwarders"] = [ALL]
     assert blockd.reload().returncode == 0
     assert asked(blockd, FORWARDER, dns.edns.ECSOption(CORPORATE, 32)) == "NXDOMAIN"

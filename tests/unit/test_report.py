@@ -71,8 +71,8 @@ def filled(store: Store) -> None:
     usage.count(Counter({("guest", "temu", "monitor"): 3}), NOON - DAY)
     usage.count(Counter({("guest", "temu", "monitor"): 10, ("all", "temu", "exempt"): 2}), NOON)
     for device in ("a", "b", "a"):
-        usage.saw("temu", "guest", device, NOON)
-    usage.saw("temu", "guest", "a", NOON - DAY)
+        usage.saw("temu", "guest", "monitor", device, NOON)
+    usage.saw("temu", "guest", "monitor", "a", NOON - DAY)
     usage.led("x.example", "temu", "a", 1, NOON)
     store.keep(usage.take(), 0)
 
@@ -94,6 +94,13 @@ def test_what_is_kept_adds_up_and_ends(tmp_path: Path) -> None:
     [app] = found["apps"]
     assert app["block_would_touch"] == {"queries": 20, "devices": 2, "groups": ["guest"]}
     assert app["exempt_queries"] == 4
+    refused = Usage()
+    for number in range(9):
+        refused.saw("temu", "guest", "block", f"r{number}", NOON)
+    store.keep(refused.take(), 0)
+    again = report(store.read(NOON - 2 * DAY, NOON), FACTS, NOON - 2 * DAY, NOON, [])["apps"][0]
+    assert again["groups"][1]["devices"] == 11
+    assert again["block_would_touch"]["devices"] == 2, "who was refused anyway is not touched by a block"
     assert [day.get("monitor", 0) for day in app["trend"]] == [0, 6, 14]
     assert [group["devices"] for group in app["groups"]] == [None, 2]
     store.keep(Usage().take(), NOON - 3_600)
@@ -196,7 +203,7 @@ def test_a_daemon_reports(serve: Serve, upstream: Upstream, tmp_path: Path) -> N
 def test_counts_outlive_a_database_that_is_away(serve: Serve, upstream: Upstream) -> None:
     """What cannot be kept now is kept later, and a report says that it is behind."""
     blockd = serve([upstream.address])
-    database = blockd.directory / "state" / "exemptions.db"
+    database = blockd.directory / "state" / "usage.db"
     assert blockd.run("report").returncode == 0
     with sqlite3.connect(database) as connection:
         connection.execute("alter table blockd_usage rename to elsewhere")
@@ -230,7 +237,8 @@ def test_two_people_move_an_app(place: Path, serve: Serve, upstream: Upstream) -
     """From monitor to block at once, over reload, restart and rollback; and back. Root decides nothing."""
     upstream.records["www.tiktok.com"] = ["www.tiktok.com. 300 IN A 192.0.2.1"]
     teams = {"teams": {"cyber": [ALICE, CAROL]}, "requesters": [BOB], "mitigations": ["x"]}
-    blockd = serve([upstream.address], admin={"socket": str(place)}, exemptions=teams)
+    policies = {"guest": {"block": ["capcut"], "monitor": ["tiktok"]}, "personal": {"monitor": ["tiktok"]}}
+    blockd = serve([upstream.address], admin={"socket": str(place)}, exemptions=teams, policies=policies)
     assert rcode(ask(blockd, "www.tiktok.com", client=GUEST)) == "NOERROR"
     proposed = ask_as(CAROL, place, "decide", app="tiktok", to="block", reason="contacts leave the device")
     name = proposed["decision"]["name"]
@@ -243,7 +251,8 @@ def test_two_people_move_an_app(place: Path, serve: Serve, upstream: Upstream) -
     ):
         assert said in ask_as(user, place, "agree", decision=name)["error"]
     for values, said in (
-        ({"app": "temu", "to": "block", "reason": "x"}, "is not live"),
+        ({"app": "temu", "to": "block", "reason": "x"}, "no policy that blocks something names it"),
+        ({"app": "canary-names", "to": "monitor", "reason": "x"}, "no policy that blocks something names it"),
         ({"app": "tiktok", "to": "allow", "reason": "x"}, "expected one of block, monitor, config"),
         ({"app": "tiktok", "to": "block", "reason": ""}, "reason: expected"),
     ):
@@ -251,7 +260,9 @@ def test_two_people_move_an_app(place: Path, serve: Serve, upstream: Upstream) -
     assert "no part in" in ask_as(MALLORY, place, "decide", app="tiktok", to="block", reason="x")["error"]
     assert ask_as(ALICE, place, "agree", decision=name)["ok"]
     assert rcode(ask(blockd, "www.tiktok.com", client=GUEST)) == "NXDOMAIN", "in force when it is said"
-    assert rcode(ask(blockd, "www.tiktok.com", client=PERSONAL)) == "NOERROR", "their policy does not name it"
+    assert rcode(ask(blockd, "www.tiktok.com", client=PERSONAL)) == "NOERROR", (
+        "a policy that blocks nothing bans nobody"
+    )
     assert "there is nothing to approve" in ask_as(ALICE, place, "agree", decision=name)["error"]
     shown = blockd.run("apps", "decisions").stdout
     assert "in force" in shown
@@ -288,12 +299,22 @@ def test_a_decision_that_the_gate_refuses_is_said_to_be_not_in_force(
     """What must be blocked stays blocked, whoever decides otherwise; an edited ledger decides nothing."""
     teams = {"teams": {"cyber": [ALICE]}, "requesters": [CAROL], "mitigations": ["x"]}
     reload = {"must_block": ["www.tiktok.com"]}
-    blockd = serve([upstream.address], admin={"socket": str(place)}, exemptions=teams, reload=reload)
+    policies = {"corporate": {"block": ["tiktok"], "monitor": ["temu"]}}
+    blockd = serve([upstream.address], admin={"socket": str(place)}, exemptions=teams, reload=reload, policies=policies)
     name = ask_as(CAROL, place, "decide", app="tiktok", to="monitor", reason="a review")["decision"]["name"]
     answer = ask_as(ALICE, place, "agree", decision=name)
     assert answer == {"ok": False, "error": "it is in the ledger, and not in force: the log says why"}
-    assert "what was decided of apps is not in force: " in blockd.log.read_text()
+    assert "what was decided of tiktok is not in force: " in blockd.log.read_text()
     assert "www.tiktok.com would be blocked for no group" in blockd.log.read_text()
+    assert "approved, and not in force" in blockd.run("apps", "decisions").stdout
+    decided(place, "temu", "block")
+    assert rcode(ask(blockd, "www.temu.com", client=CORPORATE)) == "NXDOMAIN", "it keeps no other out"
+    assert blockd.run("reload").returncode == 0
+    assert blockd.ready()["config_in_force"]
+    blockd.stop()
+    blockd.start()
+    assert blockd.ready()["config_in_force"]
+    assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
     decided(place, "tiktok", "block")
     database = blockd.directory / "state" / "exemptions.db"
     with sqlite3.connect(database) as connection:
@@ -303,7 +324,10 @@ def test_a_decision_that_the_gate_refuses_is_said_to_be_not_in_force(
     blockd.start()
     assert "the ledger is not whole" in blockd.log.read_text()
     file = blockd.directory / "state" / "decided.json"
-    assert {app: to for app, (to, _) in read_decided(file, file.read_bytes()).items()} == {"tiktok": "block"}
+    assert {a: to for a, (to, _) in read_decided(file, file.read_bytes()).items()} == {
+        "temu": "block",
+        "tiktok": "block",
+    }
     blockd.stop()
     file.write_text('{"tiktok": 1}')
     assert "is not what blockd writes of its ledger: remove it" in blockd.run("check").stderr

@@ -47,12 +47,14 @@ class KeaSocket:
         self.confirmed = now
         found = {lease.address: lease for lease in part.leases[:MAX_LEASES]}
         self.left_out = max(0, len(part.leases) - MAX_LEASES)
-        # What has ended may be cleaned up, and stands a while; what is gone before its end was given back.
-        gone = {address for address, lease in self.leases.items() if address not in found and lease.expires > now}
-        changed = gone | {address for address, lease in found.items() if self.leases.get(address) != lease}
-        for address in gone:
-            del self.leases[address]
-        self.leases |= found
+        # What is gone ends now: a database that lost all of it, as one after a failover, must not free a fleet at once.
+        gone = {
+            address: Lease(address, lease.mac, lease.hostname, now)
+            for address, lease in self.leases.items()
+            if address not in found and lease.expires > now
+        }
+        changed = gone.keys() | {address for address, lease in found.items() if self.leases.get(address) != lease}
+        self.leases |= {**gone, **found}
         return changed
 
     def _lease(self, row: Any) -> Lease | None:

@@ -55,13 +55,32 @@ pub struct Conveyed {
     pub proxied: Option<Option<Address>>,
 }
 
+/// Kinds of what a forwarder may say.
+pub const SAYS_MAC: u8 = 1;
+/// EDNS Client Subnet.
+pub const SAYS_SUBNET: u8 = 2;
+/// PROXY headers.
+pub const SAYS_PROXY: u8 = 4;
+
 impl Conveyed {
     /// Whether there is anything.
     pub fn is_some(&self) -> bool {
         self.mac.is_some() || self.subnet.is_some() || self.proxied.is_some()
     }
 
-    /// Who asks by this, of a forwarder that is believed. The nearest word counts: a PROXY header is about this very query.
+    /// What of it a forwarder may say; what it may not, a client of its own has written. A PROXY header is the proxy's own
+    /// word of this very query, and options behind it are the client's.
+    pub fn of_kinds(self, kinds: u8) -> Self {
+        let may = |kind: u8| kinds & kind != 0;
+        let has_header = self.proxied.is_some();
+        Self {
+            mac: self.mac.filter(|_| may(SAYS_MAC) && !has_header),
+            subnet: self.subnet.filter(|_| may(SAYS_SUBNET) && !has_header),
+            proxied: self.proxied.filter(|_| may(SAYS_PROXY)),
+        }
+    }
+
+    /// Who asks by this, of a forwarder that is believed.
     pub fn identity(&self, forwarder: Identity) -> Identity {
         let address = self.proxied.flatten().or(self.subnet).unwrap_or(forwarder.address);
         Identity { address, mac: self.mac.unwrap_or(0), ..forwarder }

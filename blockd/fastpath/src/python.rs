@@ -507,7 +507,7 @@ impl Fastpath {
         slots: Vec<Vec<(f64, u16)>>,
         devices: Vec<(IpAddr, u16)>,
         floor: f64,
-        forwarders: Vec<IpAddr>,
+        forwarders: Vec<(IpAddr, u8)>,
         forwarder_rate: u32,
         macs: Vec<(u64, u16)>,
     ) -> PyResult<(u64, u64)> {
@@ -518,7 +518,7 @@ impl Fastpath {
             slots: slots.into_iter().map(slot).collect::<Result<_, _>>().map_err(bad)?,
             devices: devices.into_iter().map(|(address, own)| (Address::from(address), Some(own))).collect(),
             floor_ms: ms(floor),
-            forwarders: forwarders.into_iter().map(Address::from).collect(),
+            forwarders: forwarders.into_iter().map(|(address, kinds)| (address.into(), kinds)).collect(),
             forwarder_rate,
             macs,
         };

@@ -16,7 +16,7 @@ use crate::slots::{self, Folded, Slot, Wall};
 use crate::sockets::{Bell, Outbound};
 use crate::wire::{self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, rcode, rtype};
 use arc_swap::ArcSwap;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -36,8 +36,6 @@ const STALE_TTL: u32 = 30;
 const RING_BOUND: usize = 65_536;
 /// REFUSED that one stranger gets a second.
 const REFUSALS_A_SECOND: u32 = 10;
-/// Tells the bucket of all that a forwarder brings from the one of what it asks itself.
-const FORWARDER_BUCKET: u64 = 1 << 61;
 const BUCKETS: usize = 1 << 17;
 /// Lanes beside those of the serve threads.
 const LANES_BESIDE: usize = 3;
@@ -91,7 +89,7 @@ pub struct PublishedViews {
     /// Devices with a view or a slot of their own.
     pub overlay: Overlay,
     /// Those whose word about others is believed.
-    pub forwarders: HashSet<Address>,
+    pub forwarders: HashMap<Address, u8>,
     /// How many queries a second one of them may bring.
     pub forwarder_rate: u32,
     /// MACs with a view or a slot.
@@ -403,7 +401,7 @@ impl Core {
                     generation: 0,
                     slots: Vec::new(),
                     overlay: Overlay::default(),
-                    forwarders: HashSet::new(),
+                    forwarders: HashMap::new(),
                     forwarder_rate: 0,
                     macs: HashMap::new(),
                 }),
@@ -650,7 +648,8 @@ impl Core {
             return self.plain_reply(arrival, question, rcode::SERVFAIL, Some(error), out);
         }
         lane.count_type(question.qtype);
-        if lane.read(Counter::QueriesUdp as usize) % busy::ONE_OF == 0 {
+        let counted = if arrival.is_stream { Counter::QueriesTcp } else { Counter::QueriesUdp };
+        if lane.read(counted as usize) % busy::ONE_OF == 0 {
             self.busy.note(identity.address, hashed.hash);
         }
         if question.qtype == rtype::OPT {
@@ -669,30 +668,32 @@ impl Core {
     /// be another device by it). None where nothing is to be answered.
     fn told(&self, pair: &Pair, arrival: &Arrival<'_>, conveyed: &Conveyed, now_us: u64) -> Option<Identity> {
         let lane = &self.lanes[arrival.lane];
-        let is_believed = pair.views.forwarders.contains(&arrival.identity.address);
-        let kinds = [
-            (conveyed.mac.is_some(), Counter::ConveyedMac, Counter::IgnoredMac),
-            (conveyed.subnet.is_some(), Counter::ConveyedSubnet, Counter::IgnoredSubnet),
-            (conveyed.proxied.is_some(), Counter::ConveyedProxy, Counter::IgnoredProxy),
-        ];
-        for (_, believed, ignored) in kinds.into_iter().filter(|&(is_there, ..)| is_there) {
-            lane.count(if is_believed { believed } else { ignored });
-        }
-        if !is_believed {
-            if conveyed.proxied.is_some() {
-                // Whoever writes such a header expects to be believed: an answer would be for somebody else.
-                lane.count(Counter::DroppedForged);
-                return None;
+        let kinds = pair.views.forwarders.get(&arrival.identity.address).copied().unwrap_or(0);
+        let believed = conveyed.of_kinds(kinds);
+        for (said, is_believed, yes, no) in [
+            (conveyed.mac.is_some(), believed.mac.is_some(), Counter::ConveyedMac, Counter::IgnoredMac),
+            (conveyed.subnet.is_some(), believed.subnet.is_some(), Counter::ConveyedSubnet, Counter::IgnoredSubnet),
+            (conveyed.proxied.is_some(), believed.proxied.is_some(), Counter::ConveyedProxy, Counter::IgnoredProxy),
+        ] {
+            if said {
+                lane.count(if is_believed { yes } else { no });
             }
+        }
+        if conveyed.proxied.is_some() && believed.proxied.is_none() {
+            // Whoever writes such a header expects to be believed: an answer would be for somebody else.
+            lane.count(Counter::DroppedForged);
+            return None;
+        }
+        if kinds == 0 {
             return Some(arrival.identity);
         }
-        // One ceiling for all that a forwarder brings, whatever it says of whom; clients have their own beneath it.
-        let (rate, whole) = (pair.views.forwarder_rate, arrival.identity.bucket() | FORWARDER_BUCKET);
+        // Its bucket is no address's: all bits are the other way round. One ceiling for all that a forwarder brings, whatever it says of whom; clients have their own beneath it.
+        let (rate, whole) = (pair.views.forwarder_rate, !arrival.identity.bucket());
         if self.clients.admit(whole, now_us, rate, rate) == Admission::Refused {
             lane.count(Counter::DroppedForwarderRate);
             return None;
         }
-        Some(conveyed.identity(arrival.identity))
+        Some(believed.identity(arrival.identity))
     }
 
     fn decide_and_answer(

@@ -79,8 +79,8 @@ pub struct Folded {
     pub slots: Vec<Slot>,
     /// Addresses with a view or a slot of their own.
     pub devices: Vec<(Address, Option<u16>)>,
-    /// Whose word about others is believed, and how many queries a second each may bring.
-    pub forwarders: Vec<Address>,
+    /// Whose word about others is believed, of which kinds, and how many queries a second each may bring.
+    pub forwarders: Vec<(Address, u8)>,
     /// Of a forwarder.
     pub forwarder_rate: u32,
     /// MACs with a view or a slot, for what forwarders convey.

@@ -575,12 +575,15 @@ const STRUCTURED_ERROR: u16 = 26;
 /// reads structured errors. Earlier versions of the draft ask by an Extended DNS Error in the query.
 fn read_options(rdata: &[u8], conveyed: &mut Conveyed) -> Option<bool> {
     let mut reader = Reader::new(rdata, 0);
-    let mut wants_structured = false;
+    let (mut wants_structured, mut has_subnet) = (false, false);
     while !reader.is_at_end() {
         let code = reader.short()?;
         let length = reader.short()?;
         let value = reader.take(usize::from(length))?;
         match code {
+            // Twice, and one of them is the client's own.
+            FORWARDED_MAC if conveyed.mac.is_some() => return None,
+            CLIENT_SUBNET if std::mem::replace(&mut has_subnet, true) => return None,
             FORWARDED_MAC => {
                 if let &[a, b, c, d, e, f] = value {
                     conveyed.mac = Some(u64::from_be_bytes([0, 0, a, b, c, d, e, f]));
