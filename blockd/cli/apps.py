@@ -226,4 +226,6 @@ def _tell(answer: dict[str, Any], as_json: bool) -> None:
         print_json(answer)
     else:
         labels = {"approved_at": "approved"}
-        print_rows((labels.get(key, key), str(value)) for key, value in answer["decision"].items() if value)
+        shown = answer["decision"].items()
+        cells = ((key, ", ".join(value) if isinstance(value, list) else str(value)) for key, value in shown if value)
+        print_rows((labels.get(key, key), value) for key, value in cells)
