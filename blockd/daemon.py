@@ -28,13 +28,10 @@ from twisted.internet.error import CannotListenError
 from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control.caller import Caller
-from blockd.control.kea import KeaReader
 from blockd.control.server import ControlFactory
-from blockd.devices.inventory import mac_number
-from blockd.devices.leases import Feed, KeaSocket
-from blockd.devices.neighbours import Neighbours
-from blockd.devices.placement import Placement
+from blockd.devices.inventory import lines_of, mac_number
 from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
+from blockd.feeds import Feeds
 from blockd.fetches import Fetches
 from blockd.generations import CURRENT, Generations
 from blockd.lists.gate import RELOAD, limits, moved, refusals
@@ -90,6 +87,8 @@ FETCH_INTERVAL = 1.0
 LEDGER_INTERVAL = 1.0
 #: Seconds between two looks at lease files.
 LEASES_INTERVAL = 0.5
+#: Seconds between two times that what is known of devices' addresses is kept.
+KEEP_INTERVAL = 300.0
 #: Seconds between two times that usage is kept.
 USAGE_INTERVAL = 60.0
 #: Seconds of which it is said who asked for very many names.
@@ -117,7 +116,7 @@ class _Live:
         self.inputs = inputs
         servers = (inputs.default_servers(), *inputs.settings.upstream.zones.values())
         self.routes = [[(str(host), port) for host, port in route] for route in servers]
-        self.devices = {group: len(devices) for group, devices in inputs.devices.items()}
+        self.devices = {group: lines_of(devices) for group, devices in inputs.devices.items()}
         self.tasks = fetch_tasks(inputs)
         #: Addresses of those whose word about others is believed.
         self.forwarders = {str(one.address.network_address): one.says for one in inputs.settings.server.forwarders}
@@ -167,9 +166,9 @@ class Daemon:
         self._is_reading_ledger = False
         self._exempt_addresses: set[Address] = set()
         #: Where devices are by what DHCP says, if anything does.
-        self._placement: Placement | None = None
-        self._place_lock = threading.RLock()
-        self._is_reading_leases = False
+        self._feeds = Feeds(
+            self._generations.root, lambda changed: self._reactor.callFromThread(self._devices_moved, changed)
+        )
         self._views = 0
         #: How apps are used, and where that is kept once there is something to keep.
         self._usage = Usage()
@@ -297,15 +296,11 @@ class Daemon:
         self._metrics.transfers = self._transfers
         self._views = self._generation_numbers()[1]
         self._open_placement()
-        if self._placement is not None:
-            self._placement.look(wall_clock())
-            for feed in self._placement.feeds:
-                if feed.problem is not None:
-                    log.error("leases: %s: devices are where networks put them", feed.problem)
+        self._feeds.start()
         self._open_desk()
         if self._desk is not None:
             self._desk.read()
-        if self._desk is not None or self._placement is not None or self._live.forwarders:
+        if self._desk is not None or self._feeds.placement is not None or self._live.forwarders:
             self._fold_and_publish()
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
@@ -338,7 +333,8 @@ class Daemon:
         self._every(reactor, WATCH_INTERVAL, self._look_at_files)
         self._every(reactor, FETCH_INTERVAL, self._fetch_what_is_due)
         self._every(reactor, LEDGER_INTERVAL, self._look_at_ledger)
-        self._every(reactor, LEASES_INTERVAL, self._look_at_leases)
+        self._every(reactor, LEASES_INTERVAL, self._feeds.look)
+        self._every(reactor, KEEP_INTERVAL, self._keep_leases)
         self._every(reactor, USAGE_INTERVAL, self._keep_usage)
         self._every(reactor, BUSY_INTERVAL, self._look_at_busy)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
@@ -364,6 +360,7 @@ class Daemon:
             fastpath.stop()
             self._control_path().unlink(missing_ok=True)
             self._keep_the_rest()
+            self._feeds.keep()
         log.info("stopped")
 
     def _control_path(self) -> Path:
@@ -663,7 +660,7 @@ class Daemon:
         # By its MAC, where a forwarder conveyed one: the address may be the forwarder's then.
         mac, _, host = client.rpartition(" by ")
         address = read_client(host)
-        place = None if self._placement is None or mac else self._placement.places.get(address)
+        place = None if self._feeds.placement is None or mac else self._feeds.placement.places.get(address)
         device = mac or (place.lease.mac if place is not None else "") or client
         self._usage.saw(fields["app"], fields["group"], fields["action"], device, now)
         with contextlib.suppress(ValueError):
@@ -726,17 +723,19 @@ class Daemon:
         return keeping.addCallbacks(kept, failed)
 
     def _keep_the_rest(self) -> None:
-        """At the end: what was counted since, where it is kept already."""
-        if self._store is None:
+        """At the end: what was counted since."""
+        self._count_usage()
+        part = self._usage.take()
+        if part.is_empty and self._store is None:
             return
         from blockd.exemptions.ledger import LedgerError
 
-        self._count_usage()
         try:
-            self._keep(self._usage.take())
+            self._keep(part)
         except LedgerError as error:
             log.error("report: the last counts are lost: %s", error)
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     def _command_report(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
         from twisted.internet.threads import deferToThreadPool
@@ -1102,6 +1101,7 @@ class Daemon:
             from blockd.desk import Desk
 
             self._desk = Desk(self._database(LEDGER), self._generations.root, wall_clock)
+            self._desk.listen(lambda: self._reactor.callFromThread(self._look_at_ledger))
         self._metrics.desk = self._desk
         self._site = None
 
@@ -1119,7 +1119,7 @@ class Daemon:
     def _fold_and_publish(self) -> tuple[int, int]:
         """Put the snapshot in force, with the devices where they are and the exemptions that hold."""
         live = self._live
-        with self._place_lock:
+        with self._feeds.lock:
             placed = self._placed()
             server, groups = live.settings.server, live.meta["groups"]
             forwarders = [(address, sum(SAYS[kind] for kind in says)) for address, says in live.forwarders.items()]
@@ -1130,7 +1130,7 @@ class Daemon:
                 numbers = self._fastpath.publish(live.snapshot, devices=placed, **more)
             else:
                 now, site = self._fastpath.wall(), self._site_now()
-                folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now, self._placement)
+                folded = self._desk.fold(site, live.meta["groups"], live.meta["apps"], now, self._feeds.placement)
                 live.folded_meta = folded.meta(live.meta)
                 self._exempt_addresses = {address for address, _ in folded.devices}
                 devices = [*placed, *folded.devices]
@@ -1152,42 +1152,22 @@ class Daemon:
 
     def _open_placement(self) -> None:
         """Have what DHCP says in the form that the config in force asks for; what was read stays."""
-        wanted, inputs = self._live.settings.devices, self._live.inputs
-        with self._place_lock:
-            before: dict[tuple[Path, str], Any] = {}
-            if self._placement is not None:
-                before = {(feed.file, feed.format): feed for feed in self._placement.feeds}
-            feeds: list[Any] = []
-            for item in wanted.leases:
-                path = Path(os.path.abspath(inputs.relative(item.file or item.socket or "")))
-                if item.socket is None:
-                    feeds.append(before.pop((path, item.format), None) or Feed(path, item.format))
-                else:
-                    # Asked anew after a reload: what it said before stands until it answers.
-                    feeds.append(KeaSocket(path, KeaReader(path, item.every).read))
-                    known = before.pop((path, item.format), None)
-                    feeds[-1].leases = dict(known.leases) if known is not None else {}
-            table = before.pop((Neighbours.file, Neighbours.format), None)
-            if wanted.neighbours:
-                feeds.append(table or Neighbours())
-            elif table is not None:
-                table.close()
-            self._placement = Placement(feeds, wanted.stands, wanted.states) if feeds else None
-            if self._placement is not None:
-                self._placement.learn(inputs.devices)
-        self._metrics.placement = self._placement
+        self._feeds.open(self._live.inputs)
+        self._metrics.placement = self._feeds.placement
 
     def _placed(self) -> list[tuple[Address, int]]:
-        if self._placement is None:
+        if self._feeds.placement is None:
             return []
         return [
-            (address, view) for address in self._placement.places if (view := self._view_of_place(address)) is not None
+            (address, view)
+            for address in self._feeds.placement.places
+            if (view := self._view_of_place(address)) is not None
         ]
 
     def _view_of_place(self, address: Address) -> int | None:
         """Give the view of an address by what DHCP says; None where that says nothing that networks do not."""
-        assert self._placement is not None
-        place = self._placement.places.get(address)
+        assert self._feeds.placement is not None
+        place = self._feeds.placement.places.get(address)
         if place is None:
             return None
         groups: list[str] = self._live.meta["groups"]
@@ -1195,64 +1175,36 @@ class Daemon:
             return groups.index(place.group)
         # An inventory's address that another device has now: neither that inventory's group, nor nobody's.
         return (
-            groups.index(network_group(self._live.inputs, address)) if self._placement.is_elsewhere(address) else None
+            groups.index(network_group(self._live.inputs, address))
+            if self._feeds.placement.is_elsewhere(address)
+            else None
         )
 
-    def _look_at_leases(self) -> None:
-        """See in a thread what DHCP servers have written; the hot path obeys from the next query on."""
+    def _devices_moved(self, changed: set[Address]) -> None:
+        """Tell the hot path of addresses that are somebody else's: it obeys from the next query on."""
+        placement = self._feeds.placement
+        if self._is_ending or placement is None:
+            return
+        with self._feeds.lock:
+            exempt = self._desk is not None and any(self._desk.concerns(placement, address) for address in changed)
+            changes = [(address, self._view_of_place(address)) for address in changed]
+        if exempt or changed & self._exempt_addresses:
+            self._fold_anew()
+            return
+        try:
+            self._fastpath.set_devices(self._views, changes)
+        except ValueError as error:
+            log.error("leases: %s", error)
+
+    def _keep_leases(self) -> None:
         from twisted.internet.threads import deferToThreadPool
 
-        placement = self._placement
-        if placement is None or self._is_reading_leases:
-            return
-        problems = {feed.file: feed.problem for feed in placement.feeds}
-
-        def read() -> set[Address]:
-            # A file server that hangs must not hang us: the lock is for what is quick.
-            parts = placement.fetch()
-            with self._place_lock:
-                return placement.take(parts, wall_clock())
-
-        def done(changed: set[Address]) -> None:
-            self._is_reading_leases = False
-            for feed in placement.feeds:
-                if feed.problem is not None and feed.problem != problems[feed.file]:
-                    log.error("leases: %s; what it said stands for %g s", feed.problem, placement.stands)
-                elif feed.problem is None and problems[feed.file] is not None:
-                    log.info("leases: %s is read again", feed.file)
-            if self._is_ending or self._placement is None:
-                return
-            if placement is not self._placement:
-                # A reload came between: its placement was made before this was read.
-                with self._place_lock:
-                    self._placement.learn(self._live.inputs.devices)
-                self._fold_anew()
-                return
-            if not changed:
-                return
-            exempt = self._desk is not None and any(self._desk.concerns(placement, address) for address in changed)
-            if exempt or changed & self._exempt_addresses:
-                self._fold_anew()
-                return
-            with self._place_lock:
-                changes = [(address, self._view_of_place(address)) for address in changed]
-            try:
-                self._fastpath.set_devices(self._views, changes)
-            except ValueError as error:
-                log.error("leases: %s", error)
-
-        def failed(failure: Any) -> None:
-            self._is_reading_leases = False
-            log.error("reading leases failed: %s", failure.getErrorMessage())
-
-        self._is_reading_leases = True
-        reading = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
-        reading.addCallbacks(done, failed)
+        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._feeds.keep)
 
     def _command_devices(self, request: dict[str, Any]) -> dict[str, Any]:
         self._look_at_busy()
-        with self._place_lock:
-            found = devices_of(self._live.inputs, self._placement, str(request.get("who") or ""), wall_clock())
+        with self._feeds.lock:
+            found = devices_of(self._live.inputs, self._feeds.placement, str(request.get("who") or ""), wall_clock())
         return {**found, "likely_forwarders": [self._show_address(address) for address in self._likely.found]}
 
     def _fold_anew(self) -> None:
@@ -1475,8 +1427,12 @@ class Daemon:
         decision = self._fastpath.decide(client, name, qtype)
         meta = live.folded_meta
         generation = live.generation
-        with self._place_lock:
-            known = None if self._placement is None else place_text(live.inputs, self._placement, client, wall_clock())
+        with self._feeds.lock:
+            known = (
+                None
+                if self._feeds.placement is None
+                else place_text(live.inputs, self._feeds.placement, client, wall_clock())
+            )
 
         def reason() -> dict[str, Any]:
             inputs = read_inputs(self.config, Kept(generation))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -37,6 +38,8 @@ WRITERS = 20
 STRANGERS = 100
 #: Seconds until the hot path is told of the days ahead anew.
 FOLD_AGAIN = 3_600.0
+#: Seconds until somebody listens to the database again.
+HEAR_AGAIN = 5.0
 #: In the state directory: the last head that was seen.
 HEAD = "ledger-head"
 
@@ -137,6 +140,7 @@ class Desk:
         self._folded: tuple[Head, str | None] | None = None
         #: When refusals of people without a part in it were written, of the last hour.
         self._strangers: list[float] = []
+        self._is_over = threading.Event()
         #: Every device that an exemption names, by itself or in a set.
         self._named: set[str] = set()
 
@@ -144,6 +148,24 @@ class Desk:
     def head(self) -> Head:
         """Give the head of the ledger as it was read last."""
         return self._book.head
+
+    def listen(self, news: Callable[[], None]) -> None:
+        """Have `news` called by another thread as soon as somebody wrote, where the database says so.
+
+        Beside it the ledger is looked at in turns: a connection that is lost must not be a revocation that is missed.
+        """
+
+        def hear() -> None:
+            while not self._is_over.is_set():
+                try:
+                    self._ledger.hear(news, self._is_over.is_set)
+                except LedgerError as error:
+                    log.warning("exemptions: %s; it is looked at in turns", error)
+                else:
+                    return
+                self._is_over.wait(HEAR_AGAIN)
+
+        threading.Thread(target=hear, name="ledger", daemon=True).start()
 
     # What holds
 
@@ -563,6 +585,7 @@ class Desk:
 
     def close(self) -> None:
         """Close the ledger."""
+        self._is_over.set()
         self._ledger.close()
 
 

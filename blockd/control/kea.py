@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from typing import Any
 PATIENCE, PAGE, MOST = 5.0, 5_000, 2_000
 #: Octets of one answer.
 MAX_OCTETS = 64 << 20
-#: Seconds of a reading after which it is a problem that is told.
-SLOW = 30.0
 #: Results: done, no such command, nothing found.
 DONE, UNKNOWN, EMPTY = 0, 2, 3
 
@@ -25,43 +22,23 @@ class KeaReader:
     def __init__(self, socket_path: Path, every: float) -> None:
         """`every` is seconds between two readings."""
         self._path, self._every = socket_path, every
-        self._next = self._began = 0.0
-        self._thread: threading.Thread | None = None
-        self._leases: list[dict[str, Any]] = []
-        self._problem: OSError | ValueError | None = None
+        self._next = 0.0
         #: 4 or 6, once the server has said which it is.
         self._version: int | None = None
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Give every lease as Kea writes it, as soon as it was read; None when there is nothing new. Never waits.
+        """Give every lease as Kea writes it; None when it is not time yet. It may wait.
 
         OSError or ValueError says what is wrong.
         """
-        now = time.monotonic()
-        if self._thread is not None and self._thread.is_alive():
-            if now > self._began + SLOW:
-                raise ValueError(f"does not answer for {now - self._began:.0f} s")
+        if time.monotonic() < self._next:
             return None
-        if self._thread is not None:
-            self._thread = None
-            self._next = now + self._every
-            if self._problem is not None:
-                raise self._problem
-            return self._leases
-        if now >= self._next:
-            self._began = now
-            self._thread = threading.Thread(target=self._read, name="kea", daemon=True)
-            self._thread.start()
-        return None
-
-    def _read(self) -> None:
-        self._problem = None
         try:
-            self._leases = self._pages()
-        except (OSError, ValueError) as error:
-            self._problem = error
+            return self._pages()
         except (KeyError, TypeError) as error:
-            self._problem = ValueError(f"what it says is not Kea's: {error}")
+            raise ValueError(f"what it says is not Kea's: {error}") from None
+        finally:
+            self._next = time.monotonic() + self._every
 
     def _pages(self) -> list[dict[str, Any]]:
         leases: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from blockd.problems import InputError, Problem
 from blockd.settings.values import Address
 
-COLUMNS = ("address", "mac", "hostname", "serial", "owner")
+COLUMNS = ("address", "mac", "hostname", "serial", "owner", "group")
 #: How columns are called elsewhere, in small letters without anything between words.
 ALIASES = {
     "ip": "address",
@@ -22,7 +22,10 @@ ALIASES = {
     "ipv4address": "address",
     "macaddress": "mac",
     "ethernetmac": "mac",
+    "ethernetmacaddress": "mac",
     "wifimac": "mac",
+    "wifimacaddress": "mac",
+    "wlanmacaddress": "mac",
     "hardwareaddress": "mac",
     "name": "hostname",
     "devicename": "hostname",
@@ -33,6 +36,8 @@ ALIASES = {
     "username": "owner",
     "assigneduser": "owner",
     "primaryuser": "owner",
+    "devicegroup": "group",
+    "groupname": "group",
 }
 #: Devices in one file; a larger one is a mistake, or a network that should be written as one.
 MAX_DEVICES = 1_000_000
@@ -44,7 +49,7 @@ _MAC = re.compile(r"[0-9a-f]{2}([:-]?)(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f
 
 @dataclass(frozen=True)
 class Device:
-    """One device, and the line that says so."""
+    """One device, or one of the MACs that it has, and the line that says so."""
 
     #: Where it always is; none for one that is known by its MAC.
     address: Address | None
@@ -66,6 +71,16 @@ class Device:
         """Give the names that it is known by to people."""
         return {self.serial, self.hostname} - {""}
 
+    def is_one_with(self, other: Device) -> bool:
+        """Say whether the other is another line, or another MAC, of the same device."""
+        by_line = (self.file, self.line) == (other.file, other.line)
+        return by_line or not self.identities.isdisjoint(other.identities)
+
+
+def lines_of(devices: Iterable[Device]) -> int:
+    """Count devices as an inventory does: by line, however many MACs each has."""
+    return len({(device.file, device.line) for device in devices})
+
 
 def read_mac(text: str) -> str:
     """Read a MAC in any usual form; give it as `00:11:22:33:44:55`. ValueError when it is none."""
@@ -86,8 +101,11 @@ def is_randomised(mac: str) -> bool:
     return bool(int(mac[:2], 16) & 2)
 
 
-def read_inventory(file: Path, data: bytes) -> list[Device]:
-    """Read an inventory. InputError has the first lines that are wrong; it repeats no address and no name."""
+def read_inventory(file: Path, data: bytes, only: Collection[str] = ()) -> list[Device]:
+    """Read an inventory; with `only`, of its column `group` the lines that say one of these.
+
+    InputError has the first lines that are wrong; it repeats no address and no name.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,23 +113,38 @@ def read_inventory(file: Path, data: bytes) -> list[Device]:
         raise InputError([Problem(str(file), line, "", "the file is not UTF-8")]) from None
     problems: list[Problem] = []
     devices: list[Device] = []
+    found: set[str] = set()
+    line = 0
     for line, row in _json_rows(file, text) if file.suffix == ".json" else _rows(file, text):
         result = row if isinstance(row, Problem) else _read(file, line, row)
         if isinstance(result, Problem):
             problems.append(result)
-        else:
-            devices.append(result)
+        elif isinstance(row, dict) and (not only or row.get("group", "").strip() in only):
+            devices += result
+            found.add(row.get("group", "").strip())
         if len(problems) == MAX_PROBLEMS or len(devices) > MAX_DEVICES:
             break
     if len(devices) > MAX_DEVICES:
         text = f"more than {MAX_DEVICES} devices; write networks, or more than one file"
         problems.append(Problem(str(file), line, "", text))
+    if not problems and (lacking := sorted(set(only) - found)):
+        # A department that was renamed there would leave its devices to themselves.
+        text = f"no line has {', '.join(lacking)} in its column group, as `only` wants"
+        problems.append(Problem(str(file), 1, "group", text))
     if problems:
         raise InputError(problems)
     return devices
 
 
 Row = dict[str, str]
+
+
+def _cells(cells: Iterable[tuple[str, str]]) -> Row:
+    """Give the cells by their columns; MACs together, for a device has one a card."""
+    row: Row = {}
+    for column, cell in cells:
+        row[column] = f"{row[column]} {cell}" if column == "mac" and column in row else cell
+    return row
 
 
 def _column(head: str) -> str:
@@ -133,12 +166,12 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
         if not isinstance(value, dict) or not all(isinstance(cell, str | int | None) for cell in value.values()):
             yield at, Problem(str(file), at, "", f"object {at} of the list is not one of texts")
             continue
-        yield at, {_column(key): "" if cell is None else str(cell) for key, cell in value.items()}
+        yield at, _cells((_column(key), "" if cell is None else str(cell)) for key, cell in value.items())
 
 
 def _rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
     """Give each row below the header with the line that it begins on."""
-    wanted = "the first line must name columns: address or mac, and any of hostname, serial, owner"
+    wanted = "the first line must name columns: address or mac, and any of hostname, serial, owner, group"
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     line = 1
@@ -152,10 +185,12 @@ def _rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
                     text = f"expected {len(header)} columns, found {len(row)}"
                     yield at, Problem(str(file), at, "", text)
                 else:
-                    yield at, dict(zip(header, row, strict=True))
+                    yield at, _cells(zip(header, row, strict=True))
                 continue
             header = [_column(cell) for cell in row]
-            if not {"address", "mac"} & set(header) or any(header.count(column) > 1 for column in COLUMNS):
+            if not {"address", "mac"} & set(header) or any(
+                header.count(column) > 1 for column in COLUMNS if column != "mac"
+            ):
                 raise InputError([Problem(str(file), at, "", wanted)])
     except csv.Error as error:
         raise InputError([Problem(str(file), reader.line_num, "", f"this is no CSV: {error}")]) from None
@@ -163,9 +198,10 @@ def _rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
         raise InputError([Problem(str(file), 1, "", f"the file is empty; {wanted}")])
 
 
-def _read(file: Path, line: int, row: Row) -> Device | Problem:
-    address, mac, hostname, serial, owner = (row.get(column, "").strip() for column in COLUMNS)
-    if not all(cell.isprintable() for cell in (address, mac, hostname, serial, owner)):
+def _read(file: Path, line: int, row: Row) -> list[Device] | Problem:
+    cells = [row.get(column, "").strip() for column in COLUMNS]
+    address, mac, hostname, serial, owner, _ = cells
+    if not all(cell.isprintable() for cell in cells):
         return Problem(str(file), line, "", "a character that cannot be printed")
     parsed: Address | None = None
     if address:
@@ -178,9 +214,9 @@ def _read(file: Path, line: int, row: Row) -> Device | Problem:
         if "%" in address or mapped is not None or parsed.is_unspecified or parsed.is_multicast:
             return Problem(str(file), line, "address", "no device has this address; write IPv4 addresses as IPv4")
     try:
-        mac = read_mac(mac) if mac else ""
+        macs = [read_mac(one) for one in mac.split()]
     except ValueError as error:
         return Problem(str(file), line, "mac", str(error))
-    if parsed is None and not mac:
+    if parsed is None and not macs:
         return Problem(str(file), line, "", "neither an address nor a MAC: nobody could know the device by this line")
-    return Device(parsed, hostname, serial, owner, file, line, mac)
+    return [Device(parsed, hostname, serial, owner, file, line, one) for one in dict.fromkeys(macs or [""])]

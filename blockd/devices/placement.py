@@ -11,15 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from blockd.devices.inventory import Device, is_randomised
 from blockd.devices.leases import Lease, Part
+from blockd.devices.leases.lease import ENDLESS, read_lease
 from blockd.settings.values import Address
 
-#: What an address is known as.
 #: Of an outcome: evidence counts for nothing, and networks decide.
 NETWORKS = "networks"
+#: What an address is known as.
 KNOWN, STALE, CONFLICT, UNKNOWN, RANDOMISED = "known", "stale", "conflict", "unknown", "randomised"
 
 
@@ -34,6 +35,10 @@ class Place:
     device: Device | None
     #: Where it belongs by that; None when networks decide.
     group: str | None
+
+
+#: Seconds since 1970, for a lease without end where JSON is to be written.
+NEVER = 1e18
 
 
 class Source(Protocol):
@@ -65,52 +70,76 @@ class Placement:
     #: State -> the group of an address in it, or `networks` where networks decide; what is not named is as it is.
     outcomes: Mapping[str, str] = field(default_factory=dict)
     by_mac: dict[str, tuple[str, Device]] = field(default_factory=dict)
-    #: Addresses that an inventory ties to a MAC.
-    tied: dict[Address, str] = field(default_factory=dict)
+    #: Addresses that an inventory ties to MACs.
+    tied: dict[Address, set[str]] = field(default_factory=dict)
     places: dict[Address, Place] = field(default_factory=dict)
     #: By serial and hostname: addresses now.
     addresses: defaultdict[str, set[Address]] = field(default_factory=lambda: defaultdict(set))
-    _failing: set[Path] = field(default_factory=set)
     _now: float = 0.0
 
     def learn(self, devices: Mapping[str, Iterable[Device]]) -> None:
-        """Take inventories in: group -> devices. Everything is joined anew."""
-        self.by_mac, self.tied = {}, {}
+        """Take inventories in: group -> devices. What they change is joined anew."""
+        before, self.by_mac, self.tied = (self.by_mac, self.tied), {}, {}
         for group, members in devices.items():
             for device in members:
                 if device.mac:
                     self.by_mac.setdefault(device.mac, (group, device))
                 if device.mac and device.address is not None:
-                    self.tied[device.address] = device.mac
-        addresses = {*self.places, *(address for feed in self.feeds for address in feed.leases)}
-        self._join(addresses)
+                    self.tied.setdefault(device.address, set()).add(device.mac)
+        if not self.places or before != (self.by_mac, self.tied):
+            self._join({*self.places, *(address for feed in self.feeds for address in feed.leases)})
 
     def look(self, now: float) -> set[Address]:
-        """Read what is new, and take it in."""
-        return self.take(self.fetch(), now)
+        """Read what is new of every feed, and take it in."""
+        return set().union(*[self.take(feed, feed.fetch(), now) for feed in self.feeds])
 
-    def fetch(self) -> list[Part]:
-        """Read what is new of each feed; it may take as long as a file server does."""
-        return [feed.fetch() for feed in self.feeds]
-
-    def take(self, parts: Iterable[Part], now: float) -> set[Address]:
+    def take(self, feed: Source, part: Part, now: float) -> set[Address]:
         """Take in what was read, and drop what has ended; give the addresses that belong elsewhere than before."""
-        touched: set[Address] = set()
-        self._now = now
-        for feed, part in zip(self.feeds, parts, strict=True):
-            touched |= feed.take(part, now)
-            if feed.problem is None:
-                touched |= self._drop_ended(feed, now)
-            elif now - feed.confirmed > self.stands:
-                # For so long, and not for as long as leases are: who has those addresses by now, nobody knows.
-                touched |= feed.leases.keys()
-                feed.leases.clear()
-        failing = {feed.file for feed in self.feeds if feed.problem is not None}
-        if failing != self._failing:
+        self._now, was_failing = now, feed.problem is not None
+        touched = feed.take(part, now)
+        if feed.problem is None:
+            touched |= self._drop_ended(feed, now)
+        elif now - feed.confirmed > self.stands:
+            # For so long, and not for as long as leases are: who has those addresses by now, nobody knows.
+            touched |= feed.leases.keys()
+            feed.leases.clear()
+        if was_failing != (feed.problem is not None):
             # How certain it is changes, and not whose it is.
-            touched |= self.places.keys()
-            self._failing = failing
+            touched |= feed.leases.keys()
         return self._join(touched)
+
+    def kept(self) -> list[dict[str, Any]]:
+        """Give what feeds say of devices of ours; of others nothing is to be kept anywhere."""
+        return [
+            {
+                "file": str(feed.file),
+                "format": feed.format,
+                "confirmed": feed.confirmed,
+                "leases": [
+                    [str(lease.address), lease.mac, lease.hostname, min(lease.expires, NEVER)]
+                    for lease in feed.leases.values()
+                    if lease.mac in self.by_mac and lease.expires
+                ],
+            }
+            for feed in self.feeds
+            if feed.leases
+        ]
+
+    def restore(self, kept: Iterable[Mapping[str, Any]], now: float) -> None:
+        """Have feeds that said nothing yet say what they said before. KeyError and the like when it is not `kept`'s."""
+        said = {(one["file"], one["format"]): one for one in kept}
+        for feed in self.feeds:
+            one = said.get((str(feed.file), feed.format))
+            if one is None or feed.problem is None or feed.leases:
+                continue
+            leases = [
+                read_lease(str(address), str(mac), str(name), ENDLESS if end >= NEVER else float(end))
+                for address, mac, name, end in one["leases"]
+            ]
+            feed.leases.update({lease.address: lease for lease in leases if lease is not None})
+            feed.confirmed = float(one["confirmed"])
+            self.take(feed, Part(problem=feed.problem), now)
+            self._join(feed.leases)
 
     def _drop_ended(self, feed: Source, now: float) -> set[Address]:
         """Forget leases that have ended; give their addresses. A device of ours keeps its own for a while.
@@ -182,7 +211,7 @@ class Placement:
     def is_elsewhere(self, address: Address) -> bool:
         """Say whether an inventory ties an address to a MAC that does not have it now."""
         place, tied = self.places.get(address), self.tied.get(address)
-        return place is not None and tied is not None and place.lease.mac not in ("", tied)
+        return place is not None and tied is not None and place.lease.mac not in {"", *tied}
 
     def counts(self) -> Counter[tuple[str, str, str]]:
         """Count addresses by group (`networks` where those decide), format of the feed, and state."""

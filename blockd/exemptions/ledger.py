@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,13 +31,19 @@ from sqlalchemy import (
     insert,
     make_url,
     select,
+    text,
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 #: Kinds of entries that somebody may be exempt by.
 GRANTS = ("request", "approve")
 #: Seconds by which clocks may differ.
 SKEW = 30.0
+#: Where PostgreSQL tells of entries, the driver that can listen to it, seconds between two looks at whether to stop.
+CHANNEL, LISTENS, PAUSE = "blockd_ledger", "postgresql+psycopg", 1.0
+#: A connection on which nothing is said is asked whether it lives: seconds until, between, and how often.
+ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 #: What the first entry is chained to.
 BEGINNING = "0" * 64
 
@@ -211,7 +217,7 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         """Name the database, as SQLAlchemy does: `sqlite:///FILE` or `postgresql+psycopg://...`."""
-        self._database = Database(url, _tables)
+        self._url, self._database = url, Database(url, _tables)
 
     def read(self, head: Head | None = None) -> Book:
         """Read all of it. LedgerError when it cannot be reached, or is not whole, or does not hold this head."""
@@ -240,17 +246,41 @@ class Ledger:
             if kind in GRANTS and latest - at_ms > 1000 * SKEW:
                 raise LedgerError("the clock stands before the ledger's newest entry: set it right first")
             at_ms = latest
-        number, before, text = book.head.number + 1, book.head.hash, written(body)
-        entry = Entry(number, at_ms, kind, body, before, digest(number, at_ms, kind, text, before))
+        number, before, words = book.head.number + 1, book.head.hash, written(body)
+        entry = Entry(number, at_ms, kind, body, before, digest(number, at_ms, kind, words, before))
         try:
             with self._database.begin() as connection:
                 last = connection.execute(select(func.max(_entries.c.number))).scalar() or 0
                 if last != book.head.number:
                     raise LedgerMoved("somebody else wrote to the ledger meanwhile: try again")
-                connection.execute(insert(_entries).values(**{**entry.as_json(), "body": text}))
+                connection.execute(insert(_entries).values(**{**entry.as_json(), "body": words}))
+                if connection.dialect.name == "postgresql":
+                    # Sent when it is committed, and not before.
+                    connection.execute(select(func.pg_notify(CHANNEL, str(number))))
         except IntegrityError:
             raise LedgerMoved("somebody else wrote to the ledger meanwhile: try again") from None
         return Book([*book.entries, entry], book.people)
+
+    def hear(self, news: Callable[[], None], is_over: Callable[[], bool]) -> None:
+        """Call `news` when somebody wrote, until it is over; returns at once where the database tells nobody.
+
+        LedgerError when it cannot be reached, or not any more. Call it in a thread of its own.
+        """
+        url = make_url(self._url)
+        if url.drivername != LISTENS:
+            return
+        try:
+            engine = create_engine(url, poolclass=NullPool, connect_args={**_patience(self._url), **ALIVE})
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text(f"LISTEN {CHANNEL}"))
+                # It may have been written to before anybody listened.
+                news()
+                driver: Any = connection.connection.driver_connection
+                while not is_over():
+                    for _ in driver.notifies(timeout=PAUSE, stop_after=1):
+                        news()
+        except Exception as error:  # noqa: BLE001  of the driver, a package of its own that may not be there
+            raise LedgerError(f"the ledger's news are not heard: {error}") from None
 
     def person(self, book: Book, name: str) -> str:
         """Give the digest that stands for a person, a new one for somebody new."""

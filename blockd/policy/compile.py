@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blockd.apps.catalogue import App, Entry, Origin
+from blockd.devices.inventory import lines_of
 from blockd.fastpath import Fastpath, _native, check_patterns, compile_rules, load
 from blockd.lists.gate import limits, samples
 from blockd.lists.remote import KeyFile, Remote, Task
@@ -353,7 +354,7 @@ def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
         "lists": compiled.lists,
         "must": [problem.as_json() for problem in unmet(inputs, directory / SNAPSHOT)],
         "rules": compiled.rules,
-        "devices": {group: len(devices) for group, devices in inputs.devices.items()},
+        "devices": {group: lines_of(devices) for group, devices in inputs.devices.items()},
     }
     (directory / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
     _sync(directory / MANIFEST)

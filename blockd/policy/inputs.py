@@ -166,7 +166,7 @@ def _read_devices(
                 problems.append(document.problem(("groups", group, "inventory", at, "file"), text))
                 continue
             try:
-                read = read_inventory(file, data)
+                read = read_inventory(file, data, item.only)
             except InputError as error:
                 problems += error.problems
                 continue

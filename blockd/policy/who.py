@@ -6,7 +6,7 @@ from collections import Counter
 from ipaddress import ip_address
 from typing import Any
 
-from blockd.devices.inventory import Device, read_mac
+from blockd.devices.inventory import Device, lines_of, read_mac
 from blockd.devices.placement import Place, Placement
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import group_views
@@ -70,7 +70,7 @@ def devices_of(inputs: Inputs, placement: Placement | None, who: str, now: float
         {
             "group": group,
             "networks": len(members.networks),
-            "inventory": len(inputs.devices.get(group, ())),
+            "inventory": lines_of(inputs.devices.get(group, ())),
             "leased": 0 if placement is None else sum(place.group == group for place in placement.places.values()),
         }
         for group, members in inputs.settings.groups.items()
@@ -116,7 +116,9 @@ def _found(inputs: Inputs, placement: Placement | None, who: str, now: float) ->
     for address in list(addresses):
         place = places.get(address)
         if place is not None and place.device is not None and place.group in logged:
-            addresses |= {other for other, held in places.items() if held.device is place.device}
+            addresses |= {
+                other for other, held in places.items() if held.device and held.device.is_one_with(place.device)
+            }
     rows = [_row(inputs, placement, address, now) for address in sorted(addresses, key=lambda a: (a.version, int(a)))]
     untied = [
         str(device.mac)
@@ -134,12 +136,13 @@ def _row(inputs: Inputs, placement: Placement | None, address: Address, now: flo
     group, logged = network_group(inputs, address), _logged(inputs)
     evidence = [{"source": "networks", "says": group}]
     for name, members in inputs.devices.items():
-        for device in members:
-            if device.address == address:
-                what = str(device) if name in logged else "a device"
-                why = "; another device has the address now" if elsewhere else ""
-                evidence.append({"source": f"inventory {device.file}:{device.line}", "says": f"{name}: {what}{why}"})
-                group = group if elsewhere else name
+        # A line with several MACs is several entries with one address.
+        lines = {(device.file, device.line): device for device in members if device.address == address}
+        for device in lines.values():
+            what = str(device) if name in logged else "a device"
+            why = "; another device has the address now" if elsewhere else ""
+            evidence.append({"source": f"inventory {device.file}:{device.line}", "says": f"{name}: {what}{why}"})
+            group = group if elsewhere else name
     if place is not None:
         mac = f"MAC {place.lease.mac or 'unknown'}" if (place.group or group) in logged else "its MAC"
         said = f"{mac} is in no inventory" if place.device is None else f"{place.group}: {_who(inputs, place)}"

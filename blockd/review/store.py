@@ -14,6 +14,8 @@ from blockd.review.usage import DAY, HOUR, Part, Sum
 
 #: Rows that are written at once.
 ROWS = 1_000
+#: Candidates of a span that are read.
+MOST_NAMES = 10_000
 _tables = MetaData()
 _usage = Table(
     "blockd_usage",
@@ -36,8 +38,9 @@ _devices = Table(
     Column("device", String(256), primary_key=True),
 )
 _names = Table(
-    "blockd_usage_names",
+    "blockd_usage_candidates",
     _tables,
+    Column("day", Integer, primary_key=True, autoincrement=False),
     Column("name", String(1024), primary_key=True),
     Column("app", String(256), primary_key=True),
     Column("queries", BigInteger, nullable=False),
@@ -78,11 +81,11 @@ class Store:
             for at in range(0, len(rows), ROWS):
                 insert = _insert(connection)(_devices).on_conflict_do_nothing()
                 connection.execute(insert, rows[at : at + ROWS])
-            for (name, app), total in part.names.items():
-                _add(connection, _names, {"name": name, "app": app}, total)
+            for (day, name, app), total in part.names.items():
+                _add(connection, _names, {"day": day, "name": name, "app": app}, total)
             connection.execute(delete(_usage).where(_usage.c.hour < before // HOUR))
             connection.execute(delete(_devices).where(_devices.c.day < before // DAY))
-            connection.execute(delete(_names).where(_names.c.last_ms < before * 1000))
+            connection.execute(delete(_names).where(_names.c.day < before // DAY))
 
     def read(self, since: float, until: float) -> Kept:
         """Give what was kept of a span."""
@@ -93,13 +96,20 @@ class Store:
         )
         monitored = devices.where(_devices.c.action == "monitor")
         span = select(_usage).where(_usage.c.hour >= since // HOUR, _usage.c.hour <= until // HOUR)
-        names = select(_names).where(_names.c.last_ms >= since * 1000, _names.c.first_ms <= until * 1000)
+        queries = func.sum(_names.c.queries)
+        names = (
+            select(_names.c.name, _names.c.app, queries, func.min(_names.c.first_ms), func.max(_names.c.last_ms))
+            .where(_names.c.day >= since // DAY, _names.c.day <= until // DAY)
+            .group_by(_names.c.name, _names.c.app)
+            .order_by(queries.desc(), _names.c.name)
+            .limit(MOST_NAMES)
+        )
         with self._database.begin() as connection:
             return Kept(
                 [tuple(row) for row in connection.execute(span.order_by(_usage.c.hour))],
                 {(app, group): count for app, group, count in connection.execute(devices)},
                 {(app, group): count for app, group, count in connection.execute(monitored)},
-                [tuple(row) for row in connection.execute(names.order_by(_names.c.queries.desc()))],
+                [(name, app, int(count), *times) for name, app, count, *times in connection.execute(names)],
             )
 
     def close(self) -> None:

@@ -54,8 +54,8 @@ class Part:
     sums: dict[Cell, Sum] = field(default_factory=dict)
     #: (day since 1970, app, group, action, device) of groups that log decisions.
     devices: set[tuple[int, str, str, str, str]] = field(default_factory=set)
-    #: (name, app) -> when it was first and last, for names that enough devices asked.
-    names: dict[tuple[str, str], Sum] = field(default_factory=dict)
+    #: (day since 1970, name, app) -> when it was first and last, for names that enough devices asked.
+    names: dict[tuple[int, str, str], Sum] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -116,7 +116,7 @@ class Usage:
             if len(self._enough) >= MAX_NAMES:
                 self._enough.clear()
             self._enough.add(key)
-        self._part.names.setdefault(key, Sum()).add(Sum(1, now, now))
+        self._part.names.setdefault((int(now // DAY), *key), Sum()).add(Sum(1, now, now))
 
     def take(self) -> Part:
         """Hand over what was counted; nothing of it is left."""

@@ -204,8 +204,12 @@ class InventoryFile(Section):
     """Devices by their addresses."""
 
     file: str = Field(
-        description="CSV with a header that names columns of `address`, `mac`, `hostname`, `serial`, `owner`; or JSON "
-        "objects with such keys."
+        description="CSV with a header that names columns of `address`, `mac`, `hostname`, `serial`, `owner`, `group`; "
+        "or JSON objects with such keys."
+    )
+    only: list[str] = Field(
+        default_factory=list,
+        description="What the column `group` says of the devices that are meant. Default: all of the file.",
     )
 
 

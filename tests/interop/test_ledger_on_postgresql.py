@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from blockd.desk import Desk
 from tests.support.daemon import Blockd
 from tests.support.people import ALICE, CAROL, ask_as, socket_for_all
 from tests.support.postgres import Postgres
@@ -67,6 +68,26 @@ def test_what_one_says_the_other_obeys(site: Site) -> None:
         took.append(passes_within(second, "NXDOMAIN", 10))
     # Other tests may have the processor for a while; never in all three turns.
     assert min(took) < 2, took
+
+
+def test_the_database_says_that_somebody_wrote(site: Site, tmp_path: Path) -> None:
+    """To whoever listens, who need not look; and again after the database was away."""
+    database, _, (one, _) = site
+    heard = threading.Event()
+    desk = Desk(database.url, tmp_path, time.time)
+    desk.listen(heard.set)
+    try:
+        for _ in range(2):
+            assert heard.wait(20), "as soon as it listens, for it may have missed something"
+            heard.clear()
+            assert not heard.wait(0.5)
+            assert ask_as(CAROL, one, "list")["ok"]
+            assert heard.wait(2)
+            heard.clear()
+            database.stop()
+            database.start()
+    finally:
+        desk.close()
 
 
 def test_both_write_at_once_and_the_chain_is_one(site: Site) -> None:

@@ -93,16 +93,23 @@ def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
         blockd = Blockd(
             home,
             ["127.0.0.1:5301"],
-            server={"listen": [f"127.0.0.1:{PORT}"], "forwarders": [FORWARDERS], "threads": 1},
+            server={
+                "listen": [f"127.0.0.1:{PORT}", f"[::1]:{PORT}"],
+                "forwarders": [FORWARDERS, {"address": "::1", "says": [*FORWARDERS["says"]]}],
+                "threads": 1,
+            },
             groups={
-                "corporate": {"networks": ["10.77.0.13/32"], "inventory": [{"file": "devices.csv"}]},
-                "personal": {"networks": ["10.77.0.0/24"]},
+                "corporate": {"networks": ["10.77.0.13/32", "fd77::13/128"], "inventory": [{"file": "devices.csv"}]},
+                "personal": {"networks": ["10.77.0.0/24", "fd77::/64"]},
                 "guest": {"networks": ["127.0.0.3/32"]},
             },
         )
         blockd.start(prefix=lan.prefix(lan.gateway))
         try:
             behind = [f"--server=127.0.0.1#{PORT}", f"--port={DNSMASQ}", f"--listen-address={GATEWAY}"]
+            lan.serve("dnsmasq", *quiet, *behind, "--add-mac", "--strip-mac", *SUBNET, "--cache-size=0")
+            run("ip", "-n", lan.gateway, "address", "add", "fd77::1/64", "dev", "lan", "nodad")
+            behind = [f"--server=::1#{PORT}", f"--port={DNSMASQ}", "--listen-address=fd77::1"]
             lan.serve("dnsmasq", *quiet, *behind, "--add-mac", "--strip-mac", *SUBNET, "--cache-size=0")
             (tmp_path / "dnsdist.conf").write_text(
                 f'newServer({{address="127.0.0.1:{PORT}", useProxyProtocol=true, checkInterval=60}})\n'
@@ -124,6 +131,11 @@ def test_whoever_asks_through_a_forwarder_is_himself(tmp_path: Path) -> None:
             dig = ["dig", "+tcp", f"@{GATEWAY}", "-p", str(DNSDIST), NAME, "+tries=1", "+time=5"]
             assert "status: NXDOMAIN" in run(*lan.prefix(tablet.space), *dig, check=False)
             assert "status: NOERROR" in run(*lan.prefix(phone.space), *dig, check=False)
+            for at, (host, wanted) in enumerate(((laptop, "NXDOMAIN"), (phone, "NOERROR"), (tablet, "NXDOMAIN")), 11):
+                run("ip", "-n", host.space, "address", "add", f"fd77::{at}/64", "dev", "eth0", "nodad")
+                dig = ["dig", "@fd77::1", "-p", str(DNSMASQ), NAME, "+tries=3", "+time=2"]
+                assert f"status: {wanted}" in run(*lan.prefix(host.space), *dig, check=False), (at, wanted)
+            assert f"{LAPTOP} by fd77::11" in blockd.log.read_text()
             assert f"{LAPTOP} by 10.77.0.11" in blockd.log.read_text()
             time.sleep(0.1)
         finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockd.devices import read_inventory
+from blockd.devices.inventory import lines_of
 from blockd.problems import InputError
 from tests.conftest import Serve
 from tests.support.questions import CORPORATE, GUEST, PERSONAL, STRANGER, ask, rcode
@@ -116,3 +117,28 @@ def test_check_asks_about_what_looks_wrong(serve: Serve, upstream: Upstream) -> 
     doubts = json.loads(blockd.run("check", "--json").stdout)["doubts"]
     assert len(doubts) == 4
     assert {"file", "line", "key", "text"} <= set(doubts[0])
+
+
+MDM = (
+    "Serial Number,Device name,Ethernet MAC address,Wi-Fi MAC,Device group\n"
+    "SER-1,laptop-1,00:11:22:33:44:01,001122334402,Managed laptops\n"
+    "SER-2,phone-2,,00:11:22:33:44:03,Own phones\n"
+)
+
+
+def test_one_export_serves_several_groups() -> None:
+    """A line's own group chooses, each card's MAC is the device's; a group that nobody is in any more is an error."""
+    read = read_inventory(Path("mdm.csv"), MDM.encode(), ["Managed laptops"])
+    assert [(one.mac, one.serial, one.line) for one in read] == [
+        ("00:11:22:33:44:01", "SER-1", 2),
+        ("00:11:22:33:44:02", "SER-1", 2),
+    ]
+    assert read[0].is_one_with(read[1])
+    assert lines_of(read) == 1
+    assert [one.serial for one in read_inventory(Path("mdm.csv"), MDM.encode(), ["Own phones"])] == ["SER-2"]
+    assert len(read_inventory(Path("mdm.csv"), MDM.encode())) == 3
+    objects = [{"wifiMac": "00:11:22:33:44:05", "ethernetMac": "00:11:22:33:44:06", "serial": "S", "group": "x"}]
+    assert len(read_inventory(Path("mdm.json"), json.dumps(objects).encode(), ["x"])) == 2
+    with pytest.raises(InputError) as raised:
+        read_inventory(Path("mdm.csv"), MDM.encode(), ["Managed laptops", "Managed phones"])
+    assert str(raised.value) == ("mdm.csv:1: group: no line has Managed phones in its column group, as `only` wants")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -241,7 +243,8 @@ def test_what_kea_says_by_its_socket(tmp_path: Path) -> None:
             raise answer
         return answer
 
-    one = KeaSocket(tmp_path / "kea.sock", read)
+    one = KeaSocket(tmp_path / "kea.sock")
+    one.read = read
     placement = Placement([one], 100.0)
     placement.learn({"corporate": [device(MAC, "SER-1"), device(OTHER, "SER-2")]})
     placement.look(1500.0)
@@ -401,6 +404,55 @@ def test_a_device_is_followed_where_it_goes(blockd: Blockd, tmp_path: Path) -> N
         time.sleep(0.05)
     assert rcode(ask(blockd, "www.tiktok.com", client="127.0.0.52")) == "NXDOMAIN", "a feed that stops frees nobody"
     assert "No such file" in blockd.log.read_text()
+
+
+def test_a_source_that_hangs_or_is_gone_at_a_start_holds_up_no_other(blockd: Blockd, tmp_path: Path) -> None:
+    """A server that never answers is told; files are read beside it; what was known of our devices is known again."""
+    leases, soon = tmp_path / "leases", int(time.time()) + 3600
+    hanging = tmp_path / "kea.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(hanging))
+        listener.listen(9)
+        blockd.values["devices"]["stands"] = "1min"
+        blockd.values["devices"]["leases"].append({"socket": str(hanging), "format": "kea", "every": "1s"})
+        assert blockd.reload().returncode == 0
+        took = []
+        for last in (50, 51, 52):
+            leases.write_text(f"{soon} {MAC} 127.0.0.{last} laptop-7 *\n{soon} {PHONE} 127.0.0.60 phone *\n")
+            took.append(wait_until(blockd, f"127.0.0.{last}", "NXDOMAIN"))
+        assert min(took) < 1, took
+        deadline = time.monotonic() + 30
+        while blockd.metric("blockd_lease_file_current", file=str(hanging)) != 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        blockd.stop()
+        kept = (blockd.directory / "state" / "leases.json").read_text()
+        assert MAC in kept
+        assert PHONE not in kept, "whose device is personal stays private"
+        leases.unlink()
+        blockd.start()
+        assert rcode(ask(blockd, "www.tiktok.com", client="127.0.0.52")) == "NXDOMAIN", "known from before"
+        assert rcode(ask(blockd, "www.tiktok.com", client="127.0.0.60")) == "NOERROR"
+        assert "stale" in blockd.run("devices", "who", "SER-4711").stdout
+    leases.write_text(f"{soon} {PHONE} 127.0.0.52 phone *\n")
+    wait_until(blockd, "127.0.0.52", "NOERROR")
+
+
+def test_what_was_kept_ends_in_its_time(tmp_path: Path) -> None:
+    """Counted from when it was confirmed, a lease without end included; what reads well needs nothing kept."""
+    placement = Placement([feed(tmp_path, "dnsmasq", f"0 {MAC} 10.0.0.5 x *\n0 {PHONE} 10.0.0.6 y *\n")], 100.0)
+    placement.learn({"corporate": [device(MAC, "SER-1")]})
+    placement.look(1000.0)
+    kept = json.loads(json.dumps(placement.kept()))
+    (tmp_path / "leases").unlink()
+    for now, wanted in ((1050.0, {"10.0.0.5": ("corporate", "stale")}), (1101.0, {})):
+        again = Placement([Feed(tmp_path / "leases", "dnsmasq")], 100.0)
+        again.learn({"corporate": [device(MAC, "SER-1")]})
+        again.look(now)
+        again.restore(kept, now)
+        assert states(again) == wanted
+    with pytest.raises(KeyError):
+        again.restore([{"file": "x"}], 1.0)
 
 
 def test_who_has_an_address_is_said_with_all_evidence(blockd: Blockd, tmp_path: Path) -> None:

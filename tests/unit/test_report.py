@@ -57,7 +57,7 @@ def test_a_name_is_no_candidate_before_enough_devices_asked() -> None:
     usage.led("x.example", "temu", "c", 3, NOON)
     usage.led("x.example", "temu", "a", 3, NOON + 5)
     part = usage.take()
-    assert {key: one.queries for key, one in part.names.items()} == {("x.example", "temu"): 2}
+    assert {key: one.queries for key, one in part.names.items()} == {(int(NOON // DAY), "x.example", "temu"): 2}
     for at in range(MAX_NAMES + 10):
         usage.led(f"{at}.example", "temu", "a", 3, NOON)
     usage.led("0.example", "temu", "b", 3, NOON)
@@ -90,6 +90,7 @@ def test_what_is_kept_adds_up_and_ends(tmp_path: Path) -> None:
     ]
     assert kept.devices == {("temu", "guest"): 2}
     assert [row[:3] for row in kept.names] == [("x.example", "temu", 2)]
+    assert store.read(NOON - 3 * DAY, NOON - 2 * DAY).names == [], "of that span nothing is known"
     found = report(kept, FACTS, NOON - 2 * DAY, NOON, [])
     [app] = found["apps"]
     assert app["block_would_touch"] == {"queries": 20, "devices": 2, "groups": ["guest"]}

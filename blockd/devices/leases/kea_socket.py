@@ -21,9 +21,12 @@ class KeaSocket:
 
     format = "kea"
 
-    def __init__(self, path: Path, read: Read) -> None:
-        """`path` is the socket, for people; `read` asks it."""
-        self.file, self._read = path, read
+    #: Asks it; whoever makes the source sets it.
+    read: Read
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the socket, for people."""
+        self.file = path
         self.leases: dict[Address, Lease] = {}
         self.problem: str | None = None
         self.confirmed = 0.0
@@ -32,7 +35,7 @@ class KeaSocket:
     def fetch(self) -> Part:
         """Ask for all of it, when it is time."""
         try:
-            rows = self._read()
+            rows = self.read()
         except (OSError, ValueError, KeyError, TypeError) as error:
             return Part(problem=f"{self.file}: {getattr(error, 'strerror', None) or error}")
         if rows is None:

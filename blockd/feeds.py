@@ -1,0 +1,154 @@
+"""What says where devices are: read by a thread a source, so that one that hangs holds up no other and no start.
+
+What was said of devices of ours is kept on disk, too: a source that cannot be read when blockd starts anew makes no
+stranger of them either.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from blockd.control.kea import KeaReader
+from blockd.devices.leases import Feed, KeaSocket, Part
+from blockd.devices.neighbours import Neighbours
+from blockd.devices.placement import Placement, Source
+from blockd.observe.metrics import wall_clock
+from blockd.policy.inputs import Inputs
+from blockd.settings.values import Address
+
+log = logging.getLogger("blockd")
+
+#: Seconds after which a source that is being read is one that does not answer.
+SLOW = 10.0
+#: Seconds that a start waits for what devices' addresses are.
+FIRST = 3.0
+#: In the state directory: what was said last of devices of ours.
+KEPT = "leases.json"
+
+
+class Feeds:
+    """All sources of the config in force, and what follows from them. `lock` is held to read `placement`."""
+
+    def __init__(self, state: Path, changed: Callable[[set[Address]], None]) -> None:
+        """`changed` is called by any thread, with the addresses that belong elsewhere than before."""
+        self.placement: Placement | None = None
+        self.lock = threading.RLock()
+        self._file, self._changed = state / KEPT, changed
+        #: By source: its thread, and when that began.
+        self._readers: dict[Source, tuple[threading.Thread, float]] = {}
+        self._keeping = threading.Lock()
+
+    def open(self, inputs: Inputs) -> None:
+        """Have the sources that a config asks for; what was read of them stays."""
+        wanted = inputs.settings.devices
+        with self.lock:
+            before: dict[tuple[Path, str], Any] = {}
+            if self.placement is not None:
+                before = {(feed.file, feed.format): feed for feed in self.placement.feeds}
+            feeds: list[Any] = []
+            for item in wanted.leases:
+                path = Path(os.path.abspath(inputs.relative(item.file or item.socket or "")))
+                known = before.pop((path, item.format), None)
+                if item.socket is None:
+                    feeds.append(known if isinstance(known, Feed) else Feed(path, item.format))
+                else:
+                    feeds.append(known if isinstance(known, KeaSocket) else KeaSocket(path))
+                    feeds[-1].read = KeaReader(path, item.every).read
+            table = before.pop((Neighbours.file, Neighbours.format), None)
+            if wanted.neighbours:
+                feeds.append(table or Neighbours())
+            elif table is not None:
+                table.close()
+            now = self.placement
+            if not feeds:
+                self.placement = None
+            elif now is None or (now.feeds, now.stands, now.outcomes) != (feeds, wanted.stands, wanted.states):
+                self.placement = Placement(feeds, wanted.stands, wanted.states)
+            if self.placement is not None:
+                self.placement.learn(inputs.devices)
+
+    def start(self) -> None:
+        """Read all of it, for as long as a start may wait; what is not there is as it was when it was kept."""
+        if self.placement is None:
+            return
+        self.look()
+        deadline = time.monotonic() + FIRST
+        for reader, _ in list(self._readers.values()):
+            reader.join(max(0.0, deadline - time.monotonic()))
+        with self.lock:
+            for feed, (reader, _) in self._readers.items():
+                if reader.is_alive() and not feed.confirmed:
+                    self._take(feed, Part(problem=f"{feed.file}: does not answer"))
+            try:
+                kept = json.loads(self._file.read_text())
+                self.placement.restore(kept["sources"], wall_clock())
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.error("leases: %s cannot be read: %s", self._file, error)
+
+    def look(self) -> None:
+        """Have each source read that is not being read."""
+        with self.lock:
+            feeds = list(self.placement.feeds) if self.placement is not None else []
+        now = time.monotonic()
+        for feed in feeds:
+            reader, began = self._readers.get(feed, (None, 0.0))
+            if reader is None or not reader.is_alive():
+                # Of the daemon kind: one that hangs must not hold up the end.
+                reader = threading.Thread(target=self._read, args=(feed,), name="leases", daemon=True)
+                self._readers[feed] = (reader, now)
+                reader.start()
+            elif now - began > SLOW:
+                with self.lock:
+                    self._tell(self._take(feed, Part(problem=f"{feed.file}: does not answer")))
+        for gone in self._readers.keys() - set(feeds):
+            del self._readers[gone]
+
+    def _read(self, feed: Source) -> None:
+        try:
+            part = feed.fetch()
+        except Exception as error:  # noqa: BLE001  whatever it is: said, and tried again
+            part = Part(problem=f"{feed.file}: {type(error).__name__}: {error}")
+        with self.lock:
+            self._tell(self._take(feed, part))
+
+    def _take(self, feed: Source, part: Part) -> set[Address]:
+        if self.placement is None or feed not in self.placement.feeds:
+            return set()
+        before = feed.problem
+        changed = self.placement.take(feed, part, wall_clock())
+        if feed.problem is not None and feed.problem != before:
+            log.error("leases: %s; what it said stands for %g s", feed.problem, self.placement.stands)
+        elif feed.problem is None and before is not None:
+            log.info("leases: %s is read again", feed.file)
+        return changed
+
+    def _tell(self, changed: set[Address]) -> None:
+        if changed:
+            self._changed(changed)
+
+    def keep(self) -> None:
+        """Write down what is known of devices of ours. It may wait for a disk."""
+        with self._keeping:
+            with self.lock:
+                if self.placement is None:
+                    return
+                kept = self.placement.kept()
+            new = self._file.with_suffix(".new")
+            try:
+                descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(json.dumps({"sources": kept}))
+                    file.flush()
+                    os.fsync(file.fileno())
+                new.replace(self._file)
+            except OSError as error:
+                log.error("leases: %s cannot be written: %s", self._file, error.strerror)
