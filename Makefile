@@ -90,7 +90,7 @@ lint-tools:
 # The real servers that tests talk to. They are run from temporary directories, never as services: policy-rc.d keeps
 # their packages from starting them, and what was installed here is disabled for the next boot.
 BENCH_PACKAGES := knot-resolver
-TEST_PACKAGES := bind9 bind9-dnsutils bird2 curl dnsdist dnsmasq-base dnsperf init-system-helpers iproute2 isc-dhcp-client kea-dhcp4-server knot-dnsutils nsd pdns-recursor postgresql procps prometheus python3 systemd unbound
+TEST_PACKAGES := bind9 bind9-dnsutils bird2 curl dnsdist dnsmasq-base dnsperf init-system-helpers iproute2 isc-dhcp-client kea-dhcp4-server knot-dnsutils nftables nsd pdns-recursor postgresql procps prometheus python3 systemd unbound
 # Plots are drawn by the benchmarks alone.
 WANTED_PACKAGES = $(TEST_PACKAGES)
 bench-packages: WANTED_PACKAGES = $(TEST_PACKAGES) $(BENCH_PACKAGES)

@@ -30,9 +30,11 @@ from blockd.compiler import Compiler
 from blockd.control.caller import Caller
 from blockd.control.server import ControlFactory
 from blockd.devices.inventory import lines_of, mac_number
+from blockd.egress.ruleset import ABSENT
 from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
 from blockd.feeds import Feeds
 from blockd.fetches import Fetches
+from blockd.firewall import Firewall
 from blockd.generations import CURRENT, Generations
 from blockd.lists.gate import RELOAD, limits, moved, refusals
 from blockd.lists.remote import State as FetchState
@@ -45,6 +47,7 @@ from blockd.observe.health import AliveCheck, admin_site
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.status import status
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
+from blockd.policy.egress import exempt_at, names_of, protected, wanted_of
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import FETCHED, Inputs, decided_file, read_inputs
 from blockd.policy.views import group_views
@@ -69,7 +72,8 @@ from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
 from blockd.watch import Signature, Watch, signature
 
 if TYPE_CHECKING:
-    from blockd.desk import Desk, Site
+    from blockd.desk import Desk, Folded, Site
+    from blockd.egress.wanted import Wanted
     from blockd.review.store import Store
 
 log = logging.getLogger("blockd")
@@ -93,6 +97,8 @@ KEEP_INTERVAL = 300.0
 USAGE_INTERVAL = 60.0
 #: Seconds of which it is said who asked for very many names.
 BUSY_INTERVAL = 60.0
+#: Seconds between two looks at whether names of apps are to be looked up for firewalls.
+LOOK_UP_INTERVAL = 2.0
 #: Kinds of what a forwarder may say, as the hot path knows them.
 SAYS = {"mac": 1, "subnet": 2, "proxy": 4}
 #: In the state directory: the ledger, where no database is named.
@@ -165,6 +171,14 @@ class Daemon:
         self._desk_pool: Any = None
         self._is_reading_ledger = False
         self._exempt_addresses: set[Address] = set()
+        #: What firewalls are told, if there may be any.
+        self._firewall: Firewall | None = None
+        #: What the hot path was told of exemptions, likewise told to firewalls.
+        self._folded: Folded | None = None
+        self._exempt_timer: Any = None
+        self._fixed_places: dict[Address, str | None] = {}
+        self._looked_up = 0.0
+        self._rules = 0
         #: Where devices are by what DHCP says, if anything does.
         self._feeds = Feeds(
             self._generations.root, lambda changed: self._reactor.callFromThread(self._devices_moved, changed)
@@ -298,10 +312,13 @@ class Daemon:
         self._open_placement()
         self._feeds.start()
         self._open_desk()
+        if settings.egress.enabled:
+            self._open_firewall(loop)
         if self._desk is not None:
             self._desk.read()
         if self._desk is not None or self._feeds.placement is not None or self._live.forwarders:
             self._fold_and_publish()
+        self._want_firewall()
         self._published(*self._generation_numbers(), _lists(self._live.generation))
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
@@ -337,6 +354,7 @@ class Daemon:
         self._every(reactor, KEEP_INTERVAL, self._keep_leases)
         self._every(reactor, USAGE_INTERVAL, self._keep_usage)
         self._every(reactor, BUSY_INTERVAL, self._look_at_busy)
+        self._every(reactor, LOOK_UP_INTERVAL, self._look_up_apps)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -361,6 +379,8 @@ class Daemon:
             self._control_path().unlink(missing_ok=True)
             self._keep_the_rest()
             self._feeds.keep()
+            if self._firewall is not None:
+                self._firewall.close(self._firewall_path())
         log.info("stopped")
 
     def _control_path(self) -> Path:
@@ -396,6 +416,7 @@ class Daemon:
             "rollback": self._command_rollback,
             "devices": self._command_devices,
             "report": self._command_report,
+            "egress": self._command_egress,
         }
 
     def _tell_ready(self) -> None:
@@ -426,6 +447,8 @@ class Daemon:
             elif item[0] == "log":
                 if (fields := self._decisions_log.write(item[1])) is not None and item[1]["more"] is None:
                     self._saw(fields, item[1]["qtype"])
+            elif item[0] == "learned":
+                self._learned(*item[1:])
             else:
                 streams.ask(item[1], item[2], item[3], item[4])
 
@@ -1036,6 +1059,7 @@ class Daemon:
             self._open_placement()
             self._open_desk()
             rules, views = self._fold_and_publish()
+            self._want_firewall()
         except Exception:
             # What the numbers of the views in force mean is what they meant before.
             self._live = before
@@ -1087,6 +1111,111 @@ class Daemon:
         # Folds the counts of views that were replaced: unread, they would stay.
         self._decisions.read(self._fastpath)
 
+    # The firewall
+
+    def _firewall_path(self) -> Path:
+        return self._live.inputs.relative(self._live.settings.egress.socket)
+
+    def _open_firewall(self, loop: asyncio.AbstractEventLoop) -> None:
+        path = self._firewall_path()
+        self._firewall = self._metrics.firewall = Firewall(self._fastpath.let_go, self._fastpath.look_up)
+        try:
+            loop.run_until_complete(self._firewall.listen(path))
+        except OSError as error:
+            raise StartError(f"egress.socket: {path}: {error.strerror}: its directory has to be there") from None
+        self._fastpath.learn(True)
+
+    def _want_firewall(self) -> None:
+        """Have firewalls enforce the generation in force, with devices where they are and exemptions as they are."""
+        if self._firewall is None:
+            return
+        inputs = self._live.inputs
+        settings = inputs.settings.egress
+        wanted = wanted_of(inputs, self._live.generation.name)
+        self._fixed_places = dict(wanted.places)
+        with self._feeds.lock:
+            addresses = () if self._feeds.placement is None else list(self._feeds.placement.places)
+            moved = {address: self._group_in_firewall(address, wanted) for address in addresses}
+        wanted.places |= {address: group for address, group in moved.items() if group != ABSENT}
+        wanted.exempt, wanted.exempt_macs, _ = self._exempt_now()
+        self._firewall.want(wanted, settings.shared, protected(inputs), settings.wait_ms / 1000)
+        self._looked_up = 0.0
+
+    def _group_in_firewall(self, address: Address, wanted: Wanted) -> str | None:
+        view = self._view_of_place(address)
+        if view is None:
+            return self._fixed_places.get(address, ABSENT)
+        group = self._live.meta["groups"][view]
+        return group if group in wanted.groups else None
+
+    def _move_sources(self, changed: Iterable[Address]) -> None:
+        wanted = None if self._firewall is None else self._firewall.wanted()
+        if self._firewall is None or wanted is None:
+            return
+        with self._feeds.lock:
+            moved = {address: self._group_in_firewall(address, wanted) for address in changed}
+        self._firewall.move(moved)
+
+    def _exempt_now(self) -> tuple[dict[str, frozenset[Address]], dict[str, frozenset[str]], float | None]:
+        folded = self._folded
+        if folded is None:
+            return {}, {}, None
+        return exempt_at(
+            [*folded.devices, *folded.macs],
+            folded.slots,
+            len(self._live.meta["groups"]),
+            folded.apps,
+            self._fastpath.wall(),
+        )
+
+    def _tell_exempt(self) -> None:
+        """Tell firewalls who is exempt now, and again when that changes by the clock."""
+        if self._firewall is None or self._is_ending:
+            return
+        if self._exempt_timer is not None and self._exempt_timer.active():
+            self._exempt_timer.cancel()
+        addresses, macs, change = self._exempt_now()
+        self._firewall.exempt(addresses, macs)
+        if change is not None:
+            # A clock that is set is looked at anew within the minute.
+            patience = min(60.0, max(0.05, change - self._fastpath.wall() + 0.01))
+            self._exempt_timer = self._reactor.callLater(patience, self._tell_exempt)
+
+    def _learned(
+        self, serial: int, generation: int, name: str, apps: int, addresses: list[Address], seconds: int
+    ) -> None:
+        if self._firewall is None or (apps and generation != self._rules):
+            # Judged by rules that are not in force any more: the next use of its entry judges it anew, and says so.
+            if serial:
+                self._fastpath.let_go([serial])
+            return
+        live: list[str] = self._live.meta["apps"]
+        named = [live[at] for at in range(apps.bit_length()) if apps >> at & 1 and at < len(live)]
+        self._firewall.learned(serial, name, named, addresses, seconds)
+
+    def _look_up_apps(self) -> None:
+        """Ask where apps are, though nobody asks us: who walks round us does not."""
+        now = time.monotonic()
+        wanted = None if self._firewall is None else self._firewall.wanted()
+        if self._firewall is None or wanted is None or self._is_ending:
+            return
+        if now - self._looked_up >= self._live.settings.egress.resolve:
+            self._looked_up = now
+            self._firewall.look_up(names_of(self._live.inputs, wanted.apps))
+
+    def _command_egress(self, request: dict[str, Any]) -> dict[str, Any]:
+        firewall = self._firewall
+        if firewall is None:
+            return {"ok": False, "error": "egress.enabled is false: no firewall is told anything"}
+        do = str(request.get("do"))
+        if do in ("on", "off"):
+            log.warning("egress: turned %s by a command", do)
+            firewall.turn(do == "off")
+        elif do == "plan":
+            wanted = firewall.wanted()
+            return {"ok": True, "wanted": None if wanted is None else wanted.as_json()}
+        return {"ok": True, **firewall.status()}
+
     # Exemptions
 
     def _open_desk(self) -> None:
@@ -1125,6 +1254,7 @@ class Daemon:
             forwarders = [(address, sum(SAYS[kind] for kind in says)) for address, says in live.forwarders.items()]
             macs = [(mac, groups.index(group)) for mac, group in live.macs.items()] if forwarders else []
             more: dict[str, Any] = {"forwarders": forwarders, "forwarder_rate": server.forwarder_rate, "macs": macs}
+            self._folded = None
             if self._desk is None:
                 live.folded_meta, self._exempt_addresses = live.meta, set()
                 numbers = self._fastpath.publish(live.snapshot, devices=placed, **more)
@@ -1139,13 +1269,15 @@ class Daemon:
                     numbers = self._fastpath.publish(
                         live.snapshot, folded.views, folded.slots, devices, folded.floor, **with_exempt
                     )
+                    self._folded = folded
                 except ValueError as error:
                     # More of them than there is room for: the policy is in force without any.
                     log.error("exemptions: none holds: %s", error)
                     live.folded_meta, self._exempt_addresses = live.meta, set()
                     numbers = self._fastpath.publish(live.snapshot, devices=placed, **more)
-        self._views = numbers[1]
+        self._rules, self._views = numbers
         self._routes.publish()
+        self._tell_exempt()
         return numbers
 
     # Devices
@@ -1188,6 +1320,7 @@ class Daemon:
         with self._feeds.lock:
             exempt = self._desk is not None and any(self._desk.concerns(placement, address) for address in changed)
             changes = [(address, self._view_of_place(address)) for address in changed]
+        self._move_sources(changed)
         if exempt or changed & self._exempt_addresses:
             self._fold_anew()
             return

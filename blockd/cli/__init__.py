@@ -26,6 +26,7 @@ COMMANDS = (
     "devices",
     "exempt",
     "report",
+    "egress",
     "status",
     "top",
     "schema",

@@ -72,6 +72,11 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_upstream_exhausted": ("Questions for which every server failed.", (), "upstream.exhausted"),
     "blockd_ring_pushed": ("Pieces of work handed to Python.", (), "ring.pushed"),
     "blockd_ring_full": ("Pieces of work that found the ring full.", (), "ring.full"),
+    "blockd_egress_not_told": (
+        "Answers that led to an app and that the firewall could not be told of, or not in time.",
+        ("reason",),
+        "learn",
+    ),
     "blockd_decisions_log_lost": ("Lines of the decisions log that were not written.", ("reason",), "journal.lost"),
 }
 
@@ -190,6 +195,13 @@ class Exempting(Protocol):
         """Give entries and head of the ledger."""
 
 
+class Enforcing(Protocol):
+    """Firewalls, as they are counted."""
+
+    def status(self) -> dict[str, Any]:
+        """Say how they stand."""
+
+
 class Zones(Protocol):
     """Response policy zones, as they are counted."""
 
@@ -231,6 +243,7 @@ class Metrics(Collector):
         self.transfers: Zones | None = None
         self.desk: Exempting | None = None
         self.placement: Placing | None = None
+        self.firewall: Enforcing | None = None
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -405,6 +418,7 @@ class Metrics(Collector):
         yield from _zone_families(self.transfers)
         yield from _exemption_families(self.desk)
         yield from _device_families(self.placement)
+        yield from _egress_families(self.firewall)
         yield GaugeMetricFamily(
             "blockd_likely_forwarders",
             "Addresses that asked for so many names in a minute that many devices are behind them.",
@@ -425,6 +439,52 @@ def _device_families(placement: Placing | None) -> Iterator[Metric]:
         for feed in placement.feeds:
             current.add_metric([str(feed.file)], feed.problem is None)
     yield from (placed, current)
+
+
+def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
+    connected = GaugeMetricFamily("blockd_egress_firewalls", "Firewalls that are connected.")
+    current = GaugeMetricFamily(
+        "blockd_egress_current",
+        "Whether a firewall is connected, and every one enforces the generation in force without a problem.",
+    )
+    packets = CounterMetricFamily(
+        "blockd_egress_packets",
+        "Packets to apps, of all firewalls, by what became of them.",
+        labels=["group", "app", "action"],
+    )
+    learned = GaugeMetricFamily("blockd_egress_learned", "Addresses that answers said are an app's.", labels=["app"])
+    drift = CounterMetricFamily("blockd_egress_drift", "Changes of our rules by somebody else that were repaired.")
+    apply = GaugeMetricFamily("blockd_egress_apply_seconds", "How long the slowest firewall's last transaction took.")
+    late = CounterMetricFamily("blockd_egress_late", "Answers that left before every firewall knew of their addresses.")
+    shared = GaugeMetricFamily("blockd_egress_shared", "Addresses of apps that names of nobody's apps lead to, too.")
+    refused = CounterMetricFamily(
+        "blockd_egress_refused", "Addresses that are not learned: reserved, protected, full.", labels=["reason"]
+    )
+    if firewall is not None:
+        status = firewall.status()
+        peers = status["firewalls"]
+        enforced = [one.get("generation") == status["generation"] and not one.get("problem") for one in peers]
+        connected.add_metric([], len(peers))
+        current.add_metric([], bool(peers) and all(enforced))
+        totals: Counter[tuple[str, str, str]] = Counter()
+        for one in peers:
+            for row in one.get("counters", ()):
+                totals[row["group"], row["app"], row["what"]] += row["packets"]
+        for labels, count in sorted(totals.items()):
+            packets.add_metric(labels, count)
+        for app, count in sorted(status["learned"].items()):
+            learned.add_metric([app], count)
+        drift.add_metric([], sum(one.get("drift", 0) for one in peers))
+        apply.add_metric([], max((one.get("took", 0.0) for one in peers), default=0.0))
+        late.add_metric([], status["late"])
+        shared.add_metric([], len(status["shared"]))
+        reasons = Counter(status["refused"])
+        for one in peers:
+            reasons.update(one.get("refused", {}))
+        for reason, count in sorted(reasons.items()):
+            refused.add_metric([reason], count)
+    # Samples only where firewalls are told anything: elsewhere none is missing.
+    yield from (connected, current, packets, learned, drift, apply, late, shared, refused)
 
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:

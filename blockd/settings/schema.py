@@ -34,6 +34,8 @@ RESTART_KEYS = (
     "block_page.listen",
     "transfer.listen",
     "exemptions.database",
+    "egress.enabled",
+    "egress.socket",
 )
 
 
@@ -440,6 +442,39 @@ class Report(Section):
     )
 
 
+class Egress(Section):
+    """The firewall's half: the same decision in the packet filter of a gateway, by the process `blockd egress`."""
+
+    enabled: bool = Field(False, description="Whether firewalls are told what to refuse. Restart.")
+    socket: str = Field(
+        usual.EGRESS_SOCKET, description="Path of the socket that `blockd egress` connects to. Restart."
+    )
+    answer: Literal["reject", "drop"] = Field(
+        "reject", description="What refused packets meet: a TCP reset or ICMP error, or silence."
+    )
+    shared: Literal["allow", "block", "log"] = Field(
+        "allow",
+        description="What becomes of an app's address that names of nobody's apps lead to, too: let through, refused "
+        "all the same, or let through and logged.",
+    )
+    resolvers: list[NetworkValue] = Field(
+        default_factory=list,
+        description="Resolvers beside this one that devices may ask, where a group refuses or counts encrypted-dns.",
+    )
+    wait_ms: int = Field(
+        50,
+        ge=0,
+        le=500,
+        description="Milliseconds that an answer which leads to an app waits for the firewall to know, at most.",
+    )
+    resolve: Duration = Field(
+        600.0,
+        ge=10,
+        description="How often names of apps are looked up, so that it is known where they lead though nobody asks.",
+        json_schema_extra={"default": "10min"},
+    )
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -459,6 +494,7 @@ class Settings(Section):
     transfer: Transfer = Transfer()
     exemptions: Exemptions = Exemptions()
     report: Report = Report()
+    egress: Egress = Egress()
     records: dict[DomainName, list[str]] = Field(
         default_factory=dict,
         description="Local names: `[TTL] TYPE DATA` each, such as `A 10.0.0.5`; nothing else is asked.",

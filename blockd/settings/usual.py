@@ -2,3 +2,5 @@
 
 #: The control socket.
 SOCKET = "/run/blockd/control.sock"
+#: Where the firewall's process reaches the daemon.
+EGRESS_SOCKET = "/run/blockd/egress.sock"

@@ -38,9 +38,10 @@ class Lan:
         self.directory = directory
         self._stack = ExitStack()
         self._hosts = 0
-        self.gateway = self._space()
+        self.gateway = self.space()
 
-    def _space(self) -> str:
+    def space(self) -> str:
+        """Make a namespace that goes with the rest."""
         name = f"blockd-{os.getpid()}-{next(_names)}"
         run("ip", "netns", "add", name)
         self._stack.callback(run, "ip", "netns", "delete", name)
@@ -62,11 +63,11 @@ class Lan:
         """Give the words that run a command in a namespace."""
         return ["ip", "netns", "exec", space]
 
-    def serve(self, *command: str, environment: dict[str, str] | None = None) -> None:
-        """Run a server on the gateway until the end."""
-        log = (self.directory / f"{command[0]}.log").open("w")
+    def serve(self, *command: str, environment: dict[str, str] | None = None, space: str | None = None) -> None:
+        """Run a server on the gateway, or in another namespace, until the end."""
+        log = (self.directory / f"{Path(command[0]).name}.log").open("w")
         self._stack.callback(log.close)
-        words = [*self.prefix(self.gateway), *command]
+        words = [*self.prefix(space or self.gateway), *command]
         process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
         self._stack.callback(process.wait, 20)
         self._stack.callback(process.terminate)
@@ -74,7 +75,7 @@ class Lan:
     def host(self, mac: str) -> Host:
         """Plug a host in."""
         self._hosts += 1
-        space, port = self._space(), f"port{self._hosts}"
+        space, port = self.space(), f"port{self._hosts}"
         run("ip", "-n", self.gateway, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
         run("ip", "-n", self.gateway, "link", "set", port, "master", "lan", "up")
         run("ip", "-n", space, "link", "set", "eth0", "address", mac, "up")

@@ -104,6 +104,9 @@ counters! {
     RingFull = "ring.full",
     JournalFull = "journal.lost.table_full",
     JournalRingFull = "journal.lost.ring_full",
+    LearnLost = "learn.lost",
+    LearnNotHeld = "learn.not_held",
+    LearnLate = "learn.late",
 }
 
 /// Adds where nobody else writes: a locked instruction for each of a dozen counts would be a tenth of a hit.

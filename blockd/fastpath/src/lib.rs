@@ -13,6 +13,7 @@ pub mod exchange;
 pub mod identity;
 pub mod inspect;
 pub mod journal;
+mod learn;
 pub mod lists;
 pub mod patterns;
 pub mod pending;

@@ -131,6 +131,17 @@ impl Pending {
         }
     }
 
+    /// Has a question asked that nobody waits for; none when it is under way.
+    pub fn begin(&self, key: &Arc<Key>, now_ms: u64) -> Option<u64> {
+        let mut questions = self.questions(key);
+        if questions.contains_key(key) {
+            return None;
+        }
+        let serial = self.next_serial.fetch_add(1, Relaxed);
+        questions.insert(Arc::clone(key), Question { waiters: Vec::new(), since_ms: now_ms, serial });
+        Some(serial)
+    }
+
     /// Takes everybody out who waits for this.
     pub fn take(&self, key: &Key) -> Vec<Waiter> {
         self.take_if(key, |_, _| true)

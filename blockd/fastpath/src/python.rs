@@ -604,6 +604,14 @@ impl Fastpath {
                     dict.set_item("more", row.more)?;
                     ("log", dict).into_pyobject(py)?.into_any().unbind()
                 }
+                Work::Learned(learned) => {
+                    let addresses: Vec<IpAddr> = learned.addresses.into_iter().map(IpAddr::from).collect();
+                    let name = learned.name.to_string();
+                    ("learned", learned.serial, learned.generation, name, learned.apps, addresses, learned.seconds)
+                        .into_pyobject(py)?
+                        .into_any()
+                        .unbind()
+                }
                 Work::Reply { token, reply } => {
                     let reply = reply.map(|r| PyBytes::new(py, &r));
                     ("reply", token, reply).into_pyobject(py)?.into_any().unbind()
@@ -630,6 +638,26 @@ impl Fastpath {
             self.core.send_late(self.lane, &mut replies);
             is_done
         })
+    }
+
+    /// From now on addresses of answers are told, and answers of apps held until they are let go.
+    fn learn(&self, is_on: bool) {
+        self.core.learner.is_on.store(is_on, Relaxed);
+    }
+
+    /// Lets answers go that were held.
+    fn let_go(&self, py: Python<'_>, serials: Vec<u64>) {
+        py.detach(|| {
+            let mut replies = Outbound::default();
+            self.core.let_go(self.lane, &serials, &mut replies);
+            self.core.send_late(self.lane, &mut replies);
+        });
+    }
+
+    /// Asks an upstream for a name that nobody asks for. ValueError when it is none.
+    fn look_up(&self, name: &str, qtype: u16) -> PyResult<()> {
+        self.core.look_up(&rule_name(name)?, qtype);
+        Ok(())
     }
 
     /// Asks a server something harmless, so that its counters say whether it lives.

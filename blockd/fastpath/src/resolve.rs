@@ -9,6 +9,7 @@ use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, deci
 use crate::identity::{Address, Conveyed, Identity};
 use crate::inspect::{self, Answer, Meaning, Problem, Target, Targets, TtlBounds};
 use crate::journal::{Journal, Kind, Noted, Row};
+use crate::learn::{Learned, Learner};
 use crate::lock;
 use crate::pending::{Joined, Origin, Pending, Waiter};
 use crate::prefixes::{Overlay, PrefixTable};
@@ -178,6 +179,8 @@ pub enum Work {
     },
     /// Write a line of the decisions log.
     Log(Row),
+    /// Know where a name leads.
+    Learned(Learned),
     /// Send this reply to the client of a stream.
     Reply {
         /// The token that came with the query.
@@ -266,6 +269,8 @@ pub struct Core {
     pub is_draining: AtomicBool,
     /// Who asks for very many names.
     pub busy: Busy,
+    /// Answers that a firewall is to know first.
+    pub learner: Learner,
     journal: Journal,
     clients: Buckets,
     refusals: Buckets,
@@ -417,6 +422,7 @@ impl Core {
             is_stopping: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             busy: Busy::default(),
+            learner: Learner::default(),
             journal: Journal::default(),
             clients: Buckets::new(BUCKETS),
             refusals: Buckets::new(BUCKETS / 16),
@@ -1043,7 +1049,11 @@ impl Core {
             return None;
         }
         lane.count(Counter::CacheRejudged);
-        Some(self.cache.judge_anew(entry, name, &pair.rules, pair.rules_generation, guard))
+        let entry = self.cache.judge_anew(entry, name, &pair.rules, pair.rules_generation, guard);
+        if self.learner.is_on.load(Relaxed) {
+            self.teach_again(lane, name, entry);
+        }
+        Some(entry)
     }
 
     /// Decides on an entry and writes the reply, or says whose answer it is.
@@ -1197,6 +1207,14 @@ impl Core {
 
     /// A question's answer is here, from whatever transport: stores it and replies to all who wait.
     pub fn finish(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
+        let answer = if self.learner.is_on.load(Relaxed) { self.teach(lane_at, key, answer) } else { Some(answer) };
+        if let Some(answer) = answer {
+            self.settle(lane_at, key, answer, replies);
+        }
+    }
+
+    /// Stores an answer and replies to all who wait.
+    pub fn settle(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
         let entry = self.keep(lane_at, key, Ok(answer));
         // Stored before anybody is let go: who asks in between finds it.
         self.release(lane_at, key, entry, self.pending.take(key), replies);
@@ -1418,6 +1436,7 @@ impl Core {
     pub fn sweep(&self, lane_at: usize, replies: &mut Outbound) {
         let now_ms = self.now_us() / 1000;
         self.write_rows(lane_at, self.journal.close_minute(now_ms));
+        self.let_old_go(lane_at, now_ms, replies);
         let before = now_ms.saturating_sub(GIVEN_UP_MS);
         lock(&self.streams).retain(|_, stream| stream.since_ms >= before);
         for key in self.pending.older_than(before) {
@@ -1428,6 +1447,25 @@ impl Core {
                 let entry = self.keep(lane_at, &key, Err(Failure::Unreachable));
                 self.release(lane_at, &key, entry, waiters, replies);
             }
+        }
+    }
+
+    /// Asks an upstream for a name that nobody asks for, so that it is known where it leads.
+    pub fn look_up(&self, name: &FoldedName, qtype: u16) {
+        let pair = self.pair.load();
+        let (rules, now_ms) = (&pair.rules, self.now_us() / 1000);
+        let route = match rules.zone_of(&rules.key.suffixes(name), name) {
+            Some((Zone::Local { .. } | Zone::Host(_), _)) => return,
+            Some((Zone::Route(route), _)) => usize::from(route),
+            None => 0,
+        };
+        let hashed = self.cache.locate_name(name, qtype, false, false, false);
+        let tag = rules.routes[route].tag;
+        let (hash, name) = (hashed.hash, *name);
+        let key = Key { hash, name, qtype, dnssec_ok: false, checking_disabled: false, without_ech: false, route: tag };
+        let key = Arc::new(key);
+        if let Some(serial) = self.pending.begin(&key, now_ms) {
+            self.ask_elsewhere(Command::Ask(key, serial));
         }
     }
 
@@ -1490,7 +1528,8 @@ impl Core {
         }
     }
 
-    fn push_work(&self, lane: &Lane, work: Work) -> bool {
+    /// Hands Python a piece of work; false when the ring has no room.
+    pub fn push_work(&self, lane: &Lane, work: Work) -> bool {
         {
             let mut ring = lock(&self.work);
             // A reply always finds room: those who wait are bounded already, and a lost one would hang its client. The log
@@ -1498,6 +1537,7 @@ impl Core {
             let bound = match work {
                 Work::Reply { .. } => usize::MAX,
                 Work::Log(_) => RING_BOUND / 4,
+                Work::Learned(_) => RING_BOUND / 2,
                 Work::Stream { .. } => RING_BOUND,
             };
             if ring.len() >= bound {

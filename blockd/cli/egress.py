@@ -1,0 +1,147 @@
+"""``blockd egress``: the firewall's process, and what it does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from blockd.cli.options import Config, Json, Socket, config_path, socket_path
+from blockd.cli.output import complain, print_json, print_table, refuse, say
+from blockd.control import ControlError, ask
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    egress = typer.Typer(help="Enforce the policy in this gateway's packet filter, or show what is enforced.")
+    egress.callback(invoke_without_command=True)(run)
+    for command in (plan, status, off, on):
+        egress.command()(command)
+    app.add_typer(egress, name="egress")
+
+
+def run(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Enforce what the daemon says, until SIGINT or SIGTERM; then the rules stand. It needs CAP_NET_ADMIN."""
+    context.obj = (config, socket, as_json)
+    if context.invoked_subcommand is not None:
+        return
+    from blockd.egressing import run as enforce
+    from blockd.observe import log_format
+    from blockd.problems import StartError
+    from blockd.settings.load import load_settings
+    from blockd.settings.source import Disk
+
+    log_format.set_up()
+    file = Path(os.path.abspath(config_path(config)))
+    settings, _ = load_settings(file, Disk())
+    log_format.set_up(settings.log.format == "json")
+    try:
+        enforce(file.parent / settings.egress.socket)
+    except StartError as error:
+        complain(f"blockd cannot start: {error}")
+        raise typer.Exit(1) from None
+
+
+def plan(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
+    """Print what the firewall is to do, as nft reads it; nothing is changed."""
+    from blockd.egress.ruleset import ruleset
+    from blockd.egress.wanted import read_wanted
+
+    answer = _ask(context, config, socket, False, "plan")
+    if answer["wanted"] is None:
+        refuse("egress plan", "nothing is wanted yet", as_json=False)
+    say(ruleset(read_wanted(answer["wanted"])).rstrip())
+
+
+def status(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Show what is enforced: sets, counts, drift, shared addresses. Exit code 1: no firewall enforces all of it."""
+    as_json = as_json or context.obj[2]
+    answer = _ask(context, config, socket, as_json, "status")
+    if as_json:
+        print_json(answer)
+    else:
+        _print(answer)
+    firewalls = answer["firewalls"]
+    is_current = bool(firewalls) and all(
+        one.get("generation") == answer["generation"] and not one.get("problem") for one in firewalls
+    )
+    if not is_current:
+        raise typer.Exit(1)
+
+
+def off(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
+    """Take everything of ours out of the packet filter, and nothing else, until `on` or a start of the daemon."""
+    from blockd.egress.nftables import Nftables, NftError
+
+    try:
+        answer: dict[str, Any] | None = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
+    except ControlError:
+        # Whoever pulls the plug should not need a daemon for it.
+        answer = None
+    if answer is not None and not answer["ok"]:
+        answer = None
+    if answer is not None and answer["firewalls"]:
+        say(f"off: {len(answer['firewalls'])} firewalls were told to take our rules away")
+        return
+    try:
+        removed = Nftables().remove()
+    except NftError as error:
+        refuse("egress off", str(error), as_json=False)
+    say("off: the table inet blockd is gone" if removed else "off: there was nothing of ours")
+
+
+def on(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
+    """Enforce again."""
+    answer = _ask(context, config, socket, False, "on")
+    say(f"on: {len(answer['firewalls'])} firewalls were told what to refuse")
+
+
+def _print(answer: dict[str, Any]) -> None:
+    if answer["is_off"]:
+        say("off: nothing is enforced, by `blockd egress off`")
+    if not answer["firewalls"]:
+        say("no firewall is connected: nothing is enforced, or what was enforced last")
+    for one in answer["firewalls"]:
+        if one.get("problem"):
+            say(f"problem: {one['problem']}")
+        if one.get("generation") is None:
+            say("a firewall is connected, and enforces nothing yet")
+            continue
+        is_current = one["generation"] == answer["generation"]
+        say(
+            f"generation {one['generation']}{'' if is_current else ', which is not the one in force'}; "
+            f"{one['sources']} sources by address; last transaction {one['took'] * 1000:.0f} ms; "
+            f"repaired {one['drift']} times"
+        )
+        apps = sorted(one["learned"])
+        rows = [[app, one["networks"].get(app, 0), one["learned"][app], one["exempt"].get(app, 0)] for app in apps]
+        say()
+        print_table(["APP", "NETWORKS", "LEARNED", "EXEMPT"], rows, right=["NETWORKS", "LEARNED", "EXEMPT"])
+        counted = [row for row in one["counters"] if row["packets"]]
+        if counted:
+            say()
+            rows = [[row["group"], row["app"], row["what"], row["packets"]] for row in counted]
+            print_table(["GROUP", "APP", "WHAT", "PACKETS"], rows, right=["PACKETS"])
+    if answer["shared"]:
+        say()
+        rows = [
+            [address, ", ".join(one["apps"]), ", ".join(one["names"][:3])] for address, one in answer["shared"].items()
+        ]
+        print_table(["SHARED", "APPS", "ALSO FOR"], rows[:20], right=[])
+
+
+def _of(context: typer.Context, config: Path | None, socket: Path | None) -> tuple[Path | None, Path | None]:
+    above = context.obj or (None, None, False)
+    return config or above[0], socket or above[1]
+
+
+def _ask(context: typer.Context, config: Path | None, socket: Path | None, as_json: bool, do: str) -> dict[str, Any]:
+    try:
+        answer = ask(socket_path(*_of(context, config, socket)), "egress", do=do)
+    except ControlError as error:
+        refuse(f"egress {do}", str(error), as_json=as_json)
+    if not answer["ok"]:
+        refuse(f"egress {do}", answer["error"], as_json=as_json)
+    return answer

@@ -1,0 +1,127 @@
+"""Where apps are, as answers say it: addresses with an end, and those that others have, too.
+
+What an answer says is the word of whoever runs the zone. So nothing that is not on the public Internet is ever learned,
+nor what the network itself needs; and an address that answers for names of nobody's apps is shared, and by default left
+alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from blockd.egress.ruleset import LEARNED
+from blockd.settings.values import Address
+
+#: Addresses of names of nobody's apps that are remembered, and names of one.
+OTHERS, NAMES = 200_000, 8
+#: Seconds: an address stands at least so long, and at most.
+LEAST, MOST = 300, 86_400
+#: What is left of a bound for the kernel, whose own count is of elements that have ended, too.
+ROOM = LEARNED - 5_000
+
+
+@dataclass
+class News:
+    """What the firewall is to be told."""
+
+    add: list[tuple[str, Address, int]] = field(default_factory=list)
+    drop: list[tuple[str, Address]] = field(default_factory=list)
+
+
+class Book:
+    """Addresses by app; one thread at a time."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        #: What is done with addresses that others have, too.
+        self.shared_is: Literal["allow", "block", "log"] = "allow"
+        #: Never learned: upstreams, resolvers, ourselves.
+        self.protected: frozenset[Address] = frozenset()
+        #: App -> address -> until when, seconds of a clock that never runs back.
+        self.apps: dict[str, dict[Address, float]] = {}
+        #: Shared addresses: the names of nobody's apps that they answer for.
+        self.shared: OrderedDict[Address, list[str]] = OrderedDict()
+        #: Refusals by reason.
+        self.refused: Counter[str] = Counter()
+        self._others: OrderedDict[Address, list[str]] = OrderedDict()
+        self._ends: list[tuple[float, str, int, Address]] = []
+
+    def hear(self, name: str, apps: Iterable[str], addresses: Sequence[Address], seconds: int, now: float) -> News:
+        """Take an answer in: a name of these apps, or of none, leads to addresses for so long."""
+        news, wanted = News(), [app for app in apps if app in self.apps]
+        self._end(now)
+        for address in addresses:
+            if not wanted:
+                self._hear_of_others(name, address, news)
+                continue
+            if (why := self._why_not(address)) is not None:
+                self.refused[why] += 1
+                continue
+            if address in self._others and address not in self.shared:
+                self._share(address, news)
+            for app in wanted:
+                self._learn(app, address, seconds, now, news)
+        return news
+
+    def _why_not(self, address: Address) -> str | None:
+        plain = getattr(address, "ipv4_mapped", None) or address
+        if not plain.is_global or plain.is_multicast or plain.is_reserved:
+            return "reserved"
+        return "protected" if plain in self.protected else None
+
+    def _learn(self, app: str, address: Address, seconds: int, now: float, news: News) -> None:
+        known, until = self.apps[app], now + min(max(seconds, LEAST), MOST)
+        before = known.get(address)
+        if before is None and len(known) >= ROOM:
+            self.refused["full"] += 1
+            return
+        if before is not None and until <= before:
+            return
+        known[address] = until
+        heapq.heappush(self._ends, (known[address], app, int(address), address))
+        if address not in self.shared or self.shared_is == "block":
+            news.add.append((app, address, int(known[address] - now)))
+
+    def _hear_of_others(self, name: str, address: Address, news: News) -> None:
+        names = self._others.pop(address, [])
+        if name not in names and len(names) < NAMES:
+            names.append(name)
+        self._others[address] = names
+        while len(self._others) > OTHERS:
+            self._others.popitem(last=False)
+        if address not in self.shared and any(address in known for known in self.apps.values()):
+            self._share(address, news)
+
+    def _share(self, address: Address, news: News) -> None:
+        self.shared[address] = self._others[address]
+        while len(self.shared) > OTHERS:
+            self.shared.popitem(last=False)
+        if self.shared_is != "block":
+            news.drop += [(app, address) for app, known in self.apps.items() if address in known]
+
+    def _end(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            _, app, _, address = heapq.heappop(self._ends)
+            known = self.apps.get(app, {})
+            if known.get(address, now + 1) <= now:
+                del known[address]
+                if not any(address in other for other in self.apps.values()):
+                    self.shared.pop(address, None)
+
+    def follow(self, apps: Iterable[str]) -> None:
+        """Learn of these apps from now on, and of no others."""
+        self.apps = {app: self.apps.get(app, {}) for app in apps}
+
+    def enforced(self, now: float) -> list[tuple[str, Address, int]]:
+        """Give all that the firewall is to have: app, address, seconds left."""
+        self._end(now)
+        return [
+            (app, address, max(1, int(until - now)))
+            for app, known in self.apps.items()
+            for address, until in known.items()
+            if self.shared_is == "block" or address not in self.shared
+        ]

@@ -1,0 +1,234 @@
+"""What is wanted, as nftables reads it: one table, `inet blockd`, put in force by one transaction.
+
+A source is looked for by its MAC, by its address, by its network; the first that knows it leads to its group. There the
+order is that of names: what is exempt or allowed, then what is blocked, then what is counted. Sets of learned addresses
+and counters stay over changes, all else is made anew. nft(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from blockd.egress.wanted import Verdicts, Wanted, ranges
+from blockd.settings.values import Address
+
+TABLE = "inet blockd"
+#: A counter that says whose the table is.
+MARK = "made-by-blockd"
+#: The app that stands for resolvers which are not ours: with it go DNS, and DNS over TLS and QUIC (RFC 7858, 9250).
+ENCRYPTED_DNS = "encrypted-dns"
+DNS_PORTS = "{ 53, 853 }"
+#: Addresses of a set of learned ones; it is a hash, whose size is a bound and takes no memory before.
+LEARNED = 65_535
+#: Elements of one command.
+ELEMENTS = 5_000
+#: Of a source that has no place of its own; networks decide.
+ABSENT = ""
+#: Key of a set and expression of a packet by version.
+TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
+WORDS = {4: "ip", 6: "ip6"}
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Names of what the table holds."""
+
+    chains: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    maps: frozenset[str] = frozenset()
+    counters: frozenset[str] = frozenset()
+
+
+def learned(app: str, version: int) -> str:
+    """Name the set of an app's learned addresses."""
+    return f"learned{version}-{app}"
+
+
+def counter(kind: str, group: str, app: str) -> str:
+    """Name a counter: what was blocked, monitored or exempt of an app in a group."""
+    return f"{kind}/{group}/{app}"
+
+
+def ruleset(wanted: Wanted, there: Objects = Objects()) -> str:
+    """Write the transaction that puts it in force; what is `there` and not wanted any more goes."""
+    lines = [f"add table {TABLE}", f"add counter {TABLE} {MARK}"]
+    lines.append(f"add chain {TABLE} forward {{ type filter hook forward priority -5; policy accept; }}")
+    apps = sorted({app for one in wanted.groups.values() for app in one.apps})
+    chains, sets, maps, counters = {"forward"}, set(), set(), {MARK}
+    for group, verdicts in wanted.groups.items():
+        chains |= {_group(group), *(_refusal(group, app) for app in verdicts.block)}
+        counters |= {counter(kind, group, app) for kind, app in _counted(verdicts)}
+    lines += [f"add counter {TABLE} {name}" for name in sorted(counters - {MARK})]
+    lines += [f"add chain {TABLE} {name}" for name in sorted(chains - {"forward"})]
+    # What was there leads nowhere from here on, so that whatever is not wanted can go.
+    lines += [f"flush chain {TABLE} {name}" for name in sorted(chains | there.chains)]
+    for version, kind in TYPES.items():
+        declared = {f"sources{version}": f"{kind} : verdict", f"ranges{version}": f"{kind} : verdict; flags interval"}
+        for name, what in declared.items():
+            lines += [f"add map {TABLE} {name} {{ type {what}; }}", f"flush map {TABLE} {name}"]
+            maps.add(name)
+        sources = [
+            f"{address} : {_lead(group)}" for address, group in wanted.places.items() if address.version == version
+        ]
+        lines += _elements(f"sources{version}", sources)
+        spans = [f"{first}-{last} : {_lead(group)}" for first, last, group in ranges(wanted.networks, version) if group]
+        lines += _elements(f"ranges{version}", spans)
+        resolvers = [str(network) for network in wanted.resolvers if network.version == version]
+        lines += _set(f"resolvers{version}", kind, " flags interval; auto-merge;", resolvers)
+        sets.add(f"resolvers{version}")
+        for app in apps:
+            lines.append(f"add set {TABLE} {learned(app, version)} {{ type {kind}; flags timeout; size {LEARNED}; }}")
+            networks = [str(network) for network in wanted.apps[app] if network.version == version]
+            lines += _set(f"networks{version}-{app}", kind, " flags interval; auto-merge;", networks)
+            exempt = [str(a) for a in sorted(wanted.exempt.get(app, ()), key=int) if a.version == version]
+            lines += _set(f"exempt{version}-{app}", kind, "", exempt)
+            sets |= {learned(app, version), f"networks{version}-{app}", f"exempt{version}-{app}"}
+    for app in apps:
+        lines += _set(f"exemptmac-{app}", "ether_addr", "", sorted(wanted.exempt_macs.get(app, ())))
+        sets.add(f"exemptmac-{app}")
+    lines += [f"add map {TABLE} macs {{ type ether_addr : verdict; }}", f"flush map {TABLE} macs"]
+    lines += _elements("macs", [f"{mac} : {_lead(group)}" for mac, group in wanted.macs.items()])
+    maps.add("macs")
+    lines += [f"add rule {TABLE} forward {rule}" for rule in _forward(wanted)]
+    for group, verdicts in wanted.groups.items():
+        lines += [f"add rule {TABLE} {_group(group)} {rule}" for rule in _rules(group, verdicts)]
+        for app in verdicts.block:
+            lines += [f"add rule {TABLE} {_refusal(group, app)} {rule}" for rule in _refusals(wanted, group, app)]
+    lines += [f"delete chain {TABLE} {name}" for name in sorted(there.chains - chains)]
+    lines += [f"delete set {TABLE} {name}" for name in sorted(there.sets - sets)]
+    lines += [f"delete map {TABLE} {name}" for name in sorted(there.maps - maps)]
+    lines += [f"delete counter {TABLE} {name}" for name in sorted(there.counters - counters)]
+    return "\n".join(lines) + "\n"
+
+
+def learning(addresses: Iterable[tuple[str, Address, int]], refreshed: bool) -> str:
+    """Write the transaction that adds app, address and seconds; `refreshed` ones may be there with less time left.
+
+    A kernel before 6.12 keeps an element's time when it is added again. So it is put there if it is not, taken out and
+    put there anew: one step, for every packet.
+    """
+    by_set: dict[str, list[tuple[Address, int]]] = {}
+    for app, address, seconds in addresses:
+        by_set.setdefault(learned(app, address.version), []).append((address, seconds))
+    lines: list[str] = []
+    for name, found in by_set.items():
+        plain, timed = [str(a) for a, _ in found], [f"{a} timeout {seconds}s" for a, seconds in found]
+        if refreshed:
+            lines += [*_elements(name, plain), *_elements(name, plain, "delete")]
+        lines += _elements(name, timed)
+    return "\n".join(lines) + "\n"
+
+
+def forgetting(addresses: Iterable[tuple[str, Address]]) -> str:
+    """Write the transaction that takes learned addresses out, there or not."""
+    lines: list[str] = []
+    for app, address in addresses:
+        name = learned(app, address.version)
+        lines += [f"{verb} element {TABLE} {name} {{ {address} }}" for verb in ("add", "delete")]
+    return "\n".join(lines) + "\n"
+
+
+def moving(places: Iterable[tuple[Address, str | None, str | None]]) -> str:
+    """Write the transaction that moves sources: address, the group before and after, each `ABSENT` for no place."""
+    lines: list[str] = []
+    for address, before, after in places:
+        name = f"sources{address.version}"
+        # It cannot be added with another verdict before it is gone.
+        if before != ABSENT:
+            lines.append(f"delete element {TABLE} {name} {{ {address} : {_lead(before)} }}")
+        if after != ABSENT:
+            lines.append(f"add element {TABLE} {name} {{ {address} : {_lead(after)} }}")
+    return "\n".join(lines) + "\n"
+
+
+def exempting(wanted: Wanted) -> str:
+    """Write the transaction that has just these sources exempt."""
+    lines: list[str] = []
+    for app in sorted({app for one in wanted.groups.values() for app in one.apps}):
+        for version in TYPES:
+            exempt = [str(a) for a in sorted(wanted.exempt.get(app, ()), key=int) if a.version == version]
+            lines += [f"flush set {TABLE} exempt{version}-{app}", *_elements(f"exempt{version}-{app}", exempt)]
+        macs = sorted(wanted.exempt_macs.get(app, ()))
+        lines += [f"flush set {TABLE} exemptmac-{app}", *_elements(f"exemptmac-{app}", macs)]
+    return "\n".join(lines) + "\n"
+
+
+def _group(group: str) -> str:
+    return f"group-{group}"
+
+
+def _refusal(group: str, app: str) -> str:
+    return f"refuse/{group}/{app}"
+
+
+def _lead(group: str | None) -> str:
+    # To somewhere that no other source comes back from: what follows is for those who are not known by this.
+    return "accept" if group is None else f"goto {_group(group)}"
+
+
+def _counted(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
+    for app in verdicts.block:
+        yield from (("blocked", app), ("exempt", app))
+    for app in verdicts.monitor:
+        yield "monitored", app
+
+
+def _set(name: str, kind: str, flags: str, elements: list[str]) -> list[str]:
+    return [
+        f"add set {TABLE} {name} {{ type {kind};{flags} }}",
+        f"flush set {TABLE} {name}",
+        *_elements(name, elements),
+    ]
+
+
+def _elements(name: str, elements: list[str], verb: str = "add") -> list[str]:
+    return [
+        f"{verb} element {TABLE} {name} {{ {', '.join(elements[at : at + ELEMENTS])} }}"
+        for at in range(0, len(elements), ELEMENTS)
+    ]
+
+
+def _forward(wanted: Wanted) -> Iterator[str]:
+    yield "ether saddr vmap @macs"
+    for version, word in WORDS.items():
+        yield f"{word} saddr vmap @sources{version}"
+        yield f"{word} saddr vmap @ranges{version}"
+
+
+def _to(app: str) -> Iterator[tuple[int, str]]:
+    """Give the matches that say that a packet goes to an app, with the version that each is about."""
+    for version, word in WORDS.items():
+        yield version, f"{word} daddr @{learned(app, version)}"
+        yield version, f"{word} daddr @networks{version}-{app}"
+    if app == ENCRYPTED_DNS:
+        for version, protocol in ((4, "ipv4"), (6, "ipv6")):
+            yield version, f"meta nfproto {protocol} meta l4proto {{ tcp, udp }} th dport {DNS_PORTS}"
+
+
+def _rules(group: str, verdicts: Verdicts) -> Iterator[str]:
+    for version, word in WORDS.items():
+        yield f"{word} daddr @resolvers{version} meta l4proto {{ tcp, udp }} th dport {DNS_PORTS} accept"
+    for app in verdicts.block:
+        name = counter("exempt", group, app)
+        for version, match in _to(app):
+            yield f"{WORDS[version]} saddr @exempt{version}-{app} {match} counter name {name} accept"
+            yield f"ether saddr @exemptmac-{app} {match} counter name {name} accept"
+    for app in verdicts.allow:
+        for _, match in _to(app):
+            yield f"{match} accept"
+    for app in verdicts.block:
+        for _, match in _to(app):
+            yield f"{match} goto {_refusal(group, app)}"
+    for app in verdicts.monitor:
+        for _, match in _to(app):
+            yield f"{match} counter name {counter('monitored', group, app)}"
+
+
+def _refusals(wanted: Wanted, group: str, app: str) -> Iterator[str]:
+    yield f"counter name {counter('blocked', group, app)}"
+    if wanted.answer == "drop":
+        yield "drop"
+        return
+    yield "meta l4proto tcp reject with tcp reset"
+    yield "reject with icmpx type admin-prohibited"

@@ -1,0 +1,189 @@
+"""The firewall's process: holds the right to change rules, parses no packet, and does what the daemon says.
+
+When the daemon is gone the last rules stand. What was wanted last is kept where the unit has a state directory, so that
+a machine which starts anew is not open until the daemon is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from blockd.egress.nftables import Nftables, NftError
+from blockd.egress.reconcile import Reconciler
+from blockd.egress.wanted import read_exempt, read_learned, read_macs, read_places, read_wanted
+from blockd.problems import StartError
+from blockd.supervisor import Supervisor
+
+log = logging.getLogger("blockd")
+
+#: Octets of a line: what is wanted for a million sources.
+LINE = 256 << 20
+#: Seconds between two attempts to reach the daemon, two looks at the kernel, and two words about how it stands.
+AGAIN, LOOK, TELL = 1.0, 2.0, 5.0
+#: In the state directory.
+KEPT = "wanted.json"
+
+
+class Egress:
+    """One process, one table."""
+
+    def __init__(self, socket: Path, nft: Nftables) -> None:
+        """`socket` is the daemon's."""
+        self._socket, self._reconciler = socket, Reconciler(nft)
+        # One thread: a transaction after the other, and the loop goes on meanwhile.
+        self._worker = ThreadPoolExecutor(1, "nft")
+        directory = os.environ.get("STATE_DIRECTORY")
+        self._kept = Path(directory) / KEPT if directory else None
+        self._problem: str | None = None
+
+    async def run(self) -> None:
+        """Do it until it is told to end; rules stay."""
+        ending = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        tasks: list[asyncio.Task[None]] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ending.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(asyncio.create_task(self._look())))
+        await self._restore()
+        tasks += [asyncio.create_task(self._follow()), asyncio.create_task(self._watch())]
+        supervisor = Supervisor(os.environ)
+        supervisor.ready("enforcing what the daemon says")
+        await ending.wait()
+        supervisor.stopping()
+        for task in tasks:
+            task.cancel()
+        self._worker.shutdown(wait=True)
+        log.info("egress: stopped; the rules stand. `blockd egress off` takes them away")
+
+    async def _work(self, call: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
+
+    async def _restore(self) -> None:
+        if self._kept is None or not self._kept.exists():
+            return
+        try:
+            if await self._work(self._reconciler.is_there):
+                return
+            wanted = read_wanted(json.loads(self._kept.read_text()))
+            await self._work(self._reconciler.want, wanted, [])
+            log.info("egress: what was wanted before is in force, until the daemon says more")
+        except (OSError, ValueError, NftError) as error:
+            self._complain(f"what was wanted before is not in force: {error}")
+
+    def _complain(self, problem: str | None) -> None:
+        if problem is not None and problem != self._problem:
+            log.error("egress: %s", problem)
+        elif problem is None and self._problem is not None:
+            log.info("egress: it works again")
+        self._problem = problem
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            await self._work(self._reconciler.look)
+        except NftError as error:
+            self._complain(str(error))
+
+    async def _follow(self) -> None:
+        was_there = True
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=LINE)
+            except OSError as error:
+                if was_there:
+                    log.warning(
+                        "egress: no daemon at %s: %s; the rules stand as they are", self._socket, error.strerror
+                    )
+                was_there = False
+                await asyncio.sleep(AGAIN)
+                continue
+            was_there = True
+            log.info("egress: connected to %s", self._socket)
+            telling = asyncio.create_task(self._tell(writer))
+            try:
+                while line := await reader.readline():
+                    await self._obey(json.loads(line), writer)
+            except (OSError, ValueError, KeyError, TypeError, asyncio.LimitOverrunError) as error:
+                self._complain(f"what the daemon says is not understood: {error}")
+            finally:
+                telling.cancel()
+                writer.close()
+            log.warning("egress: the daemon is gone; the rules stand as they are")
+            await asyncio.sleep(AGAIN)
+
+    async def _obey(self, said: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        """Do one thing; what does not work is told, and not confirmed."""
+        own = self._reconciler
+        try:
+            if said.get("off"):
+                await self._work(own.off)
+                if self._kept is not None:
+                    self._kept.unlink(missing_ok=True)
+                log.warning("egress: everything of ours was taken away, as it was said")
+            elif "wanted" in said:
+                wanted = read_wanted(said["wanted"])
+                await self._work(own.want, wanted, read_learned(said.get("learn", [])))
+                self._keep(said["wanted"])
+                log.info("egress: in force: generation %s", wanted.generation)
+            else:
+                if "forget" in said:
+                    await self._work(own.forget, [one[:2] for one in read_learned([[*o, 1] for o in said["forget"]])])
+                if "learn" in said:
+                    await self._work(own.learn, read_learned(said["learn"]))
+                if "places" in said and own.wanted is not None:
+                    await self._work(own.move, read_moves(said["places"], own.wanted.groups))
+                if "exempt" in said:
+                    await self._work(own.exempt, read_exempt(said["exempt"]), read_macs(said["exempt_macs"]))
+            self._complain(None)
+        except NftError as error:
+            self._complain(str(error))
+            return
+        writer.write(json.dumps({"done": int(said["serial"])}).encode() + b"\n")
+
+    def _keep(self, wanted: Any) -> None:
+        if self._kept is None:
+            return
+        new = self._kept.with_suffix(".new")
+        try:
+            new.write_text(json.dumps(wanted))
+            new.replace(self._kept)
+        except OSError as error:
+            log.error("egress: %s cannot be written: %s", self._kept, error.strerror)
+
+    async def _tell(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                status = await self._work(self._reconciler.status)
+            except NftError as error:
+                self._complain(str(error))
+                status = {"generation": None}
+            status["problem"] = self._problem or status.get("problem")
+            writer.write(json.dumps({"status": status}).encode() + b"\n")
+            await asyncio.sleep(TELL)
+
+
+def read_moves(value: Any, groups: Any) -> dict[Any, str | None]:
+    """Read sources that move; an empty group leaves networks to decide. ValueError when it is something else."""
+    moved = read_places([one for one in value if one[1] != ""], groups)
+    return {**moved, **dict.fromkeys(read_places([[one[0], None] for one in value if one[1] == ""], groups), "")}
+
+
+def run(socket: Path) -> None:
+    """Run it. StartError when it cannot work at all."""
+    try:
+        nft = Nftables()
+        nft.objects()
+    except NftError as error:
+        raise StartError(f"egress: {error}") from None
+    asyncio.run(Egress(socket, nft).run())

@@ -1,0 +1,255 @@
+"""The daemon's side of the firewall: says what is wanted and learned to whoever holds the right to change rules.
+
+An answer that leads to an app waits until every firewall that is connected has said that it knows, for as long as
+`egress.wait_ms` at most. The socket is a file of this machine; who may open it may know of every device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from blockd.egress.learned import Book, News
+from blockd.egress.wanted import Wanted, exempt_json
+from blockd.settings.values import Address
+
+log = logging.getLogger("blockd")
+
+#: Octets of a line of a firewall's, and lines that may wait for a slow one.
+LINE, BACKLOG = 4 << 20, 64 << 20
+#: Firewalls at once.
+MOST = 16
+#: Names that are looked up at once, and seconds until the next.
+LOOK_UPS, PAUSE = 20, 0.1
+
+
+class _Peer:
+    """One firewall that is connected."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        #: The last that it has done, of what it was told.
+        self.done = 0
+        #: The last that it was told.
+        self.told = 0
+        self.status: dict[str, Any] = {}
+        self.since = time.monotonic()
+
+
+class Firewall:
+    """What the daemon tells firewalls. All calls on the reactor's thread."""
+
+    def __init__(self, let_go: Callable[[list[int]], None], look_up: Callable[[str, int], None]) -> None:
+        """`let_go` sends answers that are held, by serial; `look_up` asks an upstream for a name and type."""
+        self.book = Book()
+        self.peers: set[_Peer] = set()
+        self.is_off = False
+        #: Seconds that an answer is held at most.
+        self.wait = 0.05
+        #: Answers that left before every firewall knew.
+        self.late = 0
+        self._let_go, self._look_up = let_go, look_up
+        self._wanted: Wanted | None = None
+        self._serial = 0
+        self._news = News()
+        self._held: list[int] = []
+        self._is_flushing = False
+        #: What was told and not done yet -> answers that wait for it.
+        self._waiting: dict[int, list[int]] = {}
+        self._server: asyncio.AbstractServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._names: list[str] = []
+
+    async def listen(self, path: Path) -> None:
+        """Wait for firewalls. OSError when the socket cannot be made."""
+        path.unlink(missing_ok=True)
+        before = os.umask(0o117)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, path=str(path), limit=LINE)
+        finally:
+            os.umask(before)
+
+    def close(self, path: Path) -> None:
+        """Stop; rules stand as they are."""
+        if self._server is not None:
+            self._server.close()
+        for peer in self.peers:
+            peer.writer.close()
+        path.unlink(missing_ok=True)
+
+    # What is wanted
+
+    def want(self, wanted: Wanted, shared: Any, protected: frozenset[Address], wait: float) -> None:
+        """Have all of it in force."""
+        self._wanted, self.wait = wanted, wait
+        self.book.shared_is, self.book.protected = shared, protected
+        self.book.follow(wanted.apps)
+        self._send_all()
+
+    def move(self, places: dict[Address, str | None]) -> None:
+        """Say that sources are in other groups; an empty one leaves networks to decide."""
+        if self._wanted is None or not places:
+            return
+        for address, group in places.items():
+            if group == "":
+                self._wanted.places.pop(address, None)
+            else:
+                self._wanted.places[address] = group
+        self._send({"places": [[str(address), group] for address, group in places.items()]})
+
+    def exempt(self, addresses: dict[str, frozenset[Address]], macs: dict[str, frozenset[str]]) -> None:
+        """Say who is exempt now."""
+        if self._wanted is None or (addresses, macs) == (self._wanted.exempt, self._wanted.exempt_macs):
+            return
+        self._wanted.exempt, self._wanted.exempt_macs = addresses, macs
+        self._send(exempt_json(addresses, macs))
+
+    def wanted(self) -> Wanted | None:
+        """Give what is wanted now."""
+        return self._wanted
+
+    def turn(self, is_off: bool) -> None:
+        """Have firewalls take all of ours away, or put it back."""
+        self.is_off = is_off
+        if is_off:
+            self._send({"off": True})
+        else:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        if self._wanted is None or self.is_off:
+            return
+        learned = [[app, str(address), left] for app, address, left in self.book.enforced(time.monotonic())]
+        self._send({"wanted": self._wanted.as_json(), "learn": learned})
+
+    # What is learned
+
+    def learned(self, serial: int, name: str, apps: Iterable[str], addresses: list[Address], seconds: int) -> None:
+        """Take an answer's addresses in; the answer is let go when every firewall knows them, if it is held."""
+        news = self.book.hear(name, apps, addresses, seconds, time.monotonic())
+        self._news.add += news.add
+        self._news.drop += news.drop
+        if serial:
+            self._held.append(serial)
+        if (serial or news.add or news.drop) and not self._is_flushing:
+            # What comes in one turn is one transaction.
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        news, self._news = self._news, News()
+        held, self._held = self._held, []
+        message: dict[str, Any] = {}
+        if news.add:
+            message["learn"] = [[app, str(address), seconds] for app, address, seconds in news.add]
+        if news.drop:
+            message["forget"] = [[app, str(address)] for app, address in news.drop]
+        told = 0
+        if message and self.peers and not self.is_off:
+            told = self._send(message)
+        # What the firewall knows already, or nobody enforces, keeps no answer waiting; nor does a backlog without end.
+        if held and told and news.add and self.wait > 0:
+            self._waiting[told] = held
+            asyncio.get_running_loop().call_later(self.wait, self._give_up, told)
+        elif held:
+            self._let_go(held)
+
+    def _give_up(self, told: int) -> None:
+        held = self._waiting.pop(told, None)
+        if held:
+            self.late += len(held)
+            self._let_go(held)
+
+    def _done(self) -> None:
+        least = min((peer.done for peer in self.peers), default=self._serial)
+        ready = [told for told in self._waiting if told <= least]
+        held = [serial for told in ready for serial in self._waiting.pop(told)]
+        if held:
+            self._let_go(held)
+
+    def look_up(self, names: list[str]) -> None:
+        """Have names looked up one after the other, so that it is known where they lead though nobody asks."""
+        if self._names:
+            return
+        self._names = list(names)
+        self._look_up_some()
+
+    def _look_up_some(self) -> None:
+        now, self._names = self._names[:LOOK_UPS], self._names[LOOK_UPS:]
+        for name in now:
+            for qtype in (1, 28):
+                with contextlib.suppress(ValueError):
+                    self._look_up(name, qtype)
+        if self._names:
+            asyncio.get_running_loop().call_later(PAUSE, self._look_up_some)
+
+    # Firewalls
+
+    def _send(self, message: dict[str, Any]) -> int:
+        self._serial += 1
+        line = json.dumps({**message, "serial": self._serial}).encode() + b"\n"
+        for peer in list(self.peers):
+            transport = peer.writer.transport
+            if transport.get_write_buffer_size() > BACKLOG:
+                log.error("egress: a firewall does not read what it is told: it is told all anew when it comes back")
+                transport.abort()
+                continue
+            peer.told = self._serial
+            peer.writer.write(line)
+        return self._serial
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self.peers) >= MOST:
+            writer.close()
+            return
+        peer = _Peer(writer)
+        peer.done = self._serial
+        self.peers.add(peer)
+        log.info("egress: a firewall is connected")
+        try:
+            if self.is_off:
+                writer.write(json.dumps({"off": True, "serial": self._serial}).encode() + b"\n")
+            elif self._wanted is not None:
+                learned = [[app, str(address), left] for app, address, left in self.book.enforced(time.monotonic())]
+                line = {"wanted": self._wanted.as_json(), "learn": learned, "serial": self._serial}
+                writer.write(json.dumps(line).encode() + b"\n")
+            while line_read := await reader.readline():
+                said = json.loads(line_read)
+                if "done" in said:
+                    peer.done = int(said["done"])
+                    self._done()
+                if "status" in said:
+                    peer.status = dict(said["status"])
+        except (OSError, ValueError, TypeError, asyncio.LimitOverrunError) as error:
+            log.error("egress: a firewall said what is not understood: %s", error)
+        finally:
+            self.peers.discard(peer)
+            writer.close()
+            self._done()
+            log.warning("egress: a firewall is gone; what it enforced stands as it is")
+
+    def status(self) -> dict[str, Any]:
+        """Say how it stands, for people and dashboards."""
+        return {
+            "is_off": self.is_off,
+            "generation": None if self._wanted is None else self._wanted.generation,
+            "firewalls": [{**peer.status, "behind": peer.told - peer.done} for peer in self.peers],
+            "late": self.late,
+            "refused": dict(self.book.refused),
+            "learned": {app: len(known) for app, known in self.book.apps.items()},
+            "shared": {
+                str(address): {
+                    "names": names,
+                    "apps": [app for app, known in self.book.apps.items() if address in known],
+                }
+                for address, names in list(self.book.shared.items())[:1_000]
+            },
+        }

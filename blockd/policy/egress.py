@@ -1,0 +1,102 @@
+"""What the firewall is to do, as the policy has it: the same groups, apps, devices and exemptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_network
+from typing import TypeVar
+
+from blockd.egress.wanted import Verdicts, Wanted
+from blockd.policy.inputs import Inputs
+from blockd.policy.views import group_views
+from blockd.settings.schema import UNIDENTIFIED
+from blockd.settings.values import Address, Network
+
+Whose = TypeVar("Whose")
+
+
+def wanted_of(inputs: Inputs, generation: str) -> Wanted:
+    """Give all but where devices are by evidence, and who is exempt.
+
+    Unidentified sources are left alone: they are the Internet, too.
+    """
+    settings = inputs.settings
+    groups = {
+        view.group: Verdicts(tuple(sorted(view.block)), tuple(sorted(view.monitor)), tuple(sorted(view.allow)))
+        for view in group_views(inputs)
+        if view.group != UNIDENTIFIED and (view.block or view.monitor)
+    }
+    networks: dict[Network, str | None] = {}
+    places: dict[Address, str | None] = {}
+    macs: dict[str, str | None] = {}
+    for name, group in settings.groups.items():
+        own = name if name in groups else None
+        networks |= dict.fromkeys(group.networks, own)
+        for device in inputs.devices.get(name, ()):
+            if device.address is not None:
+                places[device.address] = own
+            if device.mac:
+                macs[device.mac] = own
+    apps = {app for one in groups.values() for app in one.apps}
+    return Wanted(
+        generation=generation,
+        groups=groups,
+        networks=networks,
+        places=places,
+        macs=macs,
+        apps={app: tuple(inputs.catalogue.entries[app].app.networks) for app in sorted(apps)},
+        resolvers=tuple(dict.fromkeys((*settings.egress.resolvers, *map(ip_network, own_addresses(inputs))))),
+        answer=settings.egress.answer,
+    )
+
+
+def own_addresses(inputs: Inputs) -> list[Address]:
+    """Give the addresses on which this resolver answers."""
+    return [address for address, _ in inputs.settings.server.listen if not address.is_unspecified]
+
+
+def protected(inputs: Inputs) -> frozenset[Address]:
+    """Give what must never be refused, whatever an answer says."""
+    upstreams = [*inputs.default_servers(), *(one for own in inputs.settings.upstream.zones.values() for one in own)]
+    addresses = [address for address, _ in upstreams]
+    resolvers = [one.network_address for one in inputs.settings.egress.resolvers if one.num_addresses == 1]
+    return frozenset((*addresses, *resolvers, *own_addresses(inputs)))
+
+
+def names_of(inputs: Inputs, apps: Iterable[str]) -> list[str]:
+    """Name what of apps can be looked up."""
+    entries = [inputs.catalogue.entries[app].app for app in apps]
+    return list(dict.fromkeys(name for app in entries for name in (*app.suffixes, *app.hosts)))
+
+
+def exempt_at(
+    devices: Sequence[tuple[Address | int, int]],
+    slots: Sequence[Sequence[tuple[float, int]]],
+    first_view: int,
+    apps: Sequence[frozenset[str]],
+    now: float,
+) -> tuple[dict[str, frozenset[Address]], dict[str, frozenset[str]], float | None]:
+    """Give who is exempt from what at a moment, by address and by MAC, and when that changes next.
+
+    `devices` and `slots` are as the hot path is told: a view's number, or that of a slot behind all views.
+    """
+    addresses: dict[str, set[Address]] = {}
+    macs: dict[str, set[str]] = {}
+    moments: list[float] = []
+    for whose, number in devices:
+        view = number
+        if number >= first_view + len(apps):
+            slot = slots[number - first_view - len(apps)]
+            view = max((step for step in slot if step[0] <= now), default=(0.0, 0))[1]
+            moments += [moment for moment, _ in slot if moment > now]
+        for app in apps[view - first_view] if first_view <= view < first_view + len(apps) else ():
+            if isinstance(whose, int):
+                digits = f"{whose:012x}"
+                macs.setdefault(app, set()).add(":".join(digits[at : at + 2] for at in range(0, 12, 2)))
+            else:
+                addresses.setdefault(app, set()).add(whose)
+    return _frozen(addresses), _frozen(macs), min(moments, default=None)
+
+
+def _frozen(sets: Mapping[str, set[Whose]]) -> dict[str, frozenset[Whose]]:
+    return {name: frozenset(own) for name, own in sets.items()}

@@ -1,0 +1,203 @@
+"""The firewall's half without a kernel: what is read of the daemon, ranges, what is learned and what is not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockd.egress.learned import LEAST, Book
+from blockd.egress.ruleset import ABSENT, Objects, learning, moving, ruleset
+from blockd.egress.wanted import Verdicts, Wanted, ranges, read_learned, read_wanted
+from blockd.policy.egress import exempt_at
+from blockd.settings.values import Address, Network
+
+EDGE, OTHER = ip_address("151.101.2.73"), ip_address("151.101.2.74")
+WANTED = Wanted(
+    "7",
+    groups={"corporate": Verdicts(("tiktok",), ("temu",), ("lark",))},
+    networks={ip_network("10.20.0.0/16"): "corporate", ip_network("10.20.5.0/24"): None},
+    places={ip_address("10.9.9.9"): "corporate", ip_address("fd00::9"): None},
+    macs={"00:16:3e:00:47:11": "corporate"},
+    apps={"tiktok": (ip_network("71.18.0.0/16"), ip_network("2404:9dc0::/32")), "temu": (), "lark": ()},
+    exempt={"tiktok": frozenset({ip_address("10.20.0.7")})},
+    exempt_macs={"tiktok": frozenset({"00:16:3e:00:47:12"})},
+    resolvers=(ip_network("10.0.0.53/32"),),
+)
+
+
+def as_read(wanted: Wanted) -> Any:
+    """Write it and read the text, as it goes over the socket."""
+    return json.loads(json.dumps(wanted.as_json()))
+
+
+def test_what_is_wanted_is_read_as_it_was_written() -> None:
+    """And what could be text of nftables, or is half, is an error."""
+    assert read_wanted(as_read(WANTED)) == WANTED
+    bad: list[tuple[str, Any]] = [
+        ("groups", {"x; flush ruleset": {"block": [], "monitor": [], "allow": []}}),
+        ("groups", {"corporate": {"block": ["tik tok"], "monitor": [], "allow": []}}),
+        ("groups", {"corporate": {"block": ["nobodys"], "monitor": [], "allow": []}}),
+        ("networks", [["10.0.0.0/8 }", "corporate"]]),
+        ("networks", [["10.0.0.0/8", "nobody"]]),
+        ("places", [["10.0.0.1\n", None]]),
+        ("places", [["fe80::1%eth0", None]]),
+        ("macs", [["00:16:3e:00:47:1", None]]),
+        ("apps", {"tiktok": "71.18.0.0/16"}),
+        ("answer", "accept"),
+        ("exempt", {"tiktok": "10.0.0.1"}),
+        ("resolvers", 7),
+    ]
+    for key, value in bad:
+        with pytest.raises(ValueError, match=r"."):
+            read_wanted({**as_read(WANTED), key: value})
+    for key in as_read(WANTED):
+        half = as_read(WANTED)
+        del half[key]
+        with pytest.raises(ValueError, match="not whole"):
+            read_wanted(half)
+    with pytest.raises(ValueError, match="is no name"):
+        read_learned([["x{", "1.2.3.4", 5]])
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> dict[Network, str | None]:
+    """Draw networks inside one another, within 256 addresses."""
+    found: dict[Network, str | None] = {}
+    for _ in range(draw(st.integers(0, 8))):
+        length = draw(st.integers(24, 32))
+        first = draw(st.integers(0, 255)) & ~((1 << (32 - length)) - 1)
+        found[ip_network((0x0A000000 + first, length))] = draw(st.sampled_from(["a", "b", None]))
+    return found
+
+
+@given(networks())
+def test_ranges_say_what_the_longest_network_says(drawn: dict[Network, str | None]) -> None:
+    """For every address; they do not overlap, and come in order."""
+    found = ranges(drawn, 4)
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(found))  # type: ignore[operator]
+    for last in range(256):
+        address = IPv4Address(0x0A000000 + last)
+        holding = [network for network in drawn if address in network]
+        wanted = drawn[max(holding, key=lambda one: one.prefixlen)] if holding else None
+        got = next((group for first, end, group in found if int(first) <= int(address) <= int(end)), None)
+        assert got == wanted
+
+
+def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
+    """Behind what leads nowhere any more, and never a set of learned addresses that stays."""
+    there = Objects(frozenset({"forward", "group-old"}), frozenset({"learned4-tiktok", "learned4-old"}))
+    lines = ruleset(WANTED, there).splitlines()
+    assert lines.index("flush chain inet blockd group-old") < lines.index("delete chain inet blockd group-old")
+    assert "delete set inet blockd learned4-old" in lines
+    assert not any("learned4-tiktok" in line and ("flush" in line or "delete" in line) for line in lines)
+    assert "add element inet blockd ranges4 { 10.20.0.0-10.20.4.255 : goto group-corporate, " in "\n".join(lines)
+    assert "add rule inet blockd refuse/corporate/tiktok meta l4proto tcp reject with tcp reset" in lines
+    drop = ruleset(Wanted("1", {"a": Verdicts(("tiktok",))}, apps={"tiktok": ()}, answer="drop")).splitlines()
+    assert "add rule inet blockd refuse/a/tiktok drop" in drop
+    assert learning([("tiktok", EDGE, 60)], refreshed=True).splitlines() == [
+        "add element inet blockd learned4-tiktok { 151.101.2.73 }",
+        "delete element inet blockd learned4-tiktok { 151.101.2.73 }",
+        "add element inet blockd learned4-tiktok { 151.101.2.73 timeout 60s }",
+    ]
+    assert moving([(EDGE, "a", None), (OTHER, None, ABSENT)]).splitlines() == [
+        "delete element inet blockd sources4 { 151.101.2.73 : goto group-a }",
+        "add element inet blockd sources4 { 151.101.2.73 : accept }",
+        "delete element inet blockd sources4 { 151.101.2.74 : accept }",
+    ]
+
+
+def book(**values: Any) -> Book:
+    """Give one that follows two apps."""
+    one = Book()
+    one.follow(["tiktok", "temu"])
+    for key, value in values.items():
+        setattr(one, key, value)
+    return one
+
+
+def test_addresses_stand_for_their_time_and_a_little_more() -> None:
+    """A newer answer keeps them longer, an older one never shorter; then they are gone."""
+    one = book()
+    assert one.hear("a.example", ["tiktok"], [EDGE], 1_000, 0.0).add == [("tiktok", EDGE, 1_000)]
+    assert one.hear("a.example", ["tiktok"], [EDGE], 10, 100.0).add == []
+    assert one.hear("a.example", ["tiktok", "temu"], [EDGE], 1_000, 500.0).add == [
+        ("tiktok", EDGE, 1_000),
+        ("temu", EDGE, 1_000),
+    ]
+    assert one.hear("b.example", ["tiktok"], [OTHER], 1, 600.0).add == [("tiktok", OTHER, LEAST)]
+    assert one.hear("c.example", ["unknown"], [OTHER], 1, 600.0).add == []
+    assert sorted(one.enforced(1_499.0)) == [("temu", EDGE, 1), ("tiktok", EDGE, 1)]
+    assert one.enforced(1_501.0) == []
+    one.hear("a.example", ["tiktok"], [EDGE], 1_000, 2_000.0)
+    one.follow(["temu"])
+    assert one.enforced(2_001.0) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "192.168.0.1",
+        "169.254.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "224.0.0.1",
+        "::1",
+        "::",
+        "fe80::1",
+        "fd00::1",
+        "ff02::1",
+        "::ffff:10.0.0.1",
+        "2001:db8::1",
+    ],
+)
+def test_what_is_not_on_the_internet_is_never_learned(address: str) -> None:
+    """Whatever an answer says: our own gateway would be cut off by whoever runs a zone."""
+    one = book()
+    assert one.hear("a.example", ["tiktok"], [ip_address(address)], 60, 0.0).add == []
+    assert one.refused == {"reserved": 1}
+
+
+def test_what_the_network_needs_is_never_learned() -> None:
+    """An upstream on the Internet that a zone names as its own."""
+    one = book(protected=frozenset({EDGE}))
+    assert one.hear("a.example", ["tiktok"], [EDGE, IPv6Address(f"::ffff:{EDGE}")], 60, 0.0).add == []
+    assert one.refused == {"protected": 2}
+
+
+@pytest.mark.parametrize("shared", ["allow", "log", "block"])
+def test_an_address_that_others_have_too(shared: str) -> None:
+    """Whoever comes first: it is listed with their names; enforced only where the config says so."""
+    one = book(shared_is=shared)
+    assert one.hear("shop.example", [], [EDGE], 60, 0.0).add == []
+    one.hear("a.example", ["tiktok"], [EDGE, OTHER], 60, 1.0)
+    news = one.hear("news.example", [], [OTHER], 60, 2.0)
+    assert news.drop == ([] if shared == "block" else [("tiktok", OTHER)])
+    assert one.shared == {EDGE: ["shop.example"], OTHER: ["news.example"]}
+    enforced: list[tuple[str, Address, int]] = one.enforced(3.0)
+    assert len(enforced) == (2 if shared == "block" else 0)
+    one.enforced(10_000.0)
+    assert one.shared == {}, "nobody's any more"
+
+
+def test_who_is_exempt_follows_the_clock() -> None:
+    """By the slots that the hot path is told: now, and when it changes next; addresses and MACs."""
+    apps = [frozenset({"tiktok", "bytedance-platform"})]
+    slots = [[(0.0, 0), (100.0, 2), (200.0, 0)]]
+    devices: list[tuple[Address | int, int]] = [(EDGE, 3), (OTHER, 2), (0x00163E004711, 3)]
+    addresses, macs, change = exempt_at(devices, slots, 2, apps, 50.0)
+    assert addresses == {app: {OTHER} for app in apps[0]}
+    assert (macs, change) == ({}, 100.0)
+    addresses, macs, change = exempt_at(devices, slots, 2, apps, 150.0)
+    assert addresses == {app: {EDGE, OTHER} for app in apps[0]}
+    assert macs == {app: {"00:16:3e:00:47:11"} for app in apps[0]}
+    assert change == 200.0
+    assert exempt_at(devices, slots, 2, apps, 200.0)[2] is None
