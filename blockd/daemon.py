@@ -684,7 +684,7 @@ class Daemon:
         mac, _, host = client.rpartition(" by ")
         address = read_client(host)
         place = None if self._feeds.placement is None or mac else self._feeds.placement.places.get(address)
-        device = mac or (place.lease.mac if place is not None else "") or client
+        device = mac or (place.lease.mac if place is not None else "") or _counted(address, client)
         self._usage.saw(fields["app"], fields["group"], fields["action"], device, now)
         with contextlib.suppress(ValueError):
             if not self._fastpath.decide(address, name, qtype)["asked"]:
@@ -711,7 +711,8 @@ class Daemon:
         with self._store_lock:
             if self._store is None:
                 self._store = Store(self._database(USAGE))
-            self._store.keep(part, wall_clock() - self._live.settings.report.keep)
+            logged = [view.group for view in group_views(self._live.inputs) if view.is_logged]
+            self._store.keep(part, wall_clock() - self._live.settings.report.keep, logged)
 
     def _keep_usage(self) -> Deferred[None]:
         """Keep what was counted; what cannot be kept now is kept later."""
@@ -1230,6 +1231,7 @@ class Daemon:
             from blockd.desk import Desk
 
             self._desk = Desk(self._database(LEDGER), self._generations.root, wall_clock)
+            self._desk.must_have_entries = bool(self._live.inputs.decided)
             self._desk.listen(lambda: self._reactor.callFromThread(self._look_at_ledger))
         self._metrics.desk = self._desk
         self._site = None
@@ -1608,6 +1610,11 @@ class Daemon:
             **({} if self._desk is None else {"ledger": self._desk.standing()}),
             "dead_upstreams": [show_endpoint(server) for server in sorted(self._routes.dead)],
         }
+
+
+def _counted(address: Address, client: str) -> str:
+    """Name who asked, for a count: an IPv6 host picks addresses freely inside its network, and is one device."""
+    return f"{network_text(address)}" if address.version == 6 else client
 
 
 def _also(first: Deferred[list[Problem]], then: Deferred[list[Problem]]) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -34,10 +35,14 @@ SOON = 7 * 86_400.0
 UNREADABLE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)
 #: Others that may write between a read and a write of ours.
 WRITERS = 20
-#: Refusals an hour that people without a part in it may write to the ledger.
+#: Refusals an hour that somebody without a part in it may write to the ledger; ten such people may.
 STRANGERS = 100
 #: Seconds until the hot path is told of the days ahead anew.
 FOLD_AGAIN = 3_600.0
+#: Commands by which somebody may be exempt, or an app be let through.
+GRANTS = ("approve", "agree")
+#: Seconds until the whole ledger is read again, though nothing was added to it.
+READ_AGAIN = 60.0
 #: Seconds until somebody listens to the database again.
 HEAR_AGAIN = 5.0
 #: In the state directory: the last head that was seen.
@@ -95,9 +100,13 @@ def site_of(inputs: Inputs) -> Site:
     addresses: dict[str, list[tuple[Address, str]]] = defaultdict(list)
     macs: dict[str, list[tuple[int, str]]] = defaultdict(list)
     known: set[str] = set(wanted.sets)
+    whose: dict[str, set[str]] = {name: {""} for name in wanted.sets}
     for group, devices in inputs.devices.items():
         for device in devices:
             known |= device.identities
+            for identity in device.identities:
+                # A serial is a device; where there is none, a hostname is.
+                whose.setdefault(identity, set()).add(device.serial or device.hostname)
             for identity in device.identities if device.mac else ():
                 macs[identity].append((mac_number(device.mac), group))
             for identity in device.identities if device.address is not None else ():
@@ -111,6 +120,7 @@ def site_of(inputs: Inputs) -> Site:
         frozenset(wanted.requesters),
         frozenset(inputs.live_apps()),
         frozenset(known),
+        frozenset(identity for identity, devices in whose.items() if len(devices) > 1),
     )
     decidable: dict[str, list[str]] = defaultdict(list)
     for group, policy in inputs.settings.policies.items():
@@ -139,7 +149,13 @@ class Desk:
         #: What the hot path was told of: a head, and why nobody is exempt.
         self._folded: tuple[Head, str | None] | None = None
         #: When refusals of people without a part in it were written, of the last hour.
-        self._strangers: list[float] = []
+        self._strangers: list[tuple[float, int]] = []
+        self._said_again = 0.0
+        #: Whether an empty ledger cannot be: decisions of it are in force.
+        self.must_have_entries = False
+        self._read_again = 0.0
+        #: Why no exemption holds, as far as the hot path was told.
+        self._closed: str | None = None
         self._is_over = threading.Event()
         #: Every device that an exemption names, by itself or in a set.
         self._named: set[str] = set()
@@ -156,11 +172,20 @@ class Desk:
         """
 
         def hear() -> None:
+            is_told = False
+
+            def heard() -> None:
+                nonlocal is_told
+                is_told = False
+                news()
+
             while not self._is_over.is_set():
                 try:
-                    self._ledger.hear(news, self._is_over.is_set)
+                    self._ledger.hear(heard, self._is_over.is_set)
                 except LedgerError as error:
-                    log.warning("exemptions: %s; it is looked at in turns", error)
+                    if not is_told:
+                        log.warning("exemptions: %s; it is looked at in turns", error)
+                    is_told = True
                 else:
                     return
                 self._is_over.wait(HEAR_AGAIN)
@@ -172,19 +197,38 @@ class Desk:
     def read(self) -> None:
         """Read the ledger where it changed."""
         try:
-            if self.problem is not None or self._ledger.head() != self.head:
-                self._take(self._ledger.read(self._last_head()))
+            is_due = time.monotonic() >= self._read_again
+            if self.problem is not None or is_due or self._ledger.head() != self.head:
+                self._read_whole()
             self._confirmed = self._clock()
             self._complain(None)
         except LedgerBroken as error:
-            self._is_broken = True
-            self._complain(f"{error}: no exemption holds")
+            self._break(error)
         except LedgerError as error:
             self._complain(str(error))
         except UNREADABLE as error:
             # Whatever it holds, nobody is exempt by what cannot be understood, and the resolver goes on.
             self._is_broken = True
             self._complain(f"the ledger cannot be read: {type(error).__name__}: {error}: no exemption holds")
+
+    def _break(self, error: LedgerBroken) -> None:
+        self._is_broken = True
+        self._complain(f"{error}: no exemption holds")
+
+    def _read_whole(self) -> None:
+        began = time.monotonic()
+        book = self._ledger.read(self._last_head())
+        if self.must_have_entries and not book.head.number:
+            text = "the ledger is empty, and decisions are in force that it should hold"
+            raise LedgerBroken(f"{text}; `blockd apps decide` anew once it is known why, and remove decided.json")
+        if book.head != self.head or self.problem is not None:
+            self._take(book)
+        else:
+            # Names may have been erased.
+            self._book = book
+        took = time.monotonic() - began
+        # A ledger that takes long to read is not read all the time; what is edited in it is found all the same.
+        self._read_again = time.monotonic() + max(READ_AGAIN, 100 * took)
 
     def _take(self, book: Book) -> None:
         known, decided = exemptions(book.entries), decisions(book.entries)
@@ -250,7 +294,7 @@ class Desk:
         named = (exemption.terms.device for exemption in self._known.values())
         self._named = {identity for name in named for identity in site.sets.get(name, {name})}
         folded = Folded(floor=self._book.latest)
-        why = self.why_closed(site.stands)
+        why = self._closed = self.why_closed(site.stands)
         self._folded = (self.head, why)
         if why is not None:
             log.error("exemptions: none holds: %s", why)
@@ -260,13 +304,25 @@ class Desk:
             if not exemption.is_granted(now):
                 continue
             needed = frozenset().union(*(site.needs(app) for app in exemption.terms.apps if app in site.rules.live))
+            try:
+                term = exemption.term(needed)
+            except ValueError as error:
+                # Its zone is one that this machine does not know: it alone does not hold.
+                log.error("exemptions: %s does not hold here: %s", exemption.name, error)
+                continue
+            if exemption.terms.device not in site.sets and exemption.terms.device in site.rules.ambiguous:
+                log.error("exemptions: %s does not hold: its device is more than one", exemption.name)
+                continue
             for identity in site.sets.get(exemption.terms.device, {exemption.terms.device}):
+                if exemption.terms.device in site.sets and identity in site.rules.ambiguous:
+                    log.error("exemptions: %s: a device of its set is more than one, and left out", exemption.name)
+                    continue
                 for address, group in _addresses(site, placement, identity):
                     if exemption.holds_at(address):
-                        terms[address, group].append(exemption.term(needed))
+                        terms[address, group].append(term)
                 # Where a device is that a forwarder names by its MAC, nobody knows.
                 for mac, group in site.macs.get(identity, ()) if not exemption.terms.networks else ():
-                    terms[mac, group].append(exemption.term(needed))
+                    terms[mac, group].append(term)
         numbers: dict[tuple[str, frozenset[str]], int] = {}
         slots: dict[tuple[tuple[float, int], ...], int] = {}
         bits = {app: 1 << at for at, app in enumerate(apps)}
@@ -305,7 +361,7 @@ class Desk:
 
     def standing(self) -> dict[str, Any]:
         """Give the head, and what is wrong with the ledger."""
-        return {"entries": self.head.number, "head": self.head.hash, "problem": self.problem}
+        return {"entries": self.head.number, "head": self.head.hash, "problem": self.problem or self._closed}
 
     def states(self, now: float) -> Counter[str]:
         """Count exemptions by how they stand."""
@@ -338,6 +394,10 @@ class Desk:
         if do not in commands:
             return {"ok": False, "error": f"expected one of {', '.join(commands)}"}
         self.read()
+        if self.problem is None and do in GRANTS:
+            # Nothing is granted on the word of a ledger that somebody edited since it was read.
+            self._read_again = 0.0
+            self.read()
         if self.problem is not None and do != "verify":
             has_part = caller.is_operator or caller.is_among(_people(site))
             return {"ok": False, "error": self.problem if has_part else "the ledger is not read just now"}
@@ -354,11 +414,10 @@ class Desk:
                         keys = ("exemption", "device", "decision", "app")
                         about = next((str(request[key])[:100] for key in keys if request.get(key)), "")
                         self._append("refused", caller, {"command": do, "about": about, "why": refusal.reason})
-                else:
-                    log.warning(
-                        "exempt %s by %s refused, and not in the ledger: %d an hour are", do, caller.name, STRANGERS
-                    )
                 return {"ok": False, "error": str(refusal)}
+            except LedgerBroken as error:
+                self._break(error)
+                return {"ok": False, "error": str(error)}
             except LedgerError as error:
                 return {"ok": False, "error": str(error)}
         return {"ok": False, "error": "others write to the ledger without pause: try again"}
@@ -367,10 +426,17 @@ class Desk:
         """Say whether a refusal becomes an entry: whoever has no part in it must not fill the disk with them."""
         if caller.is_operator or caller.is_among(_people(site)):
             return True
-        now = self._clock()
-        self._strangers = [moment for moment in self._strangers if now - moment < 3_600.0]
-        self._strangers.append(now)
-        return len(self._strangers) <= STRANGERS
+        now = time.monotonic()
+        self._strangers = [(at, uid) for at, uid in self._strangers if now - at < 3_600.0]
+        own = sum(uid == caller.uid for _, uid in self._strangers)
+        if own < STRANGERS and len(self._strangers) < 10 * STRANGERS:
+            self._strangers.append((now, caller.uid))
+            return True
+        if now >= self._said_again:
+            # Once in a while: whoever fills no ledger is not to fill a journal either.
+            self._said_again = now + 600.0
+            log.warning("exempt: refusals of %s are not written any more: %d an hour are", caller.name, STRANGERS)
+        return False
 
     def _append(self, kind: str, caller: Caller, body: dict[str, Any]) -> None:
         by = self._ledger.person(self._book, caller.identity)
@@ -408,6 +474,8 @@ class Desk:
             )
         if terms.device not in site.rules.devices:
             raise Refused(f"{terms.device} is in no inventory any more")
+        if terms.device in site.rules.ambiguous:
+            raise Refused(f"{terms.device} is more than one device by now")
         self._append("approve", caller, {"exemption": name, "team": terms.team})
         log.info("exemption %s approved by %s of %s", name, caller.name, terms.team)
         return {"exemption": self._shown(name)}

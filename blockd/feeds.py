@@ -21,6 +21,7 @@ from blockd.devices.neighbours import Neighbours
 from blockd.devices.placement import Placement, Source
 from blockd.observe.metrics import wall_clock
 from blockd.policy.inputs import Inputs
+from blockd.policy.views import group_views
 from blockd.settings.values import Address
 
 log = logging.getLogger("blockd")
@@ -29,6 +30,10 @@ log = logging.getLogger("blockd")
 SLOW = 10.0
 #: Seconds that a start waits for what devices' addresses are.
 FIRST = 3.0
+#: What reading the file may end with that somebody else has written.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+#: Leases that are taken in at once.
+SLICE = 2_000
 #: In the state directory: what was said last of devices of ours.
 KEPT = "leases.json"
 
@@ -44,6 +49,8 @@ class Feeds:
         #: By source: its thread, and when that began.
         self._readers: dict[Source, tuple[threading.Thread, float]] = {}
         self._keeping = threading.Lock()
+        #: Groups whose devices may be kept by address.
+        self._logged: set[str] = set()
 
     def open(self, inputs: Inputs) -> None:
         """Have the sources that a config asks for; what was read of them stays."""
@@ -72,7 +79,8 @@ class Feeds:
             elif now is None or (now.feeds, now.stands, now.outcomes) != (feeds, wanted.stands, wanted.states):
                 self.placement = Placement(feeds, wanted.stands, wanted.states)
             if self.placement is not None:
-                self.placement.learn(inputs.devices)
+                self.placement.learn(inputs.devices, wall_clock())
+            self._logged = {view.group for view in group_views(inputs) if view.is_logged}
 
     def start(self) -> None:
         """Read all of it, for as long as a start may wait; what is not there is as it was when it was kept."""
@@ -91,7 +99,7 @@ class Feeds:
                 self.placement.restore(kept["sources"], wall_clock())
             except FileNotFoundError:
                 pass
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except UNREADABLE as error:
                 log.error("leases: %s cannot be read: %s", self._file, error)
 
     def look(self) -> None:
@@ -117,8 +125,11 @@ class Feeds:
             part = feed.fetch()
         except Exception as error:  # noqa: BLE001  whatever it is: said, and tried again
             part = Part(problem=f"{feed.file}: {type(error).__name__}: {error}")
-        with self.lock:
-            self._tell(self._take(feed, part))
+        # In slices: who asks where somebody is does not wait for a hundred thousand others.
+        for some in part.slices(SLICE):
+            with self.lock:
+                self._tell(self._take(feed, some))
+            time.sleep(0)
 
     def _take(self, feed: Source, part: Part) -> set[Address]:
         if self.placement is None or feed not in self.placement.feeds:
@@ -141,7 +152,7 @@ class Feeds:
             with self.lock:
                 if self.placement is None:
                     return
-                kept = self.placement.kept()
+                kept = self.placement.kept(self._logged)
             new = self._file.with_suffix(".new")
             try:
                 descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

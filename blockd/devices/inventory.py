@@ -39,10 +39,20 @@ ALIASES = {
     "devicegroup": "group",
     "groupname": "group",
 }
+#: What tools write where they know nothing.
+NOTHING = frozenset(
+    {"n/a", "na", "none", "null", "unknown", "-", "0", "not specified", "default string", "system serial number"}
+    | {"to be filled by o.e.m.", "not available", "undefined"}
+)
+#: Keys under which tools put their list.
+LISTS = ("devices", "value", "rows", "results")
 #: Devices in one file; a larger one is a mistake, or a network that should be written as one.
 MAX_DEVICES = 1_000_000
 #: Problems told of one file: with the wrong separator every line is one.
 MAX_PROBLEMS = 20
+
+#: Nobody's, and everybody's (RFC 919 7).
+BROADCAST = "255.255.255.255"
 
 _MAC = re.compile(r"[0-9a-f]{2}([:-]?)(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}")
 
@@ -88,6 +98,8 @@ def read_mac(text: str) -> str:
     if not _MAC.fullmatch(text):
         raise ValueError("expected a MAC, such as 00:11:22:33:44:55")
     digits = re.sub(r"[^0-9a-f]", "", text)
+    if digits in ("0" * 12, "f" * 12) or int(digits[:2], 16) & 1:
+        raise ValueError("this MAC is no device's: it is all zeros, or a group's")
     return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
 
 
@@ -140,15 +152,20 @@ Row = dict[str, str]
 
 
 def _cells(cells: Iterable[tuple[str, str]]) -> Row:
-    """Give the cells by their columns; MACs together, for a device has one a card."""
+    """Give the cells by their columns; MACs together, for a device has one a card, and nothing over what is known."""
     row: Row = {}
-    for column, cell in cells:
-        row[column] = f"{row[column]} {cell}" if column == "mac" and column in row else cell
+    for column, text in cells:
+        cell = "" if text.strip().lower() in NOTHING else text
+        if column == "mac" and row.get(column):
+            row[column] = f"{row[column]} {cell}"
+        elif cell.strip() or column not in row:
+            row[column] = cell
     return row
 
 
 def _column(head: str) -> str:
-    plain = re.sub(r"[^a-z0-9]", "", head.lower())
+    # `MAC address (Wi-Fi)` is one of several.
+    plain = re.sub(r"[^a-z0-9]", "", re.sub(r"[(].*[)]", "", head.lower()))
     return ALIASES.get(plain, plain)
 
 
@@ -159,14 +176,18 @@ def _json_rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise InputError([Problem(str(file), line, "", "this is no JSON")]) from None
-    rows = values.get("devices") if isinstance(values, dict) else values
+    rows = values
+    if isinstance(values, dict):
+        rows = next((values[key] for key in LISTS if isinstance(values.get(key), list)), None)
     if not isinstance(rows, list):
         raise InputError([Problem(str(file), 1, "", 'expected a list of objects, or {"devices": [...]}')])
     for at, value in enumerate(rows, 1):
-        if not isinstance(value, dict) or not all(isinstance(cell, str | int | None) for cell in value.values()):
+        # What is in columns that are not ours is nobody's business here.
+        own = {} if not isinstance(value, dict) else {k: cell for k, cell in value.items() if _column(k) in COLUMNS}
+        if not isinstance(value, dict) or not all(isinstance(cell, str | int | None) for cell in own.values()):
             yield at, Problem(str(file), at, "", f"object {at} of the list is not one of texts")
             continue
-        yield at, _cells((_column(key), "" if cell is None else str(cell)) for key, cell in value.items())
+        yield at, _cells((_column(key), "" if cell is None else str(cell)) for key, cell in own.items())
 
 
 def _rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
@@ -188,9 +209,7 @@ def _rows(file: Path, text: str) -> Iterator[tuple[int, Row | Problem]]:
                     yield at, _cells(zip(header, row, strict=True))
                 continue
             header = [_column(cell) for cell in row]
-            if not {"address", "mac"} & set(header) or any(
-                header.count(column) > 1 for column in COLUMNS if column != "mac"
-            ):
+            if not {"address", "mac"} & set(header):
                 raise InputError([Problem(str(file), at, "", wanted)])
     except csv.Error as error:
         raise InputError([Problem(str(file), reader.line_num, "", f"this is no CSV: {error}")]) from None
@@ -211,10 +230,10 @@ def _read(file: Path, line: int, row: Row) -> list[Device] | Problem:
             text = "expected one IPv4 or IPv6 address; networks go under groups:"
             return Problem(str(file), line, "address", text)
         mapped = getattr(parsed, "ipv4_mapped", None)
-        if "%" in address or mapped is not None or parsed.is_unspecified or parsed.is_multicast:
+        if "%" in address or mapped is not None or parsed.is_unspecified or parsed.is_multicast or address == BROADCAST:
             return Problem(str(file), line, "address", "no device has this address; write IPv4 addresses as IPv4")
     try:
-        macs = [read_mac(one) for one in mac.split()]
+        macs = [read_mac(one) for one in re.split(r"[\s,;]+", mac) if one]
     except ValueError as error:
         return Problem(str(file), line, "mac", str(error))
     if parsed is None and not macs:

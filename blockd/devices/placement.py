@@ -8,7 +8,7 @@ word, turn no device of ours into a stranger: what was said last stands for a ti
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,10 +75,12 @@ class Placement:
     places: dict[Address, Place] = field(default_factory=dict)
     #: By serial and hostname: addresses now.
     addresses: defaultdict[str, set[Address]] = field(default_factory=lambda: defaultdict(set))
+    #: Seconds since 1970, as of the last look.
     _now: float = 0.0
 
-    def learn(self, devices: Mapping[str, Iterable[Device]]) -> None:
+    def learn(self, devices: Mapping[str, Iterable[Device]], now: float | None = None) -> None:
         """Take inventories in: group -> devices. What they change is joined anew."""
+        self._now = self._now if now is None else now
         before, self.by_mac, self.tied = (self.by_mac, self.tied), {}, {}
         for group, members in devices.items():
             for device in members:
@@ -98,7 +100,7 @@ class Placement:
         self._now, was_failing = now, feed.problem is not None
         touched = feed.take(part, now)
         if feed.problem is None:
-            touched |= self._drop_ended(feed, now)
+            touched |= self._drop_ended(feed, now) if part.is_last else set()
         elif now - feed.confirmed > self.stands:
             # For so long, and not for as long as leases are: who has those addresses by now, nobody knows.
             touched |= feed.leases.keys()
@@ -108,17 +110,17 @@ class Placement:
             touched |= feed.leases.keys()
         return self._join(touched)
 
-    def kept(self) -> list[dict[str, Any]]:
-        """Give what feeds say of devices of ours; of others nothing is to be kept anywhere."""
+    def kept(self, groups: Collection[str]) -> list[dict[str, Any]]:
+        """Give what feeds say of devices of these groups; of others nothing is to be kept anywhere."""
         return [
             {
                 "file": str(feed.file),
                 "format": feed.format,
                 "confirmed": feed.confirmed,
                 "leases": [
-                    [str(lease.address), lease.mac, lease.hostname, min(lease.expires, NEVER)]
+                    [str(lease.address), lease.mac, min(lease.expires, NEVER)]
                     for lease in feed.leases.values()
-                    if lease.mac in self.by_mac and lease.expires
+                    if lease.expires and self.by_mac.get(lease.mac, ("",))[0] in groups
                 ],
             }
             for feed in self.feeds
@@ -133,11 +135,14 @@ class Placement:
             if one is None or feed.problem is None or feed.leases:
                 continue
             leases = [
-                read_lease(str(address), str(mac), str(name), ENDLESS if end >= NEVER else float(end))
-                for address, mac, name, end in one["leases"]
+                read_lease(str(address), str(mac), "", ENDLESS if end >= NEVER else float(end))
+                for address, mac, end in one["leases"]
+                if end == end
             ]
             feed.leases.update({lease.address: lease for lease in leases if lease is not None})
-            feed.confirmed = float(one["confirmed"])
+            confirmed = float(one["confirmed"])
+            # Nothing was confirmed later than now, whatever the file says.
+            feed.confirmed = min(confirmed, now) if confirmed == confirmed else 0.0
             self.take(feed, Part(problem=feed.problem), now)
             self._join(feed.leases)
 

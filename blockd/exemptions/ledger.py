@@ -184,11 +184,15 @@ class Database:
         """Name it, and the tables that must be there."""
         self._url, self._tables = url, tables
         self._engine: Engine | None = None
+        #: SQLite's file, and which one it was when it was opened.
+        self._file: Path | None = None
+        self._is_file = (0, 0)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """Begin a transaction. LedgerError when the store cannot be reached; IntegrityError is the caller's."""
         try:
+            self._leave_other_file()
             with self._connect().begin() as connection:
                 yield connection
         except IntegrityError:
@@ -202,11 +206,25 @@ class Database:
             self._engine.dispose()
             self._engine = None
 
+    def _leave_other_file(self) -> None:
+        """Let a file go that is not the one of this name any more: everybody reads and writes the same."""
+        if self._engine is None or self._file is None:
+            return
+        try:
+            found = self._file.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._is_file:
+            self.close()
+
     def _connect(self) -> Engine:
         if self._engine is None:
             engine = create_engine(self._url, pool_pre_ping=True, connect_args=_patience(self._url))
             if engine.url.get_backend_name() == "sqlite" and engine.url.database:
-                _touch(Path(engine.url.database))
+                self._file = Path(engine.url.database)
+                _touch(self._file)
+                found = self._file.stat()
+                self._is_file = (found.st_dev, found.st_ino)
             self._tables.create_all(engine)
             self._engine = engine
         return self._engine
@@ -250,6 +268,11 @@ class Ledger:
         entry = Entry(number, at_ms, kind, body, before, digest(number, at_ms, kind, words, before))
         try:
             with self._database.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    # Its clock is everybody's: an entry from ahead would close exemptions on all until that time comes.
+                    theirs = float(connection.execute(select(func.extract("epoch", func.now()))).scalar() or 0)
+                    if at - theirs > SKEW:
+                        raise LedgerError("this machine's clock is ahead of the database's: set it right first")
                 last = connection.execute(select(func.max(_entries.c.number))).scalar() or 0
                 if last != book.head.number:
                     raise LedgerMoved("somebody else wrote to the ledger meanwhile: try again")

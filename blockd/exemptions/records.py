@@ -142,6 +142,8 @@ class Rules:
     live: frozenset[str]
     #: Serials, hostnames and sets of devices.
     devices: frozenset[str]
+    #: Those of them that are several devices': nobody could say which of them is meant.
+    ambiguous: frozenset[str] = frozenset()
 
 
 class Refused(Exception):
@@ -179,6 +181,10 @@ def read_terms(values: dict[str, Any], rules: Rules, now: float) -> Terms:
     device = text("device", 100)
     if device and device not in rules.devices:
         problems.append(f"device: {device} is no serial or hostname of an inventory, and no set of exemptions.sets")
+    if device in rules.ambiguous:
+        problems.append(
+            f"device: {device} is more than one device's, or a set's as well: name one by a serial of its own"
+        )
     apps = texts("apps")
     if not apps:
         problems.append("apps: name one at least")

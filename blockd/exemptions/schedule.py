@@ -17,6 +17,11 @@ HORIZON = 48 * 3_600.0
 #: Changes of a slot, the last of which is always to no exemption at all.
 MAX_CHANGES = 8
 
+#: Seconds between two looks at whether clocks changed.
+STEP = 6 * 3_600.0
+#: Names that are another zone on each machine.
+LOCAL = frozenset({"localtime", "posixrules"})
+
 _HOURS = re.compile(
     r"(?:(?P<from_day>[a-z]{3})(?:-(?P<to_day>[a-z]{3}))? )?"
     r"(?P<from>[0-2]?[0-9]:[0-5][0-9])-(?P<to>[0-2]?[0-9]:[0-5][0-9]) (?P<zone>[A-Za-z0-9_+/-]+)"
@@ -36,16 +41,63 @@ class Hours:
     def windows(self, start: float, end: float) -> Iterator[tuple[float, float]]:
         """Give the stretches within a time that are in these hours, by the wall clock of the zone."""
         day = datetime.fromtimestamp(start, self.zone).date() - timedelta(days=1)
-        while (first := self._at(day, self.start)) < end:
-            last = self._at(day, self.end) if self.end > self.start else self._at(day + timedelta(days=1), self.end)
-            if day.weekday() in self.days and last > start:
-                yield max(first, start), min(last, end)
+        while self._latest(day) < end:
+            if day.weekday() in self.days:
+                for first, last in self._of(day):
+                    if first < end and last > start:
+                        yield max(first, start), min(last, end)
             day += timedelta(days=1)
 
-    def _at(self, day: date, minutes: int) -> float:
-        days, minutes = divmod(minutes, 24 * 60)
-        wall = datetime.combine(day + timedelta(days=days), time(minutes // 60, minutes % 60), self.zone)
-        return wall.astimezone(UTC).timestamp()
+    def _latest(self, day: date) -> float:
+        """Give a moment that is before any of a day's hours in every offset."""
+        return datetime.combine(day, time(), UTC).timestamp() - 86_400
+
+    def _of(self, day: date) -> list[tuple[float, float]]:
+        """Give the stretches in which the wall clock shows the hours that begin on a day.
+
+        Where clocks go forward there may be none, where they go back there may be two: a moment is in the hours when
+        the clock says so then, and at no other time.
+        """
+        midnight = datetime.combine(day, time(), UTC).timestamp()
+        wall_first = midnight + 60 * self.start
+        wall_last = midnight + 60 * self.end + (0 if self.end > self.start else 86_400)
+        found: list[tuple[float, float]] = []
+        for began, ended, offset in self._offsets(midnight - 86_400, midnight + 3 * 86_400):
+            first, last = max(began, wall_first - offset), min(ended, wall_last - offset)
+            if first >= last:
+                continue
+            if found and found[-1][1] == first:
+                found[-1] = (found[-1][0], last)
+            else:
+                found.append((first, last))
+        return found
+
+    def _offsets(self, start: float, end: float) -> Iterator[tuple[float, float, float]]:
+        """Give the stretches of a time in which clocks differ from UTC by the same, and by how many seconds."""
+        began = start
+        while began < end:
+            offset, ended = self._offset(began), end
+            # Zones change by the hour of some day; never twice within six.
+            step = next((at for at in _steps(began, end) if self._offset(at) != offset), None)
+            if step is not None:
+                low, high = max(began, step - STEP), step
+                while high - low > 1:
+                    middle = float((low + high) // 2)
+                    low, high = (middle, high) if self._offset(middle) == offset else (low, middle)
+                ended = high
+            yield began, ended, offset
+            began = ended
+
+    def _offset(self, moment: float) -> float:
+        delta = datetime.fromtimestamp(moment, self.zone).utcoffset()
+        return 0.0 if delta is None else delta.total_seconds()
+
+
+def _steps(start: float, end: float) -> Iterator[float]:
+    at = start
+    while at < end:
+        at = min(at + STEP, end)
+        yield at
 
 
 def read_hours(text: str) -> Hours:
@@ -64,6 +116,8 @@ def read_hours(text: str) -> Hours:
     if minutes[0] >= 24 * 60 or minutes[1] > 24 * 60 or minutes[0] == minutes[1]:
         raise ValueError(f"{text!r} has no beginning and end within a day, {example}")
     try:
+        if found["zone"] in LOCAL:
+            raise ValueError(found["zone"])
         zone = ZoneInfo(found["zone"])
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"{found['zone']!r} is no time zone, {example}") from None

@@ -498,7 +498,7 @@ def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:
         for state in ("requested", "approved", "active", "expired", "revoked"):
             states.add_metric([state], counts[state])
         expiring.add_metric([], desk.expiring(now))
-        current.add_metric([], desk.problem is None)
+        current.add_metric([], desk.standing()["problem"] is None)
         standing = desk.standing()
         entries.add_metric([standing["head"]], standing["entries"])
     yield from (states, expiring, current, entries)

@@ -79,7 +79,7 @@ def read_decided(file: Path, data: bytes) -> Decided:
     """Read what the daemon wrote of the ledger. InputError when it is something else."""
     try:
         decided = {str(app): (str(held["to"]), str(held["by"])) for app, held in json.loads(data).items()}
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         decided = {"": ("", "")}
     if not all(to in WAYS for to, _ in decided.values()):
         text = "is not what blockd writes of its ledger: remove it, and it is written anew"

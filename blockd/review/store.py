@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, case, delete, func, select
+from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, case, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from blockd.exemptions.ledger import Database
@@ -70,8 +70,8 @@ class Store:
         """Name the database, as the ledger does."""
         self._database = Database(url, _tables)
 
-    def keep(self, part: Part, before: float) -> None:
-        """Add a part, and forget what is older than a time in seconds."""
+    def keep(self, part: Part, before: float, logged: Collection[str]) -> None:
+        """Add a part; forget what is older than a time in seconds, and devices of groups that are not `logged`."""
         with self._database.begin() as connection:
             for cell, total in part.sums.items():
                 place = {"hour": cell.hour, "app": cell.app, "grp": cell.group, "action": cell.action}
@@ -84,7 +84,8 @@ class Store:
             for (day, name, app), total in part.names.items():
                 _add(connection, _names, {"day": day, "name": name, "app": app}, total)
             connection.execute(delete(_usage).where(_usage.c.hour < before // HOUR))
-            connection.execute(delete(_devices).where(_devices.c.day < before // DAY))
+            gone = or_(_devices.c.day < before // DAY, _devices.c.grp.notin_(logged))
+            connection.execute(delete(_devices).where(gone))
             connection.execute(delete(_names).where(_names.c.day < before // DAY))
 
     def read(self, since: float, until: float) -> Kept:

@@ -426,6 +426,7 @@ class Exemptions(Section):
     )
     stands: Duration = Field(
         3_600.0,
+        ge=3,
         description="How long exemptions hold while the ledger cannot be read.",
         json_schema_extra={"default": "1h"},
     )

@@ -51,7 +51,7 @@ PROXY, PROXY_OCTETS = b"\r\n\r\n\0\r\nQUIT\n", 4_096
 
 #: Length of the header, and whose address it conveys; None where it is not whole yet.
 ReadProxy = Callable[[bytes], tuple[int, str | None] | None]
-Answer = Callable[[bytes, tuple[str, int], int], bytes | None]
+Answer = Callable[[bytes, tuple[str, int], int, tuple[str | None] | None], bytes | None]
 
 
 @dataclass
@@ -77,8 +77,9 @@ class _Connection(Int16StringReceiver):
 
     def __init__(self, listener: TcpListener, peer: tuple[str, int]) -> None:
         self._listener = listener
-        #: Who asks; and whose connection it is, which differs where a forwarder says so.
-        self.peer = self.source = peer
+        #: Whose connection it is; and what a forwarder's PROXY header said of who asks.
+        self.source = peer
+        self._proxied: tuple[str | None] | None = None
         #: Whom it is counted with.
         self.counted = _bucket(peer[0])
         self._queries = 0
@@ -113,7 +114,7 @@ class _Connection(Int16StringReceiver):
                     self.transport.abortConnection()
                 return
             length, host = header
-            self.peer, begun = (host or self.source[0], self.source[1]), begun[length:]
+            self._proxied, begun = (host,), begun[length:]
             if host is not None and not self._listener.admits_behind(self, host):
                 self.transport.abortConnection()
                 return
@@ -127,7 +128,7 @@ class _Connection(Int16StringReceiver):
         self._queries += 1
         token = self._listener.next_token(self)
         self._unanswered.add(token)
-        reply = self._listener.answer(string, self.peer, token)
+        reply = self._listener.answer(string, self.source, token, self._proxied)
         if self._queries >= self._listener.limits.queries_a_connection:
             self._listener.counts.closed_many_queries += 1
             self._is_closing = True
@@ -234,7 +235,7 @@ class TcpListener(ServerFactory):
         is_forwarder: Callable[[str], bool] = lambda _: False,
         read_proxy: ReadProxy = lambda _: None,
     ) -> None:
-        """``answer(query, peer, token)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it.
+        """``answer(query, peer, token, proxied)`` gives a reply, b"" for silence, or None when :meth:`reply` brings it.
 
         ``limits()`` is asked at each use, so that a reload takes them in; so is ``is_forwarder(host)``: of whom a PROXY
         header is believed, which ``read_proxy`` reads.

@@ -207,7 +207,7 @@ def month(store: Store) -> None:
     for name in ("img-eu.shopcdn.example", "px.partner.example"):
         for number in range(40):
             usage.led(name, "temu", f"SER-{4700 + number}", 5, midnight)
-    store.keep(usage.take(), 0)
+    store.keep(usage.take(), 0, ["corporate", "guest"])
 
 
 def report(directory: Path, upstream: str) -> None:

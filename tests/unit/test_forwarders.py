@@ -192,6 +192,38 @@ def test_limits_are_each_clients_and_a_forwarder_has_one_of_its_own(serve: Serve
     assert blockd.metric("blockd_dropped_total", reason="forwarder_rate") > 100
 
 
+def over_tcp(blockd: Blockd, source: str, before: bytes, *queries: bytes) -> list[int]:
+    """Send messages behind what comes before the first; give the response codes until the connection or a wait ends."""
+    codes: list[int] = []
+    with socket.create_connection(("127.0.0.1", blockd.port), timeout=2, source_address=(source, 0)) as way:
+        way.sendall(before + b"".join(len(query).to_bytes(2, "big") + query for query in queries))
+        reader = way.makefile("rb")
+        try:
+            while head := reader.read(2):
+                codes.append(int(dns.message.from_wire(reader.read(int.from_bytes(head, "big"))).rcode()))
+        except (TimeoutError, ConnectionResetError):
+            pass
+    return codes
+
+
+def test_over_tcp_a_forwarder_is_what_it_is_over_udp(serve: Serve, upstream: Upstream) -> None:
+    """Options behind a header are a client's own; a header inside a message is none; there is one ceiling."""
+    upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]
+    limits = {"client_rate": 10_000, "client_burst": 10_000, "forwarders": [ALL], "forwarder_rate": 100}
+    blockd = serve([upstream.address], server=limits)
+    plain = dns.message.make_query(NAME, "A").to_wire()
+    sly = dns.message.make_query(NAME, "A", use_edns=0, options=[dns.edns.ECSOption(PERSONAL, 32)]).to_wire()
+    assert over_tcp(blockd, FORWARDER, header(CORPORATE), plain) == [dns.rcode.NXDOMAIN]
+    assert over_tcp(blockd, FORWARDER, header(PERSONAL), plain) == [dns.rcode.NOERROR]
+    assert over_tcp(blockd, FORWARDER, header(CORPORATE), sly) == [dns.rcode.NXDOMAIN]
+    assert over_tcp(blockd, FORWARDER, b"", header(PERSONAL) + plain) != [dns.rcode.NOERROR]
+    assert blockd.metric("blockd_conveyed_total", outcome="believed", kind="proxy") == 3
+    queries = [at.to_bytes(2, "big") + plain[2:] for at in range(120)]
+    answered = [len(over_tcp(blockd, FORWARDER, header(PERSONAL), *queries)) for _ in range(3)]
+    assert sum(answered) < 320, answered
+    assert blockd.metric("blockd_dropped_total", reason="forwarder_rate") > 30
+
+
 def test_an_exemption_holds_for_a_mac_that_is_conveyed(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
     """The device of an inventory, by the MAC that its forwarder gives; not where it has to be in a network."""
     upstream.records[NAME] = [f"{NAME}. 300 IN A 192.0.2.1"]

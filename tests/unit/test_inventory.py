@@ -142,3 +142,30 @@ def test_one_export_serves_several_groups() -> None:
     with pytest.raises(InputError) as raised:
         read_inventory(Path("mdm.csv"), MDM.encode(), ["Managed laptops", "Managed phones"])
     assert str(raised.value) == ("mdm.csv:1: group: no line has Managed phones in its column group, as `only` wants")
+
+
+def test_what_tools_write_around_it_is_left_alone() -> None:
+    """Lists under usual keys, cells that are no text, placeholders, notes in headers; nothing empties what is known."""
+    objects = {
+        "@odata.context": "x",
+        "value": [
+            {"ipAddress": "10.0.0.5", "IP": None, "deviceName": "l", "wifiMac": "N/A", "apps": ["a"], "score": 1.5},
+            {"wiFiMacAddress": "00:16:3e:00:47:11, 00:16:3e:00:47:12", "serialNumber": "N/A", "deviceName": "m"},
+        ],
+    }
+    read = read_inventory(Path("x.json"), json.dumps(objects).encode())
+    assert [(str(one.address), one.mac, one.serial, one.hostname) for one in read] == [
+        ("10.0.0.5", "", "", "l"),
+        ("None", "00:16:3e:00:47:11", "", "m"),
+        ("None", "00:16:3e:00:47:12", "", "m"),
+    ]
+    text = b"MAC address (Wi-Fi),MAC address (LAN),User,Username,Name\n,00:16:3e:00:47:11,a,,x\n"
+    [one] = read_inventory(Path("x.csv"), text)
+    assert (one.mac, one.owner, one.hostname) == ("00:16:3e:00:47:11", "a", "x")
+
+
+@pytest.mark.parametrize("mac", ["00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01"])
+def test_a_mac_that_is_no_devices_is_refused(mac: str) -> None:
+    """As in a lease: many would be one device by it."""
+    with pytest.raises(InputError, match="is no device's"):
+        read_inventory(Path("x.csv"), f"mac\n{mac}\n".encode())

@@ -74,7 +74,7 @@ def filled(store: Store) -> None:
         usage.saw("temu", "guest", "monitor", device, NOON)
     usage.saw("temu", "guest", "monitor", "a", NOON - DAY)
     usage.led("x.example", "temu", "a", 1, NOON)
-    store.keep(usage.take(), 0)
+    store.keep(usage.take(), 0, ["guest"])
 
 
 def test_what_is_kept_adds_up_and_ends(tmp_path: Path) -> None:
@@ -98,14 +98,16 @@ def test_what_is_kept_adds_up_and_ends(tmp_path: Path) -> None:
     refused = Usage()
     for number in range(9):
         refused.saw("temu", "guest", "block", f"r{number}", NOON)
-    store.keep(refused.take(), 0)
+    store.keep(refused.take(), 0, ["guest"])
     again = report(store.read(NOON - 2 * DAY, NOON), FACTS, NOON - 2 * DAY, NOON, [])["apps"][0]
     assert again["groups"][1]["devices"] == 11
     assert again["block_would_touch"]["devices"] == 2, "who was refused anyway is not touched by a block"
     assert [day.get("monitor", 0) for day in app["trend"]] == [0, 6, 14]
     assert [group["devices"] for group in app["groups"]] == [None, 2]
-    store.keep(Usage().take(), NOON - 3_600)
+    store.keep(Usage().take(), NOON - 3_600, ["guest"])
     assert len(store.read(0, NOON).usage) == 2
+    store.keep(Usage().take(), 0, ["corporate"])
+    assert store.read(0, NOON).devices == {}, "a group that is logged by device no more is forgotten by device"
     store.close()
 
 
@@ -136,7 +138,7 @@ def test_a_page_is_whole_and_escapes_what_it_is_told(tmp_path: Path) -> None:
     filled(store)
     usage = Usage()
     usage.led("<script>alert(1)</script>.example", "temu", "a", 1, NOON)
-    store.keep(usage.take(), 0)
+    store.keep(usage.take(), 0, ["guest"])
     found = report(store.read(NOON - 30 * DAY, NOON), FACTS, NOON - 30 * DAY, NOON, [])
     found["exemptions"] = [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -105,3 +106,36 @@ def test_a_slot_says_what_the_terms_say(terms: list[Term], now: int) -> None:
         assert told <= wanted
         if moment < found[-1][0] or len(found) <= MAX_CHANGES:
             assert told == wanted, moment
+
+
+LONDON = ZoneInfo("Europe/London")
+
+
+@pytest.mark.parametrize(
+    "text", ["01:15-01:45", "00:30-01:30", "01:30-02:15", "01:30-02:30", "sun 22:00-02:00", "mon-sat 23:30-01:30"]
+)
+@pytest.mark.parametrize("day", ["2027-03-27T12:00:00+00:00", "2027-10-30T12:00:00+00:00", "2027-06-01T00:00:00+00:00"])
+def test_hours_are_what_the_wall_clock_says_and_nothing_else(text: str, day: str) -> None:
+    """Minute by minute over both changes of the year: open exactly when the clock there shows these hours."""
+    hours = read_hours(f"{text} Europe/London")
+    start = datetime.fromisoformat(day).timestamp()
+    end = start + 36 * 3600
+    windows = list(hours.windows(start, end))
+    assert all(first < last for first, last in windows)
+    for moment in range(int(start), int(end), 60):
+        wall = datetime.fromtimestamp(moment, LONDON)
+        minutes = wall.hour * 60 + wall.minute
+        if hours.start < hours.end:
+            is_open = hours.start <= minutes < hours.end and wall.weekday() in hours.days
+        else:
+            before = (wall.weekday() - 1) % 7
+            late, early = minutes >= hours.start, minutes < hours.end
+            is_open = (late and wall.weekday() in hours.days) or (early and before in hours.days)
+        assert any(first <= moment < last for first, last in windows) == is_open, wall
+
+
+@pytest.mark.parametrize("zone", ["localtime", "posixrules", "Nowhere/Gone"])
+def test_a_zone_is_the_same_everywhere(zone: str) -> None:
+    """Resolvers that share a ledger must not each read it by their own."""
+    with pytest.raises(ValueError, match="is no time zone"):
+        read_hours(f"08:00-18:00 {zone}")

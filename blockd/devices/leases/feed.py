@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -41,16 +41,32 @@ FORMATS: dict[str, type[Kea] | type[Dnsmasq] | type[Dhcpd]] = {"kea": Kea, "dnsm
 
 @dataclass
 class Part:
-    """What a look at a file found: lines that were not read before, or why there are none."""
+    """What a look at a source found: leases that were not read before, or why there are none."""
 
-    lines: list[str] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
+    #: Lines that say nothing.
+    skipped: int = 0
     #: They begin a file anew.
     is_beginning: bool = False
     #: The file is as it was at the look before.
     is_settled: bool = False
     problem: str | None = None
-    #: Of a source that has no lines.
-    leases: list[Lease] = field(default_factory=list)
+    #: All that there is: what is not in it is gone.
+    is_all: bool = False
+    #: Nothing more of this look follows.
+    is_last: bool = True
+
+    def slices(self, most: int) -> Iterator[Part]:
+        """Give it in parts that are taken in quickly, one after the other."""
+        if self.is_all or len(self.leases) <= most:
+            yield self
+            return
+        for at in range(0, len(self.leases), most):
+            some, is_last = self.leases[at : at + most], at + most >= len(self.leases)
+            skipped = self.skipped if at == 0 else 0
+            yield replace(
+                self, leases=some, skipped=skipped, is_beginning=self.is_beginning and at == 0, is_last=is_last
+            )
 
 
 class Feed:
@@ -72,6 +88,8 @@ class Feed:
         self._reader: Format = FORMATS[format]()
         self._state: tuple[int, int, int] | None = None
         self._offset, self._tail = 0, b""
+        #: Why what was read is no lease file, if so.
+        self._garbage: str | None = None
         #: Of a file that is written anew: the addresses that are in it now.
         self._written: set[Address] = set()
 
@@ -89,7 +107,7 @@ class Feed:
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
-            self._state = None
+            self._state, self._garbage = None, None
             return Part(problem=f"{self.file}: {getattr(error, 'strerror', None) or error}")
 
     def take(self, part: Part, now: float) -> set[Address]:
@@ -98,25 +116,35 @@ class Feed:
         if part.problem is not None:
             return set()
         self.confirmed = now
+        self.skipped += part.skipped
         if part.is_beginning:
-            self._reader, self._written = FORMATS[self.format](), set()
+            self._written = set()
         changed = set()
-        for lease in self._reader.read(iter(part.lines)):
-            if lease is None:
-                self.skipped += 1
-            elif len(self.leases) >= MAX_LEASES and lease.address not in self.leases:
+        for lease in part.leases:
+            if len(self.leases) >= MAX_LEASES and lease.address not in self.leases:
                 self.left_out += 1
             else:
                 if self.leases.get(lease.address) != lease:
                     changed.add(lease.address)
                 self.leases[lease.address] = lease
                 self._written.add(lease.address)
-        if self._reader.is_whole and part.is_settled:
+        if FORMATS[self.format].is_whole and part.is_settled:
             # Not before: while it is being written, what is not in it yet is not over.
-            for address in self.leases.keys() - self._written:
-                del self.leases[address]
-                changed.add(address)
+            changed |= self._end_what_is_gone(now)
         return changed
+
+    def _end_what_is_gone(self, now: float) -> set[Address]:
+        """End what a file has no more. It may have been cut, too: so it ends now, and is not as if it had never been.
+
+        Unless its device has another address by now: then it is known to have left this one.
+        """
+        gone = {a for a in self.leases.keys() - self._written if self.leases[a].expires > now}
+        here = {(lease.mac, a.version) for a, lease in self.leases.items() if a not in gone and lease.expires > now}
+        for address in gone:
+            lease = self.leases[address]
+            has_left = (lease.mac, address.version) in here
+            self.leases[address] = replace(lease, expires=0.0 if has_left else now)
+        return gone
 
     def _fetch(self, descriptor: int) -> Part:
         found = os.fstat(descriptor)
@@ -124,7 +152,7 @@ class Feed:
             raise ValueError("is no file")
         state = (found.st_ino, found.st_size, found.st_mtime_ns)
         if state == self._state:
-            return Part(is_settled=True)
+            return Part(is_settled=True, problem=self._garbage)
         if found.st_size > MAX_OCTETS:
             raise ValueError(f"has more than {MAX_OCTETS >> 20} MiB: it is no lease file")
         is_longer = self._state is not None and found.st_size >= self._offset and self._has_tail(descriptor)
@@ -136,7 +164,15 @@ class Feed:
             lines = [*self._lines_before(), *lines]
         self._offset, self._state = offset, state
         self._tail = os.pread(descriptor, TAIL, max(0, offset - TAIL))
-        return Part(lines, is_beginning)
+        if is_beginning:
+            self._reader = FORMATS[self.format]()
+        # Read here, where it keeps nobody waiting.
+        found_here = list(self._reader.read(iter(lines)))
+        leases = [lease for lease in found_here if lease is not None]
+        # A page of an error, another program's file: it says nothing of anybody, and ends nobody's lease.
+        is_garbage = is_beginning and bool(found_here) and not leases
+        self._garbage = f"{self.file}: has no line that is a lease of {self.format}" if is_garbage else None
+        return Part(leases, len(found_here) - len(leases), is_beginning, problem=self._garbage)
 
     def _lines_before(self) -> list[str]:
         lines: list[str] = []

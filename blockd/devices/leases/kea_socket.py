@@ -40,7 +40,7 @@ class KeaSocket:
             return Part(problem=f"{self.file}: {getattr(error, 'strerror', None) or error}")
         if rows is None:
             return Part(is_settled=True, problem=self.problem)
-        return Part(leases=[lease for row in rows if (lease := self._lease(row)) is not None])
+        return Part([lease for row in rows if (lease := self._lease(row)) is not None], is_all=True)
 
     def take(self, part: Part, now: float) -> set[Address]:
         """Take it in; give the addresses of which something else is said than before."""

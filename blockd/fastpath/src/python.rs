@@ -549,12 +549,15 @@ impl Fastpath {
     }
 
     /// Answers a query that came by a stream: the reply, `b""` for silence, or None when it comes from `take_work`.
+    /// `proxied` is what a PROXY header said before the stream: whom it is for, None for one that speaks for itself.
+    #[pyo3(signature = (packet, peer, token, proxied=None))]
     fn answer<'py>(
         &self,
         py: Python<'py>,
         packet: &[u8],
         peer: (IpAddr, u16),
         token: u64,
+        proxied: Option<(Option<IpAddr>,)>,
     ) -> Option<Bound<'py, PyBytes>> {
         let mut out = Vec::new();
         let outcome = py.detach(|| {
@@ -566,7 +569,8 @@ impl Fastpath {
                 is_overloaded: false,
             };
             let mut name = FoldedName::ROOT;
-            let asked = self.core.read(packet, &mut name);
+            let proxied = proxied.map(|(address,)| address.map(Address::from));
+            let asked = self.core.read_behind(proxied, packet, &mut name);
             let outcome = self.core.answer(&self.core.pair.load(), &arrival, &asked, self.core.now_us(), &mut out);
             if let Outcome::Ask(key, serial) = outcome {
                 self.core.ask_elsewhere(Command::Ask(key, serial));

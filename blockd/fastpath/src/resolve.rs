@@ -565,9 +565,19 @@ impl Core {
         all
     }
 
-    /// Reads a query; the name is written to `name`.
+    /// Reads a query, and what stands before it; the name is written to `name`.
     pub fn read<'a>(&self, packet: &'a [u8], name: &'a mut FoldedName) -> Asked<'a> {
         let (packet, proxied) = wire::strip_proxy(packet);
+        self.read_behind(proxied, packet, name)
+    }
+
+    /// Reads a query of a stream, whose PROXY header, if there was one, said this.
+    pub fn read_behind<'a>(
+        &self,
+        proxied: Option<Option<Address>>,
+        packet: &'a [u8],
+        name: &'a mut FoldedName,
+    ) -> Asked<'a> {
         match guarded(|| wire::parse_question(packet, name)) {
             Some(Ok(mut question)) => {
                 question.conveyed.proxied = proxied;
