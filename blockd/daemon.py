@@ -34,7 +34,7 @@ from blockd.egress.ruleset import ABSENT
 from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
 from blockd.feeds import Feeds
 from blockd.fetches import Fetches
-from blockd.firewall import Firewall
+from blockd.firewall import Firewall, tls
 from blockd.generations import CURRENT, Generations
 from blockd.lists.gate import RELOAD, limits, moved, refusals
 from blockd.lists.remote import State as FetchState
@@ -308,7 +308,7 @@ class Daemon:
         self._likely = self._metrics.likely_forwarders
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
-        self._views = self._generation_numbers()[1]
+        self._rules, self._views = self._generation_numbers()
         self._open_placement()
         self._feeds.start()
         self._open_desk()
@@ -331,7 +331,7 @@ class Daemon:
             for endpoint in settings.server.listen:
                 ports += listen_tcp(reactor, endpoint, tcp, "server.listen", inherited.streams(endpoint))
             self._dns_ports = list(ports)
-            site = admin_site(registry, self._alive, self._ready)
+            site = admin_site(registry, self._alive, self._ready, self._egress_lists)
             ports += listen_tcp(reactor, settings.admin.listen, site, "admin.listen")
             for endpoint in settings.block_page.listen:
                 ports += listen_tcp(reactor, endpoint, page.site, "block_page.listen", inherited.streams(endpoint))
@@ -1119,11 +1119,22 @@ class Daemon:
 
     def _open_firewall(self, loop: asyncio.AbstractEventLoop) -> None:
         path = self._firewall_path()
-        self._firewall = self._metrics.firewall = Firewall(self._fastpath.let_go, self._fastpath.look_up)
+        self._firewall = self._metrics.firewall = Firewall(
+            self._fastpath.let_go, self._fastpath.look_up, self._fastpath.asked_within
+        )
         try:
             loop.run_until_complete(self._firewall.listen(path))
         except OSError as error:
             raise StartError(f"egress.socket: {path}: {error.strerror}: its directory has to be there") from None
+        wanted, relative = self._live.settings.egress, self._live.inputs.relative
+        if wanted.listen is not None:
+            files = [relative(file or "") for file in (wanted.certificate, wanted.key, wanted.authority)]
+            try:
+                context = tls(True, *files)
+                loop.run_until_complete(self._firewall.listen_far(str(wanted.listen[0]), wanted.listen[1], context))
+            except OSError as error:
+                text = f"egress.listen: {error.strerror or error}: is the address ours, and are the files certificates?"
+                raise StartError(text) from None
         self._fastpath.learn(True)
 
     def _want_firewall(self) -> None:
@@ -1203,6 +1214,9 @@ class Daemon:
         if now - self._looked_up >= self._live.settings.egress.resolve:
             self._looked_up = now
             self._firewall.look_up(names_of(self._live.inputs, wanted.apps))
+
+    def _egress_lists(self) -> dict[str, list[str]]:
+        return {} if self._firewall is None else self._firewall.lists()
 
     def _command_egress(self, request: dict[str, Any]) -> dict[str, Any]:
         firewall = self._firewall

@@ -615,10 +615,12 @@ class Desk:
     def _forget(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         if caller.uid != 0:
             raise Refused("only root erases a name")
-        if not self._ledger.forget(self._book, str(request.get("person") or "")):
+        person = str(request.get("person") or "")
+        if not any(name.partition(":")[0] == person for name in self._book.people.values()):
             raise Refused("nobody of that name is in the ledger")
-        # Without the name, or it would not be forgotten.
+        # Without the name, or it would not be forgotten; and first, since it may have to be tried again.
         self._append("asked", caller, {"command": "forget"})
+        self._ledger.forget(self._book, person)
         return {}
 
     def _may_read(self, site: Site, caller: Caller) -> None:

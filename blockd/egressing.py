@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import signal
+import ssl
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,30 @@ log = logging.getLogger("blockd")
 LINE = 256 << 20
 #: Seconds between two attempts to reach the daemon, two looks at the kernel, and two words about how it stands.
 AGAIN, LOOK, TELL = 1.0, 2.0, 5.0
+#: Seconds for a connection to another machine.
+PATIENCE = 10.0
 #: In the state directory.
 KEPT = "wanted.json"
+
+
+@dataclass(frozen=True)
+class Far:
+    """A daemon of another machine."""
+
+    host: str
+    port: int
+    context: ssl.SSLContext
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
 
 class Egress:
     """One process, one table."""
 
-    def __init__(self, socket: Path, nft: Nftables) -> None:
-        """`socket` is the daemon's."""
-        self._socket, self._reconciler = socket, Reconciler(nft)
+    def __init__(self, place: Path | Far, nft: Nftables) -> None:
+        """`place` is where the daemon is."""
+        self._place, self._reconciler = place, Reconciler(nft)
         # One thread: a transaction after the other, and the loop goes on meanwhile.
         self._worker = ThreadPoolExecutor(1, "nft")
         directory = os.environ.get("STATE_DIRECTORY")
@@ -99,17 +115,15 @@ class Egress:
         was_there = True
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=LINE)
-            except OSError as error:
+                reader, writer = await self._connect()
+            except (OSError, TimeoutError) as error:
                 if was_there:
-                    log.warning(
-                        "egress: no daemon at %s: %s; the rules stand as they are", self._socket, error.strerror
-                    )
+                    log.warning("egress: no daemon at %s: %s; the rules stand as they are", self._place, error)
                 was_there = False
                 await asyncio.sleep(AGAIN)
                 continue
             was_there = True
-            log.info("egress: connected to %s", self._socket)
+            log.info("egress: connected to %s", self._place)
             telling = asyncio.create_task(self._tell(writer))
             try:
                 while line := await reader.readline():
@@ -121,6 +135,13 @@ class Egress:
                 writer.close()
             log.warning("egress: the daemon is gone; the rules stand as they are")
             await asyncio.sleep(AGAIN)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._place, Path):
+            return await asyncio.open_unix_connection(str(self._place), limit=LINE)
+        far = self._place
+        connecting = asyncio.open_connection(far.host, far.port, ssl=far.context, limit=LINE)
+        return await asyncio.wait_for(connecting, PATIENCE)
 
     async def _obey(self, said: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         """Do one thing; what does not work is told, and not confirmed."""
@@ -179,11 +200,11 @@ def read_moves(value: Any, groups: Any) -> dict[Any, str | None]:
     return {**moved, **dict.fromkeys(read_places([[one[0], None] for one in value if one[1] == ""], groups), "")}
 
 
-def run(socket: Path) -> None:
+def run(place: Path | Far) -> None:
     """Run it. StartError when it cannot work at all."""
     try:
         nft = Nftables()
         nft.objects()
     except NftError as error:
         raise StartError(f"egress: {error}") from None
-    asyncio.run(Egress(socket, nft).run())
+    asyncio.run(Egress(place, nft).run())

@@ -11,12 +11,14 @@ import contextlib
 import json
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from blockd.egress.learned import Book, News
+from blockd.egress.ruleset import REFUSED
 from blockd.egress.wanted import Wanted, exempt_json
 from blockd.settings.values import Address
 
@@ -28,6 +30,16 @@ LINE, BACKLOG = 4 << 20, 64 << 20
 MOST = 16
 #: Names that are looked up at once, and seconds until the next.
 LOOK_UPS, PAUSE = 20, 0.1
+
+
+def tls(is_server: bool, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
+    """Make the context of either side: TLS 1.3, nobody without a certificate of the authority. OSError for files."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(authority)
+    return context
 
 
 class _Peer:
@@ -46,8 +58,16 @@ class _Peer:
 class Firewall:
     """What the daemon tells firewalls. All calls on the reactor's thread."""
 
-    def __init__(self, let_go: Callable[[list[int]], None], look_up: Callable[[str, int], None]) -> None:
-        """`let_go` sends answers that are held, by serial; `look_up` asks an upstream for a name and type."""
+    def __init__(
+        self,
+        let_go: Callable[[list[int]], None],
+        look_up: Callable[[str, int], None],
+        asked_within: Callable[[str, int], bool],
+    ) -> None:
+        """`let_go` sends answers that are held, by serial; `look_up` asks an upstream for a name and type.
+
+        `asked_within` says whether an address asked us anything within so many seconds.
+        """
         self.book = Book()
         self.peers: set[_Peer] = set()
         self.is_off = False
@@ -55,7 +75,9 @@ class Firewall:
         self.wait = 0.05
         #: Answers that left before every firewall knew.
         self.late = 0
-        self._let_go, self._look_up = let_go, look_up
+        self._let_go, self._look_up, self._asked_within = let_go, look_up, asked_within
+        #: Sources that are refused something by a firewall and do not ask us: packets. They have another resolver.
+        self.silent: dict[str, int] = {}
         self._wanted: Wanted | None = None
         self._serial = 0
         self._news = News()
@@ -64,6 +86,7 @@ class Firewall:
         #: What was told and not done yet -> answers that wait for it.
         self._waiting: dict[int, list[int]] = {}
         self._server: asyncio.AbstractServer | None = None
+        self._far: asyncio.AbstractServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._names: list[str] = []
 
@@ -76,10 +99,15 @@ class Firewall:
         finally:
             os.umask(before)
 
+    async def listen_far(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        """Wait for firewalls of other machines, each with a certificate. OSError when the port cannot be had."""
+        self._far = await asyncio.start_server(self._serve, host, port, ssl=context, limit=LINE)
+
     def close(self, path: Path) -> None:
         """Stop; rules stand as they are."""
-        if self._server is not None:
-            self._server.close()
+        for server in (self._server, self._far):
+            if server is not None:
+                server.close()
         for peer in self.peers:
             peer.writer.close()
         path.unlink(missing_ok=True)
@@ -211,7 +239,7 @@ class Firewall:
             writer.close()
             return
         peer = _Peer(writer)
-        peer.done = self._serial
+        peer.done = peer.told = self._serial
         self.peers.add(peer)
         log.info("egress: a firewall is connected")
         try:
@@ -228,6 +256,7 @@ class Firewall:
                     self._done()
                 if "status" in said:
                     peer.status = dict(said["status"])
+                    self._look_for_silent()
         except (OSError, ValueError, TypeError, asyncio.LimitOverrunError) as error:
             log.error("egress: a firewall said what is not understood: %s", error)
         finally:
@@ -236,6 +265,31 @@ class Firewall:
             self._done()
             log.warning("egress: a firewall is gone; what it enforced stands as it is")
 
+    def _look_for_silent(self) -> None:
+        refused: dict[str, int] = {}
+        for peer in self.peers:
+            for source, packets in dict(peer.status.get("refused_sources") or {}).items():
+                refused[source] = refused.get(source, 0) + int(packets)
+        silent = {source: packets for source, packets in refused.items() if not self._asked_within(source, REFUSED)}
+        for source in silent.keys() - self.silent.keys():
+            log.warning(
+                "egress: %s is refused something of apps, and asked us nothing for %d min: it has another resolver",
+                source,
+                REFUSED // 60,
+            )
+        self.silent = silent
+
+    def lists(self) -> dict[str, list[str]]:
+        """Give what is refused, by app, for firewalls that fetch it: networks, and addresses that are learned now."""
+        if self._wanted is None or self.is_off:
+            return {}
+        blocked = {app for one in self._wanted.groups.values() for app in one.block}
+        found = {app: [str(network) for network in self._wanted.apps[app]] for app in sorted(blocked)}
+        for app, address, _ in self.book.enforced(time.monotonic()):
+            if app in found:
+                found[app].append(str(address))
+        return found
+
     def status(self) -> dict[str, Any]:
         """Say how it stands, for people and dashboards."""
         return {
@@ -243,6 +297,7 @@ class Firewall:
             "generation": None if self._wanted is None else self._wanted.generation,
             "firewalls": [{**peer.status, "behind": peer.told - peer.done} for peer in self.peers],
             "late": self.late,
+            "silent": self.silent,
             "refused": dict(self.book.refused),
             "learned": {app: len(known) for app, known in self.book.apps.items()},
             "shared": {

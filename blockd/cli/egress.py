@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,8 +22,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(egress, name="egress")
 
 
-def run(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
-    """Enforce what the daemon says, until SIGINT or SIGTERM; then the rules stand. It needs CAP_NET_ADMIN."""
+def run(
+    context: typer.Context,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+    connect: Annotated[str | None, typer.Option(help="HOST:PORT of a daemon of another machine, by TLS.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Ours, a PEM file.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its key, a PEM file.")] = None,
+    authority: Annotated[Path | None, typer.Option(help="Whose certificate the daemon has, a PEM file.")] = None,
+) -> None:
+    """Enforce what the daemon says, until SIGINT or SIGTERM; then the rules stand. It needs CAP_NET_ADMIN.
+
+    With --connect, and the three files, the daemon is another machine's, and no config is read.
+    """
     context.obj = (config, socket, as_json)
     if context.invoked_subcommand is not None:
         return
@@ -34,14 +46,34 @@ def run(context: typer.Context, config: Config = None, socket: Socket = None, as
     from blockd.settings.source import Disk
 
     log_format.set_up()
-    file = Path(os.path.abspath(config_path(config)))
-    settings, _ = load_settings(file, Disk())
-    log_format.set_up(settings.log.format == "json")
     try:
+        if connect is not None:
+            enforce(_far(connect, certificate, key, authority))
+            return
+        file = Path(os.path.abspath(config_path(config)))
+        settings, _ = load_settings(file, Disk())
+        log_format.set_up(settings.log.format == "json")
         enforce(file.parent / settings.egress.socket)
     except StartError as error:
         complain(f"blockd cannot start: {error}")
         raise typer.Exit(1) from None
+
+
+def _far(connect: str, certificate: Path | None, key: Path | None, authority: Path | None) -> Any:
+    from blockd.egressing import Far
+    from blockd.firewall import tls
+    from blockd.problems import StartError
+
+    host, colon, port = connect.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise typer.BadParameter(f"--connect: expected HOST:PORT, and found {connect}")
+    if certificate is None or key is None or authority is None:
+        raise typer.BadParameter("--connect needs --certificate, --key and --authority")
+    try:
+        context = tls(False, certificate, key, authority)
+    except OSError as error:
+        raise StartError(f"egress: the certificates cannot be read: {error}") from None
+    return Far(host.strip("[]"), int(port), context)
 
 
 def plan(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
@@ -124,6 +156,8 @@ def _print(answer: dict[str, Any]) -> None:
             say()
             rows = [[row["group"], row["app"], row["what"], row["packets"]] for row in counted]
             print_table(["GROUP", "APP", "WHAT", "PACKETS"], rows, right=["PACKETS"])
+    for source, packets in list(answer["silent"].items())[:20]:
+        say(f"{source} was refused {packets} packets, and asks us nothing: it has another resolver")
     if answer["shared"]:
         say()
         rows = [

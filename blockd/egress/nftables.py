@@ -81,6 +81,15 @@ class Nftables:
                 found[_text(key)] = value
         return found
 
+    def refused(self, version: int) -> dict[str, int]:
+        """Give the sources that were refused something of late, and how many packets each."""
+        found: dict[str, int] = {}
+        for listed, item in self._list("list", "set", *TABLE.split(), f"refused{version}"):
+            for one in item.get("elem", []) if listed == "set" else []:
+                if isinstance(one, dict) and "elem" in one:
+                    found[str(one["elem"]["val"])] = int(one["elem"].get("counter", {}).get("packets", 0))
+        return found
+
     def counters(self) -> dict[str, tuple[int, int]]:
         """Give packets and octets of each counter."""
         listed = self._list("list", "counters", "table", *TABLE.split())

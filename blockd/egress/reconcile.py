@@ -17,6 +17,8 @@ from blockd.settings.values import Address
 log = logging.getLogger("blockd")
 
 Learned = tuple[str, Address, int]
+#: Refused sources that are told, the busiest first.
+MOST_SOURCES = 1_000
 #: Times that all of it is put in force when somebody else changes rules meanwhile.
 TRIES = 3
 
@@ -223,6 +225,8 @@ class Reconciler:
             if rest:
                 group, _, app = rest.partition("/")
                 counters[name] = {"what": kind, "group": group, "app": app, "packets": packets, "octets": octets}
+        refused = {**self._nft.refused(4), **self._nft.refused(6)}
+        most = sorted(refused.items(), key=lambda one: -one[1])[:MOST_SOURCES]
         now = time.monotonic()
         sizes = Counter(app for (app, _), end in self._until.items() if end > now)
         return {
@@ -237,4 +241,5 @@ class Reconciler:
             "networks": {app: len(own) for app, own in self.wanted.apps.items()},
             "exempt": {app: len(own) for app, own in self.wanted.exempt.items()},
             "counters": list(counters.values()),
+            "refused_sources": dict(most),
         }

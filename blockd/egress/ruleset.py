@@ -21,6 +21,8 @@ ENCRYPTED_DNS = "encrypted-dns"
 DNS_PORTS = "{ 53, 853 }"
 #: Addresses of a set of learned ones; it is a hash, whose size is a bound and takes no memory before.
 LEARNED = 65_535
+#: Seconds for which sources are remembered that were refused something.
+REFUSED = 900
 #: Elements of one command.
 ELEMENTS = 5_000
 #: Of a source that has no place of its own; networks decide.
@@ -76,7 +78,10 @@ def ruleset(wanted: Wanted, there: Objects = Objects()) -> str:
         lines += _elements(f"ranges{version}", spans)
         resolvers = [str(network) for network in wanted.resolvers if network.version == version]
         lines += _set(f"resolvers{version}", kind, " flags interval; auto-merge;", resolvers)
-        sets.add(f"resolvers{version}")
+        # Full, it takes no more in; the rule goes on.
+        flags = f"flags dynamic,timeout; timeout {REFUSED}s; size {LEARNED};"
+        lines.append(f"add set {TABLE} refused{version} {{ type {kind}; {flags} }}")
+        sets |= {f"resolvers{version}", f"refused{version}"}
         for app in apps:
             lines.append(f"add set {TABLE} {learned(app, version)} {{ type {kind}; flags timeout; size {LEARNED}; }}")
             networks = [str(network) for network in wanted.apps[app] if network.version == version]
@@ -94,7 +99,8 @@ def ruleset(wanted: Wanted, there: Objects = Objects()) -> str:
     for group, verdicts in wanted.groups.items():
         lines += [f"add rule {TABLE} {_group(group)} {rule}" for rule in _rules(group, verdicts)]
         for app in verdicts.block:
-            lines += [f"add rule {TABLE} {_refusal(group, app)} {rule}" for rule in _refusals(wanted, group, app)]
+            rules = _refusals(wanted, group, app, verdicts.is_named)
+            lines += [f"add rule {TABLE} {_refusal(group, app)} {rule}" for rule in rules]
     lines += [f"delete chain {TABLE} {name}" for name in sorted(there.chains - chains)]
     lines += [f"delete set {TABLE} {name}" for name in sorted(there.sets - sets)]
     lines += [f"delete map {TABLE} {name}" for name in sorted(there.maps - maps)]
@@ -225,7 +231,9 @@ def _rules(group: str, verdicts: Verdicts) -> Iterator[str]:
             yield f"{match} counter name {counter('monitored', group, app)}"
 
 
-def _refusals(wanted: Wanted, group: str, app: str) -> Iterator[str]:
+def _refusals(wanted: Wanted, group: str, app: str, is_named: bool) -> Iterator[str]:
+    for version, word in WORDS.items() if is_named else ():
+        yield f"update @refused{version} {{ {word} saddr counter }}"
     yield f"counter name {counter('blocked', group, app)}"
     if wanted.answer == "drop":
         yield "drop"

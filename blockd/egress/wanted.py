@@ -28,6 +28,8 @@ class Verdicts:
     block: tuple[str, ...] = ()
     monitor: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    #: Whether its devices may be named: then refused sources are kept for a while.
+    is_named: bool = False
 
     @property
     def apps(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Wanted:
         return {
             "generation": self.generation,
             "groups": {
-                name: {"block": one.block, "monitor": one.monitor, "allow": one.allow}
+                name: {"block": one.block, "monitor": one.monitor, "allow": one.allow, "named": one.is_named}
                 for name, one in self.groups.items()
             },
             "networks": [[str(network), group] for network, group in self.networks.items()],
@@ -89,7 +91,9 @@ def read_wanted(value: Any) -> Wanted:
     """Read what `as_json` wrote. ValueError when it is something else."""
     try:
         groups = {
-            _name(name): Verdicts(*(tuple(map(_name, one[key])) for key in ("block", "monitor", "allow")))
+            _name(name): Verdicts(
+                _names(one["block"]), _names(one["monitor"]), _names(one["allow"]), bool(one["named"])
+            )
             for name, one in value["groups"].items()
         }
         wanted = Wanted(
@@ -183,6 +187,10 @@ def _name(value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ValueError(f"{value!r:.50} is no name")
     return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(map(_name, _some(list(value) if isinstance(value, tuple) else value)))
 
 
 def _group(value: Any, groups: Mapping[str, Verdicts]) -> str | None:

@@ -48,8 +48,35 @@ class AliveCheck:
         self._last = beats
 
 
-def admin_site(registry: CollectorRegistry, alive: AliveCheck, ready: Callable[[], dict[str, Any]]) -> Any:
-    """Build the site. ``ready()`` says what is in force, and what is wrong with it."""
+class _Lists(Resource):
+    isLeaf = True
+
+    def __init__(self, lists: Callable[[], dict[str, list[str]]]) -> None:
+        super().__init__()
+        self._lists = lists
+
+    def render_GET(self, request: Request) -> bytes:
+        path = b"/".join(request.postpath or []).decode(errors="replace")
+        lists = self._lists()
+        if path == "all.json":
+            request.setHeader("content-type", "application/json")
+            return json.dumps(lists, indent=1).encode() + b"\n"
+        app = path.removesuffix(".txt")
+        request.setHeader("content-type", "text/plain; charset=utf-8")
+        if app == path or app not in lists:
+            request.setResponseCode(404)
+            known = ", ".join(["all.json", *(f"{name}.txt" for name in lists)])
+            return f"there is no such list; there are {known}\n".encode()
+        return "".join(f"{one}\n" for one in lists[app]).encode()
+
+
+def admin_site(
+    registry: CollectorRegistry,
+    alive: AliveCheck,
+    ready: Callable[[], dict[str, Any]],
+    lists: Callable[[], dict[str, list[str]]],
+) -> Any:
+    """Build the site. ``ready()`` says what is in force, and what is wrong with it; ``lists()`` what is refused."""
 
     def healthz() -> tuple[int, bytes]:
         return (200, b"alive\n") if alive.is_alive else (503, b"a serve thread stands still\n")
@@ -60,5 +87,6 @@ def admin_site(registry: CollectorRegistry, alive: AliveCheck, ready: Callable[[
     root: Any = Resource()
     root.putChild(b"metrics", _Page(CONTENT_TYPE_LATEST, lambda: (200, generate_latest(registry))))
     root.putChild(b"healthz", _Page("text/plain; charset=utf-8", healthz))
+    root.putChild(b"egress", _Lists(lists))
     root.putChild(b"readyz", _Page("application/json", readyz))
     return BoundedSite(root, MAX_CONNECTIONS)

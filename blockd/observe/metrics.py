@@ -457,6 +457,9 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
     apply = GaugeMetricFamily("blockd_egress_apply_seconds", "How long the slowest firewall's last transaction took.")
     late = CounterMetricFamily("blockd_egress_late", "Answers that left before every firewall knew of their addresses.")
     shared = GaugeMetricFamily("blockd_egress_shared", "Addresses of apps that names of nobody's apps lead to, too.")
+    silent = GaugeMetricFamily(
+        "blockd_egress_silent", "Devices that a firewall refuses something and that ask us nothing."
+    )
     refused = CounterMetricFamily(
         "blockd_egress_refused", "Addresses that are not learned: reserved, protected, full.", labels=["reason"]
     )
@@ -478,13 +481,14 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
         apply.add_metric([], max((one.get("took", 0.0) for one in peers), default=0.0))
         late.add_metric([], status["late"])
         shared.add_metric([], len(status["shared"]))
+        silent.add_metric([], len(status["silent"]))
         reasons = Counter(status["refused"])
         for one in peers:
             reasons.update(one.get("refused", {}))
         for reason, count in sorted(reasons.items()):
             refused.add_metric([reason], count)
     # Samples only where firewalls are told anything: elsewhere none is missing.
-    yield from (connected, current, packets, learned, drift, apply, late, shared, refused)
+    yield from (connected, current, packets, learned, drift, apply, late, shared, silent, refused)
 
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:

@@ -22,7 +22,9 @@ def wanted_of(inputs: Inputs, generation: str) -> Wanted:
     """
     settings = inputs.settings
     groups = {
-        view.group: Verdicts(tuple(sorted(view.block)), tuple(sorted(view.monitor)), tuple(sorted(view.allow)))
+        view.group: Verdicts(
+            tuple(sorted(view.block)), tuple(sorted(view.monitor)), tuple(sorted(view.allow)), view.is_logged
+        )
         for view in group_views(inputs)
         if view.group != UNIDENTIFIED and (view.block or view.monitor)
     }

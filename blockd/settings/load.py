@@ -23,6 +23,7 @@ def load_settings(path: Path, source: Source) -> tuple[Settings, Document]:
     problems += _check_states(settings, document)
     problems += _check_zones(settings, document)
     problems += _check_transfer(settings, document)
+    problems += _check_egress(settings, document)
     problems += _check_twice(document, ("records",))
     if problems:
         raise InputError(problems)
@@ -127,6 +128,16 @@ def _check_transfer(settings: Settings, document: Document) -> list[Problem]:
             text = f"{show_endpoint(endpoint)} is where queries are answered; transfers have an address of their own"
             problems.append(document.problem(("transfer", "listen", at), text))
     return problems
+
+
+def _check_egress(settings: Settings, document: Document) -> list[Problem]:
+    egress = settings.egress
+    lacking = [key for key in ("certificate", "key", "authority") if getattr(egress, key) is None]
+    if egress.listen is None or not lacking:
+        return []
+    needed = ", ".join(f"egress.{key}" for key in lacking)
+    text = f"it needs {needed}: who is told where devices are shows a certificate"
+    return [document.problem(("egress", "listen"), text)]
 
 
 def _check_twice(document: Document, place: tuple[str, ...]) -> list[Problem]:

@@ -36,6 +36,10 @@ RESTART_KEYS = (
     "exemptions.database",
     "egress.enabled",
     "egress.socket",
+    "egress.listen",
+    "egress.certificate",
+    "egress.key",
+    "egress.authority",
 )
 
 
@@ -449,6 +453,15 @@ class Egress(Section):
     enabled: bool = Field(False, description="Whether firewalls are told what to refuse. Restart.")
     socket: str = Field(
         usual.EGRESS_SOCKET, description="Path of the socket that `blockd egress` connects to. Restart."
+    )
+    listen: Endpoint | None = Field(
+        None,
+        description="Address for firewalls of other machines, by TLS with certificates of both. Restart.",
+    )
+    certificate: str | None = Field(None, description="Of this daemon, a PEM file, where `listen` is used. Restart.")
+    key: str | None = Field(None, description="Its key, a PEM file. Restart.")
+    authority: str | None = Field(
+        None, description="Whose certificates firewalls have, a PEM file; nobody else is told anything. Restart."
     )
     answer: Literal["reject", "drop"] = Field(
         "reject", description="What refused packets meet: a TCP reset or ICMP error, or silence."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import pwd
 import random
 import re
 import signal
@@ -13,7 +15,10 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import dns.edns
 import dns.flags
@@ -21,8 +26,13 @@ import dns.message
 import dns.rdatatype
 import pytest
 
+from blockd.control.caller import Caller
+from blockd.desk import Desk, Site
+from blockd.exemptions.records import Rules
+from blockd.policy.egress import exempt_at
 from tests.attacks.rows import ROWS
 from tests.conftest import Serve
+from tests.support.people import ALICE, CAROL
 from tests.support.questions import CORPORATE, PERSONAL, STRANGER, addresses, ask, message, raw, rcode
 from tests.support.upstream import Asked, Reply, Upstream, answer
 
@@ -724,3 +734,99 @@ def test_reloads_under_load_lose_and_leak_nothing(serve: Serve, upstream: Upstre
     kinds = {"a.flip.example NXDOMAIN", "a.flip.example NOERROR", "www.tiktok.com NXDOMAIN"}
     assert set(seen) == kinds, seen
     assert sum(seen.values()) > 500
+
+
+class _Firewall:
+    """Whoever holds the right to change rules: reads what the daemon says, and confirms it or does not."""
+
+    def __init__(self, path: Path, confirms: bool) -> None:
+        self._socket, self._confirms = socket.socket(socket.AF_UNIX), confirms
+        self._socket.connect(str(path))
+        self.told: list[tuple[float, dict[str, Any]]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            for line in self._socket.makefile("rb"):
+                said = json.loads(line)
+                self.told.append((time.monotonic(), said))
+                if self._confirms:
+                    self._socket.sendall(json.dumps({"done": said["serial"]}).encode() + b"\n")
+
+    def learned(self) -> dict[str, float]:
+        """Give each address that was told as learned, and when that was."""
+        return {one[1]: at for at, said in self.told if "wanted" not in said for one in said.get("learn", [])}
+
+    def close(self) -> None:
+        """Go."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+@row("egress-race")
+def test_an_answer_leaves_when_the_firewall_knows_or_after_a_bounded_wait(serve: Serve, upstream: Upstream) -> None:
+    """First the firewall is told, then the client; one that does not confirm delays, and stops nobody."""
+    edge = {"www.tiktok.com": "151.101.2.73", "slow.tiktok.com": "151.101.2.74", "sly.tiktok.com": "10.0.0.1"}
+    for name, address in edge.items():
+        upstream.records[name] = [f"{name}. 60 IN A {address}"]
+    upstream.records["fine.example"] = ["fine.example. 60 IN A 151.101.2.75"]
+    blockd = serve([upstream.address], egress={"enabled": True, "socket": "egress.sock", "wait_ms": 400})
+    quick = _Firewall(blockd.directory / "egress.sock", confirms=True)
+    deadline = time.monotonic() + 10
+    while not quick.told:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert rcode(ask(blockd, "www.tiktok.com", client=PERSONAL)) == "NOERROR"
+    answered = time.monotonic()
+    assert quick.learned()["151.101.2.73"] <= answered
+    for name in ("sly.tiktok.com", "fine.example"):
+        assert rcode(ask(blockd, name, client=PERSONAL)) == "NOERROR"
+    slow = _Firewall(blockd.directory / "egress.sock", confirms=False)
+    deadline = time.monotonic() + 10
+    while not slow.told:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    began = time.monotonic()
+    assert rcode(ask(blockd, "slow.tiktok.com", client=PERSONAL)) == "NOERROR"
+    held = time.monotonic() - began
+    assert held > 0.3, held
+    assert blockd.metric("blockd_egress_late_total") == 1
+    began = time.monotonic()
+    for name in ("www.tiktok.com", "fine.example"):
+        assert rcode(ask(blockd, name, client=PERSONAL)) == "NOERROR"
+    assert time.monotonic() - began < held, "what is known waits for nobody"
+    assert quick.learned().keys() & {"10.0.0.1", "151.101.2.75"} == set()
+    quick.close()
+    slow.close()
+    assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
+
+
+@row("clock-jumps")
+def test_a_clock_that_jumps_grants_nothing(tmp_path: Path) -> None:
+    """Set back before what was written: nobody is exempt, loudly; set right: as before; ahead: it has run out."""
+    now = [1_800_000_000.0]
+    desk = Desk(f"sqlite:///{tmp_path / 'ledger.db'}", tmp_path, lambda: now[0])
+    teams, requesters = {"t": frozenset({ALICE})}, frozenset({CAROL})
+    rules = Rules(86_400.0, frozenset({"m"}), teams, requesters, frozenset({"tiktok"}), frozenset({"S"}))
+    address = ip_address("10.0.0.1")
+    site = Site(rules, {"S": [(address, "corporate")]}, {}, {}, {}, lambda app: frozenset({app}), 3_600.0)
+    carol, alice = (Caller(pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid) for name in (CAROL, ALICE))
+    ends = datetime.fromtimestamp(now[0] + 3_600, UTC).isoformat()
+    request = {"do": "request", "device": "S", "apps": ["tiktok"], "purpose": "p", "team": "t", "clearance": "c"}
+    asked = desk.command(site, carol, {**request, "mitigations": ["m"], "expires_at": ends})
+    name = asked["exemption"]["name"]
+    assert desk.command(site, alice, {"do": "approve", "exemption": name})["ok"]
+
+    def exempt() -> bool:
+        desk.read()
+        folded = desk.fold(site, ["corporate"], ["tiktok"], now[0], None)
+        found, _, _ = exempt_at(folded.devices, folded.slots, 1, folded.apps, now[0])
+        return address in found.get("tiktok", ())
+
+    assert exempt()
+    began = now[0]
+    for moment, wanted in ((-86_400.0, False), (60.0, True), (3_599.0, True), (3_600.0, False)):
+        now[0] = began + moment
+        assert exempt() == wanted, moment
+        assert ("the clock stands before" in str(desk.standing()["problem"])) == (moment < 0)
+    desk.close()

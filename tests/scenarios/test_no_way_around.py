@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
-from tests.support.daemon import BLOCKD, Blockd
+from tests.support.daemon import BLOCKD, Blockd, free_port
 from tests.support.lan import GATEWAY, Host, Lan, run
 from tests.support.people import ALICE, CAROL, ask_as, socket_for_all
 from tests.unit.test_exemptions import EXEMPTIONS, soon, wish
@@ -193,6 +194,16 @@ def test_whatever_way_it_goes_a_corporate_device_is_refused(scene: Scene) -> Non
     )
     shown = scene.blockd.run("egress", "status").stdout
     assert "corporate  tiktok" in shown, shown
+    # It never asked our resolver, and wants what is an app's: it has another.
+    wait_for(lambda: "10.77.0.11 was refused" in scene.blockd.run("egress", "status").stdout, 15)
+    assert "10.77.0.11 is refused something of apps, and asked us nothing" in scene.blockd.log.read_text()
+    assert scene.metric("blockd_egress_silent") >= 1
+    # The same for firewalls that fetch lists.
+    page = f"http://127.0.0.1:{scene.blockd.admin}/egress"
+    inside = scene.lan.prefix(scene.lan.gateway)
+    assert EDGE in run(*inside, "curl", "-s", f"{page}/tiktok.txt").splitlines()
+    assert "71.18.0.0/16" in json.loads(run(*inside, "curl", "-s", f"{page}/all.json"))["bytedance-platform"]
+    assert "there is no such list" in run(*inside, "curl", "-s", f"{page}/temu.txt"), "counted, and not refused"
     # An address that others have, too, is let through, and listed.
     for name in ("p16.tiktokcdn.com", "shop.example"):
         scene.look_up(scene.phone, name)
@@ -277,6 +288,47 @@ def test_one_whole_generation_whatever_ends_or_is_flushed(scene: Scene) -> None:
     assert scene.blockd.run("egress", "on").returncode == 0
     scene.current()
     assert "table inet blockd" in scene.nft("list", "tables")
+
+
+@pytest.mark.timeout(120)
+def test_a_firewall_of_another_machine_shows_a_certificate(scene: Scene, tmp_path: Path) -> None:
+    """Over TLS, both sides: told the same; without a certificate, or with another's, told nothing."""
+    names = {}
+    for name in ("ours", "theirs"):
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / f"{name}.pem")
+        for who in ("127.0.0.1", "gateway.example"):
+            issued, file = authority.issue_cert(who), tmp_path / f"{name}-{who}"
+            issued.private_key_pem.write_to_path(f"{file}.key")
+            Path(f"{file}.crt").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+            names[name, who] = file
+    own = names["ours", "127.0.0.1"]
+    scene.stop()
+    scene.blockd.stop()
+    port = free_port()
+    scene.blockd.values["egress"] |= {
+        "listen": f"127.0.0.1:{port}",
+        "certificate": f"{own}.crt",
+        "key": f"{own}.key",
+        "authority": str(tmp_path / "ours.pem"),
+    }
+    scene.blockd.write()
+    scene.blockd.start(prefix=scene.lan.prefix(scene.lan.gateway))
+    scene.nft("delete", "table", "inet", "blockd")
+
+    def far(whose: str) -> list[str]:
+        file = names[whose, "gateway.example"]
+        files = ["--certificate", f"{file}.crt", "--key", f"{file}.key", "--authority", str(tmp_path / "ours.pem")]
+        return [*scene.lan.prefix(scene.lan.gateway), *BLOCKD, "egress", "--connect", f"127.0.0.1:{port}", *files]
+
+    with (scene.lan.directory / "egress.log").open("a") as log:
+        with subprocess.Popen(far("theirs"), stdout=log, stderr=log, text=True) as stranger:
+            time.sleep(4)
+            stranger.terminate()
+        assert "inet blockd" not in scene.nft("list", "tables")
+        scene.process = subprocess.Popen(far("ours"), stdout=log, stderr=log, text=True)
+    scene.current()
+    assert scene.reach(scene.laptop, f"tcp/443/{BARE}") == ["refused"]
 
 
 @pytest.mark.timeout(60)

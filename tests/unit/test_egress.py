@@ -20,7 +20,7 @@ from blockd.settings.values import Address, Network
 EDGE, OTHER = ip_address("151.101.2.73"), ip_address("151.101.2.74")
 WANTED = Wanted(
     "7",
-    groups={"corporate": Verdicts(("tiktok",), ("temu",), ("lark",))},
+    groups={"corporate": Verdicts(("tiktok",), ("temu",), ("lark",), True)},
     networks={ip_network("10.20.0.0/16"): "corporate", ip_network("10.20.5.0/24"): None},
     places={ip_address("10.9.9.9"): "corporate", ip_address("fd00::9"): None},
     macs={"00:16:3e:00:47:11": "corporate"},
@@ -40,9 +40,9 @@ def test_what_is_wanted_is_read_as_it_was_written() -> None:
     """And what could be text of nftables, or is half, is an error."""
     assert read_wanted(as_read(WANTED)) == WANTED
     bad: list[tuple[str, Any]] = [
-        ("groups", {"x; flush ruleset": {"block": [], "monitor": [], "allow": []}}),
-        ("groups", {"corporate": {"block": ["tik tok"], "monitor": [], "allow": []}}),
-        ("groups", {"corporate": {"block": ["nobodys"], "monitor": [], "allow": []}}),
+        ("groups", {"x; flush ruleset": {"block": [], "monitor": [], "allow": [], "named": True}}),
+        ("groups", {"corporate": {"block": ["tik tok"], "monitor": [], "allow": [], "named": True}}),
+        ("groups", {"corporate": {"block": ["nobodys"], "monitor": [], "allow": [], "named": True}}),
         ("networks", [["10.0.0.0/8 }", "corporate"]]),
         ("networks", [["10.0.0.0/8", "nobody"]]),
         ("places", [["10.0.0.1\n", None]]),
@@ -98,6 +98,7 @@ def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     assert not any("learned4-tiktok" in line and ("flush" in line or "delete" in line) for line in lines)
     assert "add element inet blockd ranges4 { 10.20.0.0-10.20.4.255 : goto group-corporate, " in "\n".join(lines)
     assert "add rule inet blockd refuse/corporate/tiktok meta l4proto tcp reject with tcp reset" in lines
+    assert "add rule inet blockd refuse/corporate/tiktok update @refused6 { ip6 saddr counter }" in lines
     drop = ruleset(Wanted("1", {"a": Verdicts(("tiktok",))}, apps={"tiktok": ()}, answer="drop")).splitlines()
     assert "add rule inet blockd refuse/a/tiktok drop" in drop
     assert learning([("tiktok", EDGE, 60)], refreshed=True).splitlines() == [

@@ -36,6 +36,16 @@ impl Buckets {
         Self { slots: (0..slots).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::new() }
     }
 
+    /// Whether `client` took a token since `before`, microseconds; a bucket that had to make room has forgotten.
+    pub fn took_since(&self, client: u64, before: u64) -> bool {
+        let hash = self.hasher.hash_one(client);
+        let first = (hash as usize & (self.slots.len() - 1)) & !(WAYS - 1);
+        self.slots[first..first + WAYS].iter().any(|way| {
+            let word = way.load(Relaxed);
+            word >> TIME_BITS == hash >> TIME_BITS && word & TIME_MASK >= before.max(1)
+        })
+    }
+
     /// Takes a token of `client`; `rate` a second, `burst` at once, `now` in microseconds since the start.
     pub fn admit(&self, client: u64, now: u64, rate: u32, burst: u32) -> Admission {
         let hash = self.hasher.hash_one(client);
@@ -81,6 +91,9 @@ mod tests {
         assert_eq!(admitted(1_000_000), 0);
         assert_eq!(admitted(2_000_000), 10);
         assert_eq!(buckets.admit(8, 2_000_000, 10, 20), Admission::Admitted);
+        assert!(buckets.took_since(7, 1_000_000));
+        assert!(!buckets.took_since(7, 100_000_000));
+        assert!(!buckets.took_since(9, 0));
     }
 
     #[test]

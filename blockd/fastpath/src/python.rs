@@ -658,6 +658,11 @@ impl Fastpath {
         });
     }
 
+    /// Whether an address, or its /64, asked within so many seconds.
+    fn asked_within(&self, address: IpAddr, seconds: u32) -> bool {
+        self.core.asked_within(address.into(), u64::from(seconds) * 1_000_000)
+    }
+
     /// Asks an upstream for a name that nobody asks for. ValueError when it is none.
     fn look_up(&self, name: &str, qtype: u16) -> PyResult<()> {
         self.core.look_up(&rule_name(name)?, qtype);

@@ -1460,6 +1460,12 @@ impl Core {
         }
     }
 
+    /// Whether anybody of this address, or of its /64, asked within so many microseconds.
+    pub fn asked_within(&self, address: Address, period_us: u64) -> bool {
+        let identity = Identity { address, port: 0, mac: 0 };
+        self.clients.took_since(identity.bucket(), self.now_us().saturating_sub(period_us))
+    }
+
     /// Asks an upstream for a name that nobody asks for, so that it is known where it leads.
     pub fn look_up(&self, name: &FoldedName, qtype: u16) {
         let pair = self.pair.load();

@@ -1,0 +1,165 @@
+"""The kernel's own nftables, in a namespace: what is put in force is there, others' changes are seen, bounds bite."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.lan import Lan
+
+#: Runs in the namespace: what each test adds goes behind it.
+HEAD = """
+import json, logging, subprocess, time
+from ipaddress import ip_address, ip_network
+from blockd.egress import ruleset
+from blockd.egress.nftables import Nftables, NftError, generation
+from blockd.egress.reconcile import Reconciler
+from blockd.egress.ruleset import ABSENT
+from blockd.egress.wanted import Verdicts, Wanted
+
+def wanted(**values):
+    usual = dict(
+        groups={"corporate": Verdicts(("tiktok",), is_named=True)},
+        networks={ip_network("10.20.0.0/16"): "corporate"},
+        places={},
+        apps={"tiktok": (ip_network("71.18.0.0/16"),)},
+    )
+    return Wanted("1", **{**usual, **values})
+
+def nft(*words):
+    return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
+
+def address(at):
+    return ip_address(0x20000000 + at)
+
+kernel = Nftables()
+one = Reconciler(kernel)
+"""
+
+
+def inside(tmp_path: Path, code: str) -> object:
+    """Run it in a namespace of its own; give what its last line says."""
+    with Lan(tmp_path) as lan:
+        words = [*lan.prefix(lan.gateway), sys.executable, "-c", HEAD + code]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_is_moved_learned_and_exempt_is_in_the_kernel(tmp_path: Path) -> None:
+    """Each step by itself and after a whole new generation; an element's time is renewed, not kept."""
+    code = """
+one.want(wanted(), [("tiktok", address(1), 100)])
+one.move({ip_address("10.1.1.1"): "corporate", ip_address("fd00::1"): None})
+one.move({ip_address("10.1.1.1"): None, ip_address("fd00::1"): ABSENT})
+one.learn([("tiktok", address(1), 5000), ("tiktok", address(2), 60), ("unknown", address(3), 60)])
+one.forget([("tiktok", address(2)), ("tiktok", address(9))])
+one.exempt({"tiktok": frozenset({ip_address("10.20.0.7")})}, {"tiktok": frozenset({"00:16:3e:00:47:11"})})
+def shown():
+    learned = kernel.elements("learned4-tiktok")
+    return [
+        sorted(kernel.elements("sources4", "map")), sorted(kernel.elements("sources6", "map")), sorted(learned),
+        all(left > 1000 for left in learned.values()),
+        sorted(kernel.elements("exempt4-tiktok")), sorted(kernel.elements("exemptmac-tiktok")),
+    ]
+before = shown()
+assert not one.look(), "nobody else changed anything"
+now = one.wanted
+one.want(wanted(places=now.places, exempt=now.exempt, exempt_macs=now.exempt_macs), [])
+assert shown() == before, (shown(), before)
+assert one.drift == 0
+print(json.dumps(before))
+"""
+    assert inside(tmp_path, code) == [
+        ["10.1.1.1"],
+        [],
+        ["32.0.0.1"],
+        True,
+        ["10.20.0.7"],
+        ["00:16:3e:00:47:11"],
+    ]
+
+
+CHANGES = [
+    "flush ruleset",
+    "delete table inet blockd",
+    "flush chain inet blockd forward",
+    "flush set inet blockd learned4-tiktok",
+    "flush set inet blockd networks4-tiktok",
+    "flush map inet blockd ranges4",
+    "delete element inet blockd sources4 { 10.1.1.1 }",
+    "add element inet blockd exempt4-tiktok { 10.20.0.66 }",
+    "insert rule inet blockd group-corporate accept",
+]
+
+
+def test_whatever_somebody_changes_is_repaired_and_others_tables_are_left(tmp_path: Path) -> None:
+    """Once for each change; a change of another's table is none of ours."""
+    code = f"""
+one.want(wanted(places={{ip_address("10.1.1.1"): "corporate"}}), [("tiktok", address(1), 500)])
+before = kernel.chains()
+for at, change in enumerate({CHANGES!r}, 1):
+    nft(*change.split(" "))
+    assert one.look(), change
+    assert one.drift == at, change
+    assert kernel.chains() == before, change
+    assert sorted(kernel.elements("learned4-tiktok")) == ["32.0.0.1"], change
+    assert sorted(kernel.elements("sources4", "map")) == ["10.1.1.1"], change
+    assert not kernel.elements("exempt4-tiktok"), change
+    assert not one.look(), change
+nft("add", "table", "inet", "others")
+assert not one.look()
+nft("flush", "ruleset")
+one.learn([("tiktok", address(2), 60)])
+assert sorted(kernel.elements("learned4-tiktok")) == ["32.0.0.1", "32.0.0.2"], "learning repairs, too"
+nft("add", "table", "inet", "others")
+assert one.off() and not one.off()
+print(json.dumps(nft("list", "tables").split()))
+"""
+    assert inside(tmp_path, code) == ["table", "inet", "others"]
+
+
+def test_a_set_that_is_full_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """What was learned before stays; a half of a generation is never there."""
+    code = """
+ruleset.LEARNED = 16
+one.want(wanted(), [("tiktok", address(at), 500) for at in range(10)])
+one.learn([("tiktok", address(100 + at), 500) for at in range(30)])
+full = one.status()
+one.learn([("tiktok", address(5), 900)])
+bad = wanted(networks={ip_network("10.20.0.0/16"): "corporate"}, apps={"tiktok": (ip_network("0.0.0.0/0"),)})
+before = kernel.chains()
+try:
+    one._nft.apply(ruleset.ruleset(bad, kernel.objects()) + "add rule inet blockd forward nonsense\\n")
+except NftError as error:
+    refused = "nonsense" in str(error)
+assert kernel.chains() == before
+assert list(kernel.elements("networks4-tiktok")) == ["71.18.0.0/16"]
+print(json.dumps([full["refused"], "is full" in full["problem"], len(kernel.elements("learned4-tiktok")), refused]))
+"""
+    assert inside(tmp_path, code) == [{"full": 30}, True, 10, True]
+
+
+@pytest.mark.timeout(180)
+def test_fifty_thousand_addresses_and_a_thousand_a_second(tmp_path: Path) -> None:
+    """A batch of what comes in 20 ms is in the kernel well within the time that an answer waits."""
+    code = """
+one.want(wanted(places={ip_address(0x0A000000 + at): "corporate" for at in range(50_000)}), [])
+one.learn([("tiktok", address(at), 3600) for at in range(50_000)])
+took = []
+for turn in range(60):
+    began = time.monotonic()
+    one.learn([("tiktok", address(60_000 + turn * 20 + at), 3600) for at in range(20)])
+    took.append(time.monotonic() - began)
+    time.sleep(max(0.0, 0.02 - took[-1]))
+assert len(kernel.elements("learned4-tiktok")) == 51_200
+took.sort()
+print(json.dumps({"p50": took[30] * 1000, "p95": took[57] * 1000, "most": took[-1] * 1000}))
+"""
+    measured = inside(tmp_path, code)
+    assert isinstance(measured, dict)
+    print(measured)
