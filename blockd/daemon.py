@@ -1150,7 +1150,7 @@ class Daemon:
             moved = {address: self._group_in_firewall(address, wanted) for address in addresses}
         wanted.places |= {address: group for address, group in moved.items() if group != ABSENT}
         wanted.exempt, wanted.exempt_macs, _ = self._exempt_now()
-        self._firewall.want(wanted, settings.shared, protected(inputs), settings.wait_ms / 1000)
+        self._firewall.want(wanted, settings, protected(inputs))
         self._looked_up = 0.0
 
     def _group_in_firewall(self, address: Address, wanted: Wanted) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any
 from blockd.egress.learned import Book, News
 from blockd.egress.ruleset import REFUSED
 from blockd.egress.wanted import Wanted, exempt_json
+from blockd.settings.schema import Egress as Settings
 from blockd.settings.values import Address
 
 log = logging.getLogger("blockd")
@@ -87,7 +88,6 @@ class Firewall:
         self._waiting: dict[int, list[int]] = {}
         self._server: asyncio.AbstractServer | None = None
         self._far: asyncio.AbstractServer | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._names: list[str] = []
 
     async def listen(self, path: Path) -> None:
@@ -114,10 +114,10 @@ class Firewall:
 
     # What is wanted
 
-    def want(self, wanted: Wanted, shared: Any, protected: frozenset[Address], wait: float) -> None:
-        """Have all of it in force."""
-        self._wanted, self.wait = wanted, wait
-        self.book.shared_is, self.book.protected = shared, protected
+    def want(self, wanted: Wanted, settings: Settings, protected: frozenset[Address]) -> None:
+        """Have all of it in force, as the config says; an address that is `protected` is never learned."""
+        self._wanted, self.wait = wanted, settings.wait_ms / 1000
+        self.book.shared_is, self.book.protected, self.book.never = settings.shared, protected, tuple(settings.never)
         self.book.follow(wanted.apps)
         self._send_all()
 
@@ -164,6 +164,10 @@ class Firewall:
         news = self.book.hear(name, apps, addresses, seconds, time.monotonic())
         self._news.add += news.add
         self._news.drop += news.drop
+        if self.book.shared_is == "log":
+            for address in news.shared:
+                names = ", ".join(self.book.shared[address])
+                log.info("egress: %s is an app's, and %s leads to it as well: it is let through", address, names)
         if serial:
             self._held.append(serial)
         if (serial or news.add or news.drop) and not self._is_flushing:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from blockd.egress.ruleset import LEARNED
-from blockd.settings.values import Address
+from blockd.settings.values import Address, Network
 
 #: Addresses of names of nobody's apps that are remembered, and names of one.
 OTHERS, NAMES = 200_000, 8
@@ -30,6 +30,8 @@ class News:
 
     add: list[tuple[str, Address, int]] = field(default_factory=list)
     drop: list[tuple[str, Address]] = field(default_factory=list)
+    #: Addresses that turned out to be others', too.
+    shared: list[Address] = field(default_factory=list)
 
 
 class Book:
@@ -41,6 +43,8 @@ class Book:
         self.shared_is: Literal["allow", "block", "log"] = "allow"
         #: Never learned: upstreams, resolvers, ourselves.
         self.protected: frozenset[Address] = frozenset()
+        #: Likewise, as the config says.
+        self.never: tuple[Network, ...] = ()
         #: App -> address -> until when, seconds of a clock that never runs back.
         self.apps: dict[str, dict[Address, float]] = {}
         #: Shared addresses: the names of nobody's apps that they answer for.
@@ -71,7 +75,9 @@ class Book:
         plain = getattr(address, "ipv4_mapped", None) or address
         if not plain.is_global or plain.is_multicast or plain.is_reserved:
             return "reserved"
-        return "protected" if plain in self.protected else None
+        if plain in self.protected or any(plain in network for network in self.never):
+            return "protected"
+        return None
 
     def _learn(self, app: str, address: Address, seconds: int, now: float, news: News) -> None:
         known, until = self.apps[app], now + min(max(seconds, LEAST), MOST)
@@ -82,7 +88,9 @@ class Book:
         if before is not None and until <= before:
             return
         known[address] = until
-        heapq.heappush(self._ends, (known[address], app, int(address), address))
+        if before is None:
+            # One a key: it is put back with the newer end when this one has come.
+            heapq.heappush(self._ends, (until, app, int(address), address))
         if address not in self.shared or self.shared_is == "block":
             news.add.append((app, address, int(known[address] - now)))
 
@@ -98,6 +106,7 @@ class Book:
 
     def _share(self, address: Address, news: News) -> None:
         self.shared[address] = self._others[address]
+        news.shared.append(address)
         while len(self.shared) > OTHERS:
             self.shared.popitem(last=False)
         if self.shared_is != "block":
@@ -107,7 +116,10 @@ class Book:
         while self._ends and self._ends[0][0] <= now:
             _, app, _, address = heapq.heappop(self._ends)
             known = self.apps.get(app, {})
-            if known.get(address, now + 1) <= now:
+            until = known.get(address)
+            if until is not None and until > now:
+                heapq.heappush(self._ends, (until, app, int(address), address))
+            elif until is not None:
                 del known[address]
                 if not any(address in other for other in self.apps.values()):
                     self.shared.pop(address, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +19,8 @@ from blockd.settings.values import Address
 log = logging.getLogger("blockd")
 
 Learned = tuple[str, Address, int]
+#: Whether this kernel leaves an element's time as it is when it is added again: those before 6.12 do.
+KEEPS_TIME = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (6, 12)
 #: Refused sources that are told, the busiest first.
 MOST_SOURCES = 1_000
 #: Times that all of it is put in force when somebody else changes rules meanwhile.
@@ -40,6 +44,8 @@ class Reconciler:
         self.refused: Counter[str] = Counter()
         self._until: dict[tuple[str, Address], float] = {}
         self._seen = -1
+        #: Whether the table was there before this process.
+        self._is_adopted = False
         self._chains: str | None = None
         self._networks: dict[tuple[str, str], Any] = {}
 
@@ -65,6 +71,8 @@ class Reconciler:
     def _put_once(self, wanted: Wanted, until: dict[tuple[str, Address], float]) -> bool:
         """Put it in force and read it back; False when somebody changed anything in between."""
         there = self._nft.objects()
+        if self.wanted is None:
+            self._is_adopted = there is not None
         text = ruleset.ruleset(wanted, there or Objects())
         now = time.monotonic()
         named = {app for one in wanted.groups.values() for app in one.apps}
@@ -72,7 +80,7 @@ class Reconciler:
             (app, address, int(end - now)) for (app, address), end in until.items() if end - now >= 1 and app in named
         ]
         before = generation()
-        self._apply(text + ruleset.learning(left, refreshed=there is not None))
+        self._apply(text + ruleset.learning(left, refreshed=there is not None and KEEPS_TIME))
         self.wanted, self._until = wanted, until
         self._chains = self._nft.chains()
         self._networks = {key: self._nft.elements(*key) for key in self._interval_sets(wanted)}
@@ -93,11 +101,12 @@ class Reconciler:
         now = time.monotonic()
         named = {app for one in self.wanted.groups.values() for app in one.apps}
         learned = [one for one in learned if one[0] in named]
-        new = [one for one in learned if self._until.get(one[:2], 0.0) <= now]
-        old = [one for one in learned if self._until.get(one[:2], 0.0) > now]
+        # What is new here may be there all the same, where a process before this one knew it.
+        old, new = [], []
+        for one in learned:
+            (old if self._is_adopted or self._until.get(one[:2], 0.0) > now else new).append(one)
         try:
-            # What is new here may be there all the same: a process before this one knew it.
-            self._step(ruleset.learning(new, refreshed=False) + ruleset.learning(old, refreshed=True))
+            self._step(ruleset.learning(new, refreshed=False) + ruleset.learning(old, refreshed=KEEPS_TIME))
         except NftError as error:
             if "space" not in str(error) and "Too many open files" not in str(error):
                 raise

@@ -475,6 +475,10 @@ class Egress(Section):
         default_factory=list,
         description="Resolvers beside this one that devices may ask, where a group refuses or counts encrypted-dns.",
     )
+    never: list[NetworkValue] = Field(
+        default_factory=list,
+        description="Networks of which no address is ever learned, whatever an answer says: our own on the Internet.",
+    )
     wait_ms: int = Field(
         50,
         ge=0,

@@ -50,9 +50,15 @@ def inside(tmp_path: Path, code: str) -> object:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_what_is_moved_learned_and_exempt_is_in_the_kernel(tmp_path: Path) -> None:
-    """Each step by itself and after a whole new generation; an element's time is renewed, not kept."""
-    code = """
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_is_moved_learned_and_exempt_is_in_the_kernel(tmp_path: Path, keeps: bool) -> None:
+    """Each step by itself and after a whole new generation; an element's time is renewed, as old kernels need it too."""
+    code = (
+        f"""
+from blockd.egress import reconcile
+reconcile.KEEPS_TIME = {keeps} or reconcile.KEEPS_TIME
+"""
+        + """
 one.want(wanted(), [("tiktok", address(1), 100)])
 one.move({ip_address("10.1.1.1"): "corporate", ip_address("fd00::1"): None})
 one.move({ip_address("10.1.1.1"): None, ip_address("fd00::1"): ABSENT})
@@ -74,6 +80,7 @@ assert shown() == before, (shown(), before)
 assert one.drift == 0
 print(json.dumps(before))
 """
+    )
     assert inside(tmp_path, code) == [
         ["10.1.1.1"],
         [],

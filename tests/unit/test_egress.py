@@ -113,6 +113,17 @@ def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     ]
 
 
+def test_what_is_renewed_all_day_takes_no_more_memory() -> None:
+    """One end a key, put back when it comes; the last one counts."""
+    one = book()
+    for moment in range(0, 80_000, 10):
+        one.hear("a.example", ["tiktok"], [EDGE], 400, float(moment))
+    assert len(one._ends) == 1
+    assert one.enforced(80_389.0) == [("tiktok", EDGE, 1)]
+    assert one.enforced(80_391.0) == []
+    assert not one._ends
+
+
 def book(**values: Any) -> Book:
     """Give one that follows two apps."""
     one = Book()
@@ -172,6 +183,9 @@ def test_what_the_network_needs_is_never_learned() -> None:
     one = book(protected=frozenset({EDGE}))
     assert one.hear("a.example", ["tiktok"], [EDGE, IPv6Address(f"::ffff:{EDGE}")], 60, 0.0).add == []
     assert one.refused == {"protected": 2}
+    one = book(never=(ip_network("151.101.0.0/16"),))
+    assert one.hear("a.example", ["tiktok"], [EDGE], 60, 0.0).add == []
+    assert one.refused == {"protected": 1}
 
 
 @pytest.mark.parametrize("shared", ["allow", "log", "block"])
