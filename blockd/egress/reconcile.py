@@ -102,7 +102,8 @@ class Reconciler:
         named = {app for one in self.wanted.groups.values() for app in one.apps}
         learned = [one for one in learned if one[0] in named]
         # What is new here may be there all the same, where a process before this one knew it.
-        old, new = [], []
+        old: list[Learned] = []
+        new: list[Learned] = []
         for one in learned:
             (old if self._is_adopted or self._until.get(one[:2], 0.0) > now else new).append(one)
         try:

@@ -52,7 +52,7 @@ def inside(tmp_path: Path, code: str) -> object:
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_what_is_moved_learned_and_exempt_is_in_the_kernel(tmp_path: Path, keeps: bool) -> None:
-    """Each step by itself and after a whole new generation; an element's time is renewed, as old kernels need it too."""
+    """Each step by itself and after a whole new generation; an element's time is renewed, on old kernels too."""
     code = (
         f"""
 from blockd.egress import reconcile
@@ -128,6 +128,51 @@ assert one.off() and not one.off()
 print(json.dumps(nft("list", "tables").split()))
 """
     assert inside(tmp_path, code) == ["table", "inet", "others"]
+
+
+def test_killed_at_any_moment_there_is_one_whole_generation(tmp_path: Path) -> None:
+    """Two generations in turn, addresses between them, SIGKILL at random moments: the kernel has the one or the other."""
+    code = """
+import os, random, signal
+first, second = wanted(), wanted(
+    groups={"corporate": Verdicts((), ("tiktok", "temu")), "guest": Verdicts(("temu",))},
+    networks={ip_network("10.30.0.0/16"): "guest"}, apps={"tiktok": (), "temu": (ip_network("1.2.0.0/16"),)},
+)
+def whole():
+    ranges, there = kernel.elements("ranges4", "map"), kernel.objects()
+    return [kernel.chains(), list(ranges), sorted(kernel.elements("networks4-tiktok")), len(there.sets)]
+both = []
+for each in (first, second):
+    one.want(each, [])
+    both.append(whole())
+assert both[0] != both[1]
+seen = set()
+for turn in range(25):
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        own = Reconciler(Nftables())
+        while True:
+            own.want(first, [])
+            own.learn([("tiktok", address(random.randrange(1 << 20)), 600) for _ in range(50)])
+            own.want(second, [])
+    time.sleep(0.05 + random.random() * 0.25)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    # What it had started may still be at work.
+    deadline = time.monotonic() + 5
+    mine = ["pgrep", "-g", str(child), "-x", "nft"]
+    while subprocess.run(mine, capture_output=True).returncode == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found = whole()
+    assert found in both, (turn, found)
+    seen.add(both.index(found))
+one = Reconciler(Nftables())
+one.want(first, [])
+assert whole() == both[0]
+print(json.dumps(sorted(seen)))
+"""
+    assert inside(tmp_path, code) in ([0], [1], [0, 1])
 
 
 def test_a_set_that_is_full_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
