@@ -17,8 +17,9 @@ import dns.zone
 import pytest
 
 from tests.conftest import Serve
-from tests.support.daemon import Blockd, free_port
+from tests.support.daemon import BLOCKD, Blockd, free_port
 from tests.support.dashboard import DASHBOARD, ROOT, Prometheus, filled_in, metric_names, panels
+from tests.support.lan import Lan
 from tests.support.list_server import ListServer
 from tests.support.questions import CORPORATE, GUEST, PERSONAL, ask
 from tests.support.upstream import Upstream
@@ -87,7 +88,11 @@ def test_every_panel_shows_data(serve: Serve, upstream: Upstream, elsewhere: Exi
         transfer={"listen": [f"127.0.0.1:{port}"], "zones": zones},
         devices={"leases": [{"file": str(tmp_path / "dhcp.leases"), "format": "dnsmasq"}]},
         exemptions={"teams": {"cyber": ["root"]}, "mitigations": ["dedicated device"]},
+        egress={"enabled": True, "socket": "egress.sock"},
     )
+    # A firewall in a namespace of its own: the daemon's socket is in no network.
+    lan = elsewhere.enter_context(Lan(tmp_path))
+    lan.serve(*BLOCKD, "egress", "--config", str(blockd.file))
     transfer(port)
     dashboard = json.loads(DASHBOARD.read_text())
     started = time.time()
