@@ -1168,7 +1168,7 @@ class Daemon:
             moved = {address: self._group_in_firewall(address, wanted) for address in changed}
         self._firewall.move(moved)
 
-    def _exempt_now(self) -> tuple[dict[str, frozenset[Address]], dict[str, frozenset[str]], float | None]:
+    def _exempt_now(self) -> tuple[dict[str, dict[Address, float]], dict[str, dict[str, float]], float | None]:
         folded = self._folded
         if folded is None:
             return {}, {}, None

@@ -20,6 +20,7 @@ from typing import Any
 from blockd.egress.nftables import Nftables, NftError
 from blockd.egress.reconcile import Reconciler
 from blockd.egress.wanted import read_exempt, read_learned, read_macs, read_places, read_wanted
+from blockd.firewall import keep_alive
 from blockd.problems import StartError
 from blockd.supervisor import Supervisor
 
@@ -31,6 +32,8 @@ LINE = 256 << 20
 AGAIN, LOOK, TELL = 1.0, 2.0, 5.0
 #: Seconds for a connection to another machine.
 PATIENCE = 10.0
+#: Behind the socket's name: the file that says that nothing is to be enforced.
+OFF = ".off"
 #: In the state directory.
 KEPT = "wanted.json"
 
@@ -58,6 +61,8 @@ class Egress:
         directory = os.environ.get("STATE_DIRECTORY")
         self._kept = Path(directory) / KEPT if directory else None
         self._problem: str | None = None
+        #: Put there by `blockd egress off`, which needs no daemon.
+        self._off_file = Path(f"{place}{OFF}") if isinstance(place, Path) else None
 
     async def run(self) -> None:
         """Do it until it is told to end; rules stay."""
@@ -71,7 +76,8 @@ class Egress:
         tasks += [asyncio.create_task(self._follow()), asyncio.create_task(self._watch())]
         supervisor = Supervisor(os.environ)
         supervisor.ready("enforcing what the daemon says")
-        await ending.wait()
+        waiting = [asyncio.create_task(ending.wait()), *tasks]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         supervisor.stopping()
         for task in tasks:
             task.cancel()
@@ -82,7 +88,7 @@ class Egress:
         return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
 
     async def _restore(self) -> None:
-        if self._kept is None or not self._kept.exists():
+        if self._kept is None or not self._kept.exists() or self._is_off():
             return
         try:
             if await self._work(self._reconciler.is_there):
@@ -107,9 +113,21 @@ class Egress:
 
     async def _look(self) -> None:
         try:
+            if self._is_off():
+                if self._reconciler.wanted is not None:
+                    await self._work(self._reconciler.off)
+                    log.warning("egress: %s is there: everything of ours was taken away", self._off_file)
+                return
             await self._work(self._reconciler.look)
+            if self._reconciler.wanted is not None and not self._reconciler.is_due:
+                self._complain(self._reconciler.problem)
         except NftError as error:
             self._complain(str(error))
+        except Exception:
+            log.exception("egress: looking at what is in force failed")
+
+    def _is_off(self) -> bool:
+        return self._off_file is not None and self._off_file.exists()
 
     async def _follow(self) -> None:
         was_there = True
@@ -125,11 +143,14 @@ class Egress:
             was_there = True
             log.info("egress: connected to %s", self._place)
             telling = asyncio.create_task(self._tell(writer))
+            keep_alive(writer)
             try:
                 while line := await reader.readline():
                     await self._obey(json.loads(line), writer)
-            except (OSError, ValueError, KeyError, TypeError, asyncio.LimitOverrunError) as error:
-                self._complain(f"what the daemon says is not understood: {error}")
+            except OSError as error:
+                log.warning("egress: %s", error)
+            except Exception as error:  # noqa: BLE001  whatever it said: the next connection begins anew
+                self._complain(f"what the daemon says is not understood: {type(error).__name__}: {error}")
             finally:
                 telling.cancel()
                 writer.close()
@@ -147,34 +168,42 @@ class Egress:
         """Do one thing; what does not work is told, and not confirmed."""
         own = self._reconciler
         try:
-            if said.get("off"):
+            if self._is_off():
+                await self._look()
+            elif said.get("off"):
                 await self._work(own.off)
                 if self._kept is not None:
                     self._kept.unlink(missing_ok=True)
                 log.warning("egress: everything of ours was taken away, as it was said")
             elif "wanted" in said:
-                wanted = read_wanted(said["wanted"])
-                await self._work(own.want, wanted, read_learned(said.get("learn", [])))
-                self._keep(said["wanted"])
+                wanted, gone = read_wanted(said["wanted"]), read_gone(said.get("forget", []))
+                await self._work(own.want, wanted, read_learned(said.get("learn", [])), gone)
+                self._keep()
                 log.info("egress: in force: generation %s", wanted.generation)
             else:
-                if "forget" in said:
-                    await self._work(own.forget, [one[:2] for one in read_learned([[*o, 1] for o in said["forget"]])])
-                if "learn" in said:
+                if said.get("forget"):
+                    await self._work(own.forget, read_gone(said["forget"]))
+                if said.get("learn"):
                     await self._work(own.learn, read_learned(said["learn"]))
                 if "places" in said and own.wanted is not None:
                     await self._work(own.move, read_moves(said["places"], own.wanted.groups))
                 if "exempt" in said:
                     await self._work(own.exempt, read_exempt(said["exempt"]), read_macs(said["exempt_macs"]))
-            self._complain(None)
+                    self._keep()
+            if not own.is_due:
+                self._complain(own.problem)
         except NftError as error:
             self._complain(str(error))
             return
         writer.write(json.dumps({"done": int(said["serial"])}).encode() + b"\n")
+        if "off" in said or "wanted" in said:
+            await self._say(writer)
 
-    def _keep(self, wanted: Any) -> None:
-        if self._kept is None:
+    def _keep(self) -> None:
+        if self._kept is None or self._reconciler.wanted is None:
             return
+        # With the ends of exemptions: what ended while nobody was there is not granted anew.
+        wanted = self._reconciler.wanted.as_json()
         new = self._kept.with_suffix(".new")
         try:
             new.write_text(json.dumps(wanted))
@@ -184,14 +213,24 @@ class Egress:
 
     async def _tell(self, writer: asyncio.StreamWriter) -> None:
         while True:
-            try:
-                status = await self._work(self._reconciler.status)
-            except NftError as error:
-                self._complain(str(error))
-                status = {"generation": None}
-            status["problem"] = self._problem or status.get("problem")
-            writer.write(json.dumps({"status": status}).encode() + b"\n")
+            await self._say(writer)
             await asyncio.sleep(TELL)
+
+    async def _say(self, writer: asyncio.StreamWriter) -> None:
+        try:
+            status = await self._work(self._reconciler.status)
+        except NftError as error:
+            self._complain(str(error))
+            status = {"generation": None}
+        status["problem"] = self._problem or status.get("problem")
+        if self._is_off():
+            status = {"generation": None, "problem": f"it is off: `blockd egress on`, or remove {self._off_file}"}
+        writer.write(json.dumps({"status": status}).encode() + b"\n")
+
+
+def read_gone(value: Any) -> list[tuple[str, Any]]:
+    """Read app and address. ValueError when it is something else."""
+    return [one[:2] for one in read_learned([[*each, 1] for each in value])]
 
 
 def read_moves(value: Any, groups: Any) -> dict[Any, str | None]:

@@ -11,15 +11,16 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from blockd.egress.learned import Book, News
+from blockd.egress.learned import Book
 from blockd.egress.ruleset import REFUSED
-from blockd.egress.wanted import Wanted, exempt_json
+from blockd.egress.wanted import Wanted, exempt_json, read_status
 from blockd.settings.schema import Egress as Settings
 from blockd.settings.values import Address
 
@@ -29,6 +30,8 @@ log = logging.getLogger("blockd")
 LINE, BACKLOG = 4 << 20, 64 << 20
 #: Firewalls at once.
 MOST = 16
+#: Seconds that a firewall may be at one message before the next is sent all the same, and until one says anything.
+PATIENCE, SILENCE = 1.0, 15.0
 #: Names that are looked up at once, and seconds until the next.
 LOOK_UPS, PAUSE = 20, 0.1
 
@@ -41,6 +44,17 @@ def tls(is_server: bool, certificate: Path, key: Path, authority: Path) -> ssl.S
     context.load_cert_chain(certificate, key)
     context.load_verify_locations(authority)
     return context
+
+
+def keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Have the kernel find out within seconds that the other machine is gone."""
+    one = writer.get_extra_info("socket")
+    if one is None or one.family == socket.AF_UNIX:
+        return
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 2)):
+        one.setsockopt(socket.IPPROTO_TCP, option, value)
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000)
 
 
 class _Peer:
@@ -81,9 +95,14 @@ class Firewall:
         self.silent: dict[str, int] = {}
         self._wanted: Wanted | None = None
         self._serial = 0
-        self._news = News()
-        self._held: list[int] = []
+        #: What firewalls are to be told next: app and address, and for how long.
+        self._add: dict[tuple[str, Address], int] = {}
+        self._drop: dict[tuple[str, Address], None] = {}
+        #: Answers that wait for that.
+        self._batch: list[int] = []
         self._is_flushing = False
+        #: What firewalls are at, and until when nothing more is sent for it.
+        self._flying, self._flying_until = 0, 0.0
         #: What was told and not done yet -> answers that wait for it.
         self._waiting: dict[int, list[int]] = {}
         self._server: asyncio.AbstractServer | None = None
@@ -132,7 +151,7 @@ class Firewall:
                 self._wanted.places[address] = group
         self._send({"places": [[str(address), group] for address, group in places.items()]})
 
-    def exempt(self, addresses: dict[str, frozenset[Address]], macs: dict[str, frozenset[str]]) -> None:
+    def exempt(self, addresses: dict[str, dict[Address, float]], macs: dict[str, dict[str, float]]) -> None:
         """Say who is exempt now."""
         if self._wanted is None or (addresses, macs) == (self._wanted.exempt, self._wanted.exempt_macs):
             return
@@ -154,58 +173,86 @@ class Firewall:
     def _send_all(self) -> None:
         if self._wanted is None or self.is_off:
             return
+        self._send(self._all(self._wanted))
+
+    def _all(self, wanted: Wanted) -> dict[str, Any]:
         learned = [[app, str(address), left] for app, address, left in self.book.enforced(time.monotonic())]
-        self._send({"wanted": self._wanted.as_json(), "learn": learned})
+        gone = [[app, str(address)] for app, address in self.book.left_alone()]
+        return {"wanted": wanted.as_json(), "learn": learned, "forget": gone}
 
     # What is learned
 
     def learned(self, serial: int, name: str, apps: Iterable[str], addresses: list[Address], seconds: int) -> None:
         """Take an answer's addresses in; the answer is let go when every firewall knows them, if it is held."""
         news = self.book.hear(name, apps, addresses, seconds, time.monotonic())
-        self._news.add += news.add
-        self._news.drop += news.drop
         if self.book.shared_is == "log":
             for address in news.shared:
                 names = ", ".join(self.book.shared[address])
                 log.info("egress: %s is an app's, and %s leads to it as well: it is let through", address, names)
-        if serial:
-            self._held.append(serial)
-        if (serial or news.add or news.drop) and not self._is_flushing:
+        # The last word about an address counts.
+        for app, address, left in news.add:
+            self._add[app, address] = left
+            self._drop.pop((app, address), None)
+        for app, address in news.drop:
+            self._add.pop((app, address), None)
+            self._drop[app, address] = None
+        if serial and not news.add and self._waiting:
+            # What it would tell is on its way, most likely.
+            next(reversed(self._waiting.values())).append(serial)
+        elif serial and not news.add:
+            # Every firewall knows already, or is not to know.
+            self._let_go([serial])
+        elif serial:
+            self._batch.append(serial)
+            if len(self._batch) == 1:
+                self._loop().call_later(self.wait, self._give_up, self._batch)
+        if (news.add or news.drop) and not self._is_flushing:
             # What comes in one turn is one transaction.
             self._is_flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop().call_soon(self._flush)
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
     def _flush(self) -> None:
+        """Tell firewalls what is new, unless they are at what came before: then it goes when they are done."""
         self._is_flushing = False
-        news, self._news = self._news, News()
-        held, self._held = self._held, []
-        message: dict[str, Any] = {}
-        if news.add:
-            message["learn"] = [[app, str(address), seconds] for app, address, seconds in news.add]
-        if news.drop:
-            message["forget"] = [[app, str(address)] for app, address in news.drop]
-        told = 0
-        if message and self.peers and not self.is_off:
-            told = self._send(message)
-        # What the firewall knows already, or nobody enforces, keeps no answer waiting; nor does a backlog without end.
-        if held and told and news.add and self.wait > 0:
-            self._waiting[told] = held
-            asyncio.get_running_loop().call_later(self.wait, self._give_up, told)
-        elif held:
-            self._let_go(held)
+        if not self.peers or self.is_off:
+            self._add, self._drop = {}, {}
+            self._release(self._batch)
+            return
+        now = time.monotonic()
+        if self._flying and now < self._flying_until:
+            return
+        if not self._add and not self._drop:
+            return
+        message = {
+            "learn": [[app, str(address), left] for (app, address), left in self._add.items()],
+            "forget": [[app, str(address)] for app, address in self._drop],
+        }
+        self._add, self._drop = {}, {}
+        self._flying, self._flying_until = self._send(message), now + PATIENCE
+        batch, self._batch = self._batch, []
+        if batch:
+            self._waiting[self._flying] = batch
 
-    def _give_up(self, told: int) -> None:
-        held = self._waiting.pop(told, None)
-        if held:
-            self.late += len(held)
-            self._let_go(held)
+    def _release(self, batch: list[int]) -> None:
+        if batch:
+            serials = list(batch)
+            batch.clear()
+            self._let_go(serials)
+
+    def _give_up(self, batch: list[int]) -> None:
+        self.late += len(batch)
+        self._release(batch)
 
     def _done(self) -> None:
         least = min((peer.done for peer in self.peers), default=self._serial)
-        ready = [told for told in self._waiting if told <= least]
-        held = [serial for told in ready for serial in self._waiting.pop(told)]
-        if held:
-            self._let_go(held)
+        for told in [told for told in self._waiting if told <= least]:
+            self._release(self._waiting.pop(told))
+        if self._flying and self._flying <= least:
+            self._flying = 0
+            self._flush()
 
     def look_up(self, names: list[str]) -> None:
         """Have names looked up one after the other, so that it is known where they lead though nobody asks."""
@@ -245,13 +292,14 @@ class Firewall:
         peer = _Peer(writer)
         peer.done = peer.told = self._serial
         self.peers.add(peer)
+        keep_alive(writer)
+        self._loop().call_later(SILENCE, self._close_if_silent, peer)
         log.info("egress: a firewall is connected")
         try:
             if self.is_off:
                 writer.write(json.dumps({"off": True, "serial": self._serial}).encode() + b"\n")
             elif self._wanted is not None:
-                learned = [[app, str(address), left] for app, address, left in self.book.enforced(time.monotonic())]
-                line = {"wanted": self._wanted.as_json(), "learn": learned, "serial": self._serial}
+                line = {**self._all(self._wanted), "serial": self._serial}
                 writer.write(json.dumps(line).encode() + b"\n")
             while line_read := await reader.readline():
                 said = json.loads(line_read)
@@ -259,9 +307,11 @@ class Firewall:
                     peer.done = int(said["done"])
                     self._done()
                 if "status" in said:
-                    peer.status = dict(said["status"])
+                    peer.status = read_status(said["status"])
                     self._look_for_silent()
-        except (OSError, ValueError, TypeError, asyncio.LimitOverrunError) as error:
+        except (OSError, RecursionError) as error:
+            log.error("egress: a firewall cannot be heard: %s", error)
+        except (ValueError, TypeError, KeyError, asyncio.LimitOverrunError) as error:
             log.error("egress: a firewall said what is not understood: %s", error)
         finally:
             self.peers.discard(peer)
@@ -293,6 +343,11 @@ class Firewall:
             if app in found:
                 found[app].append(str(address))
         return found
+
+    def _close_if_silent(self, peer: _Peer) -> None:
+        # A firewall says how it stands at once: whoever does not is none, and takes its place.
+        if not peer.status:
+            peer.writer.close()
 
     def status(self) -> dict[str, Any]:
         """Say how it stands, for people and dashboards."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,10 @@ import typer
 from blockd.cli.options import Config, Json, Socket, config_path, socket_path
 from blockd.cli.output import complain, print_json, print_table, refuse, say
 from blockd.control import ControlError, ask
+from blockd.problems import InputError
+
+#: Seconds that firewalls have to take rules away.
+OFF_PATIENCE = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -84,7 +90,7 @@ def plan(context: typer.Context, config: Config = None, socket: Socket = None) -
     answer = _ask(context, config, socket, False, "plan")
     if answer["wanted"] is None:
         refuse("egress plan", "nothing is wanted yet", as_json=False)
-    say(ruleset(read_wanted(answer["wanted"])).rstrip())
+    say(ruleset(read_wanted(answer["wanted"]), time.time()).rstrip())
 
 
 def status(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
@@ -104,28 +110,59 @@ def status(context: typer.Context, config: Config = None, socket: Socket = None,
 
 
 def off(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
-    """Take everything of ours out of the packet filter, and nothing else, until `on` or a start of the daemon."""
+    """Take everything of ours out of the packet filter, and nothing else, until `on`; it needs no daemon.
+
+    Exit code 1: a firewall did not do it.
+    """
     from blockd.egress.nftables import Nftables, NftError
 
+    with contextlib.suppress(ControlError):
+        # Firewalls of other machines are told, too.
+        answer = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
+        if answer["ok"] and answer["firewalls"]:
+            _wait_until_off(context, config, socket)
     try:
-        answer: dict[str, Any] | None = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
-    except ControlError:
-        # Whoever pulls the plug should not need a daemon for it.
-        answer = None
-    if answer is not None and not answer["ok"]:
-        answer = None
-    if answer is not None and answer["firewalls"]:
-        say(f"off: {len(answer['firewalls'])} firewalls were told to take our rules away")
-        return
-    try:
+        file = _off_file(context, config)
+        if file is not None:
+            file.touch()
         removed = Nftables().remove()
-    except NftError as error:
+    except (NftError, OSError) as error:
         refuse("egress off", str(error), as_json=False)
-    say("off: the table inet blockd is gone" if removed else "off: there was nothing of ours")
+    say("off: the table inet blockd is gone" if removed else "off: nothing of ours is there")
+
+
+def _wait_until_off(context: typer.Context, config: Path | None, socket: Path | None) -> None:
+    deadline = time.monotonic() + OFF_PATIENCE
+    while True:
+        firewalls = _ask(context, config, socket, False, "status")["firewalls"]
+        left = sum(one.get("generation") is not None for one in firewalls)
+        if not left:
+            say(f"off: {len(firewalls)} firewalls have nothing of ours any more")
+            return
+        if time.monotonic() > deadline:
+            refuse("egress off", f"{left} firewalls did not take our rules away", as_json=False)
+        time.sleep(0.1)
+
+
+def _off_file(context: typer.Context, config: Path | None) -> Path | None:
+    """Give the file that keeps this machine's firewall off; none where no config says which it is."""
+    from blockd.egressing import OFF
+    from blockd.settings.load import load_settings
+    from blockd.settings.source import Disk
+
+    try:
+        file = Path(os.path.abspath(config_path(config or (context.obj or (None,))[0])))
+        settings, _ = load_settings(file, Disk())
+    except (typer.BadParameter, InputError):
+        return None
+    return Path(f"{file.parent / settings.egress.socket}{OFF}")
 
 
 def on(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
     """Enforce again."""
+    file = _off_file(context, config)
+    if file is not None:
+        file.unlink(missing_ok=True)
     answer = _ask(context, config, socket, False, "on")
     say(f"on: {len(answer['firewalls'])} firewalls were told what to refuse")
 

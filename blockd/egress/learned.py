@@ -45,6 +45,8 @@ class Book:
         self.protected: frozenset[Address] = frozenset()
         #: Likewise, as the config says.
         self.never: tuple[Network, ...] = ()
+        #: What was learned and must not be any more, as of the last `follow`.
+        self.not_ours: list[tuple[str, Address]] = []
         #: App -> address -> until when, seconds of a clock that never runs back.
         self.apps: dict[str, dict[Address, float]] = {}
         #: Shared addresses: the names of nobody's apps that they answer for.
@@ -127,6 +129,15 @@ class Book:
     def follow(self, apps: Iterable[str]) -> None:
         """Learn of these apps from now on, and of no others."""
         self.apps = {app: self.apps.get(app, {}) for app in apps}
+        # What is ours by now is left alone from now on.
+        self.not_ours = [(app, a) for app, known in self.apps.items() for a in known if self._why_not(a) is not None]
+        for app, address in self.not_ours:
+            del self.apps[app][address]
+
+    def left_alone(self) -> list[tuple[str, Address]]:
+        """Give what a firewall may have of before and is to let go: shared addresses, and what is ours."""
+        shared = [] if self.shared_is == "block" else self.shared
+        return [*self.not_ours, *((app, a) for a in shared for app, known in self.apps.items() if a in known)]
 
     def enforced(self, now: float) -> list[tuple[str, Address, int]]:
         """Give all that the firewall is to have: app, address, seconds left."""

@@ -51,8 +51,11 @@ class Nftables:
                 return None
             raise
 
-    def objects(self) -> Objects | None:
-        """Name what the table holds; None when there is none. NftError when it is somebody else's."""
+    def objects(self, is_ours: bool = False) -> Objects | None:
+        """Name what the table holds; None when there is none. NftError when it is somebody else's.
+
+        `is_ours` says that it is known to be ours, whatever became of the mark in it.
+        """
         try:
             listed = self._list("list", "table", *TABLE.split(), terse=True)
         except NftError as error:
@@ -63,7 +66,7 @@ class Nftables:
         for kind, item in listed:
             if kind in names:
                 names[kind].add(str(item["name"]))
-        if MARK not in names["counter"]:
+        if not is_ours and MARK not in names["counter"]:
             text = (
                 f"there is a table {TABLE} already, which blockd did not make: rename it, or `nft delete table {TABLE}`"
             )

@@ -6,11 +6,12 @@ import logging
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from blockd.egress import ruleset
+from blockd.egress.learned import ROOM
 from blockd.egress.nftables import Nftables, NftError, generation
 from blockd.egress.ruleset import ABSENT, TYPES, Objects
 from blockd.egress.wanted import Wanted
@@ -44,8 +45,10 @@ class Reconciler:
         self.refused: Counter[str] = Counter()
         self._until: dict[tuple[str, Address], float] = {}
         self._seen = -1
-        #: Whether the table was there before this process.
-        self._is_adopted = False
+        #: Whether the table was there before this process, whether it is ours, whether all of it is to be put in force.
+        self._is_adopted = self._is_ours = self.is_due = False
+        #: Addresses that are to be let go with the next transaction.
+        self._gone: set[tuple[str, Address]] = set()
         self._chains: str | None = None
         self._networks: dict[tuple[str, str], Any] = {}
 
@@ -53,40 +56,65 @@ class Reconciler:
         """Say whether a table of ours is in force."""
         return self._nft.objects() is not None
 
-    def want(self, wanted: Wanted, learned: Iterable[Learned]) -> None:
-        """Put all of it in force, whole or not at all; NftError says why not."""
+    def want(self, wanted: Wanted, learned: Iterable[Learned], gone: Iterable[tuple[str, Address]] = ()) -> None:
+        """Put all of it in force, whole or not at all; NftError says why not, and `look` tries again.
+
+        `gone` are addresses of before that are not to be refused any more.
+        """
         now = time.monotonic()
         apps = set(wanted.apps)
         until = {(app, address): now + seconds for app, address, seconds in learned if app in apps}
         # What the kernel has beside it ends by itself.
         kept = {key: end for key, end in self._until.items() if key[0] in apps and end > now}
-        self._put(wanted, {**kept, **until})
+        if self.wanted is None:
+            self._is_adopted = self._nft.objects() is not None
+            self._is_ours = self._is_adopted
+        self.wanted, self._until, self.is_due = wanted, {**kept, **until}, True
+        for key in gone:
+            self._until.pop(key, None)
+            self._gone.add(key)
+        self._put()
 
-    def _put(self, wanted: Wanted, until: dict[tuple[str, Address], float]) -> None:
+    def _put(self) -> None:
         for _ in range(TRIES):
-            if self._put_once(wanted, until):
+            if self._put_once():
                 return
         log.error("egress: somebody changes rules all the time: what is read back as ours may be theirs")
 
-    def _put_once(self, wanted: Wanted, until: dict[tuple[str, Address], float]) -> bool:
+    def _put_once(self) -> bool:
         """Put it in force and read it back; False when somebody changed anything in between."""
-        there = self._nft.objects()
-        if self.wanted is None:
-            self._is_adopted = there is not None
-        text = ruleset.ruleset(wanted, there or Objects())
-        now = time.monotonic()
-        named = {app for one in wanted.groups.values() for app in one.apps}
-        left = [
-            (app, address, int(end - now)) for (app, address), end in until.items() if end - now >= 1 and app in named
-        ]
+        assert self.wanted is not None
+        wanted, now = self.wanted, time.monotonic()
+        there = self._nft.objects(self._is_ours)
+        text = ruleset.ruleset(wanted, time.time(), there or Objects())
+        gone = [key for key in self._gone if key[0] in _named(wanted)]
         before = generation()
-        self._apply(text + ruleset.learning(left, refreshed=there is not None and KEEPS_TIME))
-        self.wanted, self._until = wanted, until
+        try:
+            self._apply(text + ruleset.forgetting(gone) + self._learning(now, there is not None))
+        except NftError as error:
+            if not _is_full(error):
+                raise
+            # A generation is put in force though there is no room for all that is known of addresses.
+            self.refused["full"] += 1
+            before = generation()
+            self._apply(text + ruleset.forgetting(gone))
+        self._is_ours, self._gone, self.is_due = True, set(), False
         self._chains = self._nft.chains()
         self._networks = {key: self._nft.elements(*key) for key in self._interval_sets(wanted)}
         # Not the generation of now: what came after our own is not seen yet.
         self._seen = before + 1
         return generation() == self._seen
+
+    def _learning(self, now: float, is_there: bool) -> str:
+        """Write what is known of addresses: of each set those that stand longest, where there are too many."""
+        assert self.wanted is not None
+        named, sets = _named(self.wanted), Counter[tuple[str, int]]()
+        left: list[Learned] = []
+        for (app, address), end in sorted(self._until.items(), key=lambda one: -one[1]):
+            if app in named and end - now >= 1 and sets[app, address.version] < ROOM:
+                sets[app, address.version] += 1
+                left.append((app, address, int(end - now)))
+        return ruleset.learning(left, refreshed=is_there and KEEPS_TIME)
 
     def _interval_sets(self, wanted: Wanted) -> list[tuple[str, str]]:
         apps = sorted({app for one in wanted.groups.values() for app in one.apps})
@@ -98,33 +126,41 @@ class Reconciler:
         """Add addresses; what the kernel refuses for want of room is counted."""
         if self.wanted is None:
             return
-        now = time.monotonic()
-        named = {app for one in self.wanted.groups.values() for app in one.apps}
+        now, named = time.monotonic(), _named(self.wanted)
         learned = [one for one in learned if one[0] in named]
         # What is new here may be there all the same, where a process before this one knew it.
         old: list[Learned] = []
         new: list[Learned] = []
         for one in learned:
             (old if self._is_adopted or self._until.get(one[:2], 0.0) > now else new).append(one)
+        before = {one[:2]: self._until.get(one[:2]) for one in learned}
+        for app, address, seconds in learned:
+            self._until[app, address] = now + seconds
+            self._gone.discard((app, address))
         try:
             self._step(ruleset.learning(new, refreshed=False) + ruleset.learning(old, refreshed=KEEPS_TIME))
         except NftError as error:
-            if "space" not in str(error) and "Too many open files" not in str(error):
+            if not _is_full(error):
                 raise
+            self.is_due = False
+            for key, end in before.items():
+                if end is None:
+                    del self._until[key]
+                else:
+                    self._until[key] = end
             self.refused["full"] += len(learned)
             self.problem = f"a set of learned addresses is full: {error}"
-            return
-        for app, address, seconds in learned:
-            self._until[app, address] = now + seconds
 
     def forget(self, addresses: list[tuple[str, Address]]) -> None:
         """Take addresses out."""
         if self.wanted is None:
             return
-        named = {app for one in self.wanted.groups.values() for app in one.apps}
-        self._step(ruleset.forgetting(one for one in addresses if one[0] in named))
+        named = _named(self.wanted)
         for key in addresses:
             self._until.pop(key, None)
+            self._gone.add(key)
+        self._step(ruleset.forgetting(one for one in addresses if one[0] in named))
+        self._gone.difference_update(addresses)
 
     def move(self, places: dict[Address, str | None]) -> None:
         """Put sources in other groups; `ABSENT` leaves networks to decide."""
@@ -132,35 +168,39 @@ class Reconciler:
             return
         now = self.wanted.places
         changes = [(a, now.get(a, ABSENT), after) for a, after in places.items() if now.get(a, ABSENT) != after]
-        self._step(ruleset.moving(changes))
         for address, _, after in changes:
             if after == ABSENT:
                 now.pop(address, None)
             else:
                 now[address] = after
+        self._step(ruleset.moving(changes))
 
-    def exempt(self, addresses: dict[str, frozenset[Address]], macs: dict[str, frozenset[str]]) -> None:
+    def exempt(self, addresses: dict[str, dict[Address, float]], macs: dict[str, dict[str, float]]) -> None:
         """Have just these exempt."""
         if self.wanted is None:
             return
         self.wanted.exempt, self.wanted.exempt_macs = addresses, macs
-        self._step(ruleset.exempting(self.wanted))
+        self._step(ruleset.exempting(self.wanted, time.time()))
 
     def look(self) -> bool:
-        """See whether anybody changed what is ours, and repair it; True when somebody did."""
+        """See whether anybody changed what is ours, or something failed, and repair it; True when somebody did."""
         now = time.monotonic()
-        if len(self._until) > 1_000 or self._seen < 0:
-            self._until = {key: end for key, end in self._until.items() if end > now}
-        if self.wanted is None or generation() == self._seen:
+        self._until = {key: end for key, end in self._until.items() if end > now}
+        if self.wanted is None:
+            return False
+        if self.is_due:
+            self._put()
             return False
         now_at = generation()
+        if now_at == self._seen:
+            return False
         why = self._difference()
         if why is None:
             self._seen = now_at
             return False
         self.drift += 1
         log.error("egress: %s, by somebody else: repaired", why)
-        self._put(self.wanted, self._until)
+        self._put()
         return True
 
     def _difference(self) -> str | None:
@@ -173,16 +213,23 @@ class Reconciler:
         for (name, kind), elements in self._networks.items():
             if self._nft.elements(name, kind) != elements:
                 return f"{name} was changed"
+        maps: list[tuple[str, dict[str, str | None]]] = [("macs", dict(self.wanted.macs))]
         for version in TYPES:
-            places = {str(address) for address in self.wanted.places if address.version == version}
-            if self._nft.elements(f"sources{version}", "map").keys() != places:
-                return f"sources{version} was changed"
-        now = time.monotonic()
-        apps = {app for one in self.wanted.groups.values() for app in one.apps}
-        for app in sorted(apps):
+            places = {str(a): group for a, group in self.wanted.places.items() if a.version == version}
+            maps.append((f"sources{version}", places))
+        for name, leads in maps:
+            wanted = {key: ruleset.lead(group) for key, group in leads.items()}
+            if {key: _lead(to) for key, to in self._nft.elements(name, "map").items()} != wanted:
+                return f"{name} was changed"
+        now, wall = time.monotonic(), time.time()
+        lasting: defaultdict[str, list[Address]] = defaultdict(list)
+        for (app, address), end in self._until.items():
+            if end > now + 2:
+                lasting[app].append(address)
+        for app in sorted(_named(self.wanted)):
             for version in TYPES:
-                exempt = {str(a) for a in self.wanted.exempt.get(app, ()) if a.version == version}
-                if self._nft.elements(f"exempt{version}-{app}").keys() != exempt:
+                exempt = {a: end for a, end in self.wanted.exempt.get(app, {}).items() if a.version == version}
+                if _differs(self._nft.elements(f"exempt{version}-{app}").keys(), exempt, wall):
                     return f"exempt{version}-{app} was changed"
                 name = ruleset.learned(app, version)
                 there = self._nft.elements(name).keys()
@@ -194,33 +241,38 @@ class Reconciler:
                 }
                 if known - there:
                     return f"{name} lacks addresses"
-            if self._nft.elements(f"exemptmac-{app}").keys() != set(self.wanted.exempt_macs.get(app, ())):
+            if _differs(self._nft.elements(f"exemptmac-{app}").keys(), self.wanted.exempt_macs.get(app, {}), wall):
                 return f"exemptmac-{app} was changed"
         return None
 
     def off(self) -> bool:
         """Take all of ours away; False when there was nothing."""
-        self.wanted, self._chains, self._seen = None, None, -1
+        self.wanted, self._chains, self._seen, self.is_due = None, None, -1, False
+        self._until, self._gone = {}, set()
         return self._nft.remove()
 
     def _step(self, text: str) -> None:
+        """Put a change in force; all of it is put in force again, now or soon, when that fails."""
+        # What is wanted is known already: `look` has it done when this does not.
+        was_due, self.is_due = self.is_due, True
         try:
             self._apply(text)
+            self.is_due = was_due
         except NftError as error:
-            if self.wanted is None or self._difference() is None:
+            if _is_full(error) or self._nft.chains() == self._chains:
                 raise
             # It stands on what somebody took away.
             log.error("egress: %s", error)
             self.drift += 1
-            self._put(self.wanted, self._until)
-            self._apply(text)
+            self._put()
 
     def _apply(self, text: str) -> None:
         if not text.strip():
             return
         began, before = time.monotonic(), generation()
         self._nft.apply(text)
-        self.took, self.applied, self.problem = time.monotonic() - began, self.applied + 1, None
+        self.took, self.applied = time.monotonic() - began, self.applied + 1
+        self.problem = None
         # One transaction is one generation: one more was somebody else's, and is looked at.
         if before == self._seen and generation() == before + 1:
             self._seen = before + 1
@@ -250,6 +302,29 @@ class Reconciler:
             "learned": {app: sizes[app] for app in self.wanted.apps},
             "networks": {app: len(own) for app, own in self.wanted.apps.items()},
             "exempt": {app: len(own) for app, own in self.wanted.exempt.items()},
+            "is_due": self.is_due,
             "counters": list(counters.values()),
             "refused_sources": dict(most),
         }
+
+
+def _named(wanted: Wanted) -> set[str]:
+    """Name the apps that have sets."""
+    return {app for one in wanted.groups.values() for app in one.apps}
+
+
+def _is_full(error: NftError) -> bool:
+    return any(text in str(error) for text in ("space", "Too many open files in system", "No buffer"))
+
+
+def _lead(to: Any) -> str:
+    """Write what an element of a map leads to, as it was written."""
+    target = to.get("goto", {}) if isinstance(to, dict) else {}
+    return f"goto {target['target']}" if target else "accept"
+
+
+def _differs(there: Iterable[str], ends: Mapping[Any, float], wall: float) -> bool:
+    """Say whether a set has others than these; who ends just now may be there or not."""
+    found = set(there)
+    certain = {str(one) for one, end in ends.items() if end > wall + 2}
+    return bool(certain - found or found - {str(one) for one, end in ends.items() if end > wall - 2})

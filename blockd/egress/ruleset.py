@@ -7,8 +7,9 @@ and counters stay over changes, all else is made anew. nft(8).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from blockd.egress.wanted import Verdicts, Wanted, ranges
 from blockd.settings.values import Address
@@ -21,8 +22,12 @@ ENCRYPTED_DNS = "encrypted-dns"
 DNS_PORTS = "{ 53, 853 }"
 #: Addresses of a set of learned ones; it is a hash, whose size is a bound and takes no memory before.
 LEARNED = 65_535
-#: Seconds for which sources are remembered that were refused something.
-REFUSED = 900
+#: Seconds for which sources are remembered that were refused something, and how many: a sample, not a list of all.
+REFUSED, REFUSED_SOURCES = 900, 4_096
+#: Seconds that an exempt source stays beyond its end, so that one which goes on is not cut off before that is said.
+GRACE = 0.5
+#: Of a set whose elements end by themselves.
+TIMED = " flags timeout;"
 #: Elements of one command.
 ELEMENTS = 5_000
 #: Of a source that has no place of its own; networks decide.
@@ -52,8 +57,8 @@ def counter(kind: str, group: str, app: str) -> str:
     return f"{kind}/{group}/{app}"
 
 
-def ruleset(wanted: Wanted, there: Objects = Objects()) -> str:
-    """Write the transaction that puts it in force; what is `there` and not wanted any more goes."""
+def ruleset(wanted: Wanted, now: float, there: Objects = Objects()) -> str:
+    """Write the transaction that puts it in force at a time in seconds since 1970; what is `there` beside it goes."""
     lines = [f"add table {TABLE}", f"add counter {TABLE} {MARK}"]
     lines.append(f"add chain {TABLE} forward {{ type filter hook forward priority -5; policy accept; }}")
     apps = sorted({app for one in wanted.groups.values() for app in one.apps})
@@ -71,29 +76,28 @@ def ruleset(wanted: Wanted, there: Objects = Objects()) -> str:
             lines += [f"add map {TABLE} {name} {{ type {what}; }}", f"flush map {TABLE} {name}"]
             maps.add(name)
         sources = [
-            f"{address} : {_lead(group)}" for address, group in wanted.places.items() if address.version == version
+            f"{address} : {lead(group)}" for address, group in wanted.places.items() if address.version == version
         ]
         lines += _elements(f"sources{version}", sources)
-        spans = [f"{first}-{last} : {_lead(group)}" for first, last, group in ranges(wanted.networks, version) if group]
+        spans = [f"{first}-{last} : {lead(group)}" for first, last, group in ranges(wanted.networks, version) if group]
         lines += _elements(f"ranges{version}", spans)
         resolvers = [str(network) for network in wanted.resolvers if network.version == version]
         lines += _set(f"resolvers{version}", kind, " flags interval; auto-merge;", resolvers)
         # Full, it takes no more in; the rule goes on.
-        flags = f"flags dynamic,timeout; timeout {REFUSED}s; size {LEARNED};"
+        flags = f"flags dynamic,timeout; timeout {REFUSED}s; size {REFUSED_SOURCES};"
         lines.append(f"add set {TABLE} refused{version} {{ type {kind}; {flags} }}")
         sets |= {f"resolvers{version}", f"refused{version}"}
         for app in apps:
             lines.append(f"add set {TABLE} {learned(app, version)} {{ type {kind}; flags timeout; size {LEARNED}; }}")
             networks = [str(network) for network in wanted.apps[app] if network.version == version]
             lines += _set(f"networks{version}-{app}", kind, " flags interval; auto-merge;", networks)
-            exempt = [str(a) for a in sorted(wanted.exempt.get(app, ()), key=int) if a.version == version]
-            lines += _set(f"exempt{version}-{app}", kind, "", exempt)
+            lines += _set(f"exempt{version}-{app}", kind, TIMED, _exempt(wanted, app, version, now))
             sets |= {learned(app, version), f"networks{version}-{app}", f"exempt{version}-{app}"}
     for app in apps:
-        lines += _set(f"exemptmac-{app}", "ether_addr", "", sorted(wanted.exempt_macs.get(app, ())))
+        lines += _set(f"exemptmac-{app}", "ether_addr", TIMED, _timed(wanted.exempt_macs.get(app, {}), now))
         sets.add(f"exemptmac-{app}")
     lines += [f"add map {TABLE} macs {{ type ether_addr : verdict; }}", f"flush map {TABLE} macs"]
-    lines += _elements("macs", [f"{mac} : {_lead(group)}" for mac, group in wanted.macs.items()])
+    lines += _elements("macs", [f"{mac} : {lead(group)}" for mac, group in wanted.macs.items()])
     maps.add("macs")
     lines += [f"add rule {TABLE} forward {rule}" for rule in _forward(wanted)]
     for group, verdicts in wanted.groups.items():
@@ -142,22 +146,31 @@ def moving(places: Iterable[tuple[Address, str | None, str | None]]) -> str:
         name = f"sources{address.version}"
         # It cannot be added with another verdict before it is gone.
         if before != ABSENT:
-            lines.append(f"delete element {TABLE} {name} {{ {address} : {_lead(before)} }}")
+            lines.append(f"delete element {TABLE} {name} {{ {address} : {lead(before)} }}")
         if after != ABSENT:
-            lines.append(f"add element {TABLE} {name} {{ {address} : {_lead(after)} }}")
+            lines.append(f"add element {TABLE} {name} {{ {address} : {lead(after)} }}")
     return "\n".join(lines) + "\n"
 
 
-def exempting(wanted: Wanted) -> str:
+def exempting(wanted: Wanted, now: float) -> str:
     """Write the transaction that has just these sources exempt."""
     lines: list[str] = []
     for app in sorted({app for one in wanted.groups.values() for app in one.apps}):
         for version in TYPES:
-            exempt = [str(a) for a in sorted(wanted.exempt.get(app, ()), key=int) if a.version == version]
+            exempt = _exempt(wanted, app, version, now)
             lines += [f"flush set {TABLE} exempt{version}-{app}", *_elements(f"exempt{version}-{app}", exempt)]
-        macs = sorted(wanted.exempt_macs.get(app, ()))
+        macs = _timed(wanted.exempt_macs.get(app, {}), now)
         lines += [f"flush set {TABLE} exemptmac-{app}", *_elements(f"exemptmac-{app}", macs)]
     return "\n".join(lines) + "\n"
+
+
+def _exempt(wanted: Wanted, app: str, version: int, now: float) -> list[str]:
+    return _timed({one: end for one, end in wanted.exempt.get(app, {}).items() if one.version == version}, now)
+
+
+def _timed(ends: Mapping[Any, float], now: float) -> list[str]:
+    """Give what has not ended, each with the time that is left: it ends in the kernel though nobody says so."""
+    return [f"{one} timeout {int((end - now + GRACE) * 1000)}ms" for one, end in ends.items() if end > now]
 
 
 def _group(group: str) -> str:
@@ -168,7 +181,8 @@ def _refusal(group: str, app: str) -> str:
     return f"refuse/{group}/{app}"
 
 
-def _lead(group: str | None) -> str:
+def lead(group: str | None) -> str:
+    """Write the verdict that leads a source to its group."""
     # To somewhere that no other source comes back from: what follows is for those who are not known by this.
     return "accept" if group is None else f"goto {_group(group)}"
 
@@ -196,6 +210,9 @@ def _elements(name: str, elements: list[str], verb: str = "add") -> list[str]:
 
 
 def _forward(wanted: Wanted) -> Iterator[str]:
+    # Our resolvers ask others, whoever's network they stand in.
+    for version, word in WORDS.items():
+        yield f"{word} saddr @resolvers{version} meta l4proto {{ tcp, udp }} th dport {DNS_PORTS} accept"
     yield "ether saddr vmap @macs"
     for version, word in WORDS.items():
         yield f"{word} saddr vmap @sources{version}"

@@ -7,7 +7,7 @@ addresses and networks are values.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -17,6 +17,9 @@ from blockd.settings.values import Address, Network
 #: Names of groups and apps.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+#: Who is exempt: app -> source, or MAC -> until when, seconds since 1970.
+Exempt = Mapping[str, Mapping[Address, float]]
+ExemptMacs = Mapping[str, Mapping[str, float]]
 #: Of everything that is listed; more is a mistake.
 MOST = 2_000_000
 
@@ -52,10 +55,10 @@ class Wanted:
     macs: dict[str, str | None] = field(default_factory=dict)
     #: App -> its networks.
     apps: dict[str, tuple[Network, ...]] = field(default_factory=dict)
-    #: App -> sources that are exempt now.
-    exempt: dict[str, frozenset[Address]] = field(default_factory=dict)
-    #: App -> MACs of those.
-    exempt_macs: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: App -> sources that are exempt now -> until when without another word, seconds since 1970.
+    exempt: dict[str, dict[Address, float]] = field(default_factory=dict)
+    #: App -> MACs of those, likewise.
+    exempt_macs: dict[str, dict[str, float]] = field(default_factory=dict)
     #: Who may be asked for names.
     resolvers: tuple[Network, ...] = ()
     #: `reject` or `drop`.
@@ -79,11 +82,11 @@ class Wanted:
         }
 
 
-def exempt_json(exempt: Mapping[str, Iterable[Address]], macs: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+def exempt_json(exempt: Exempt, macs: ExemptMacs) -> dict[str, Any]:
     """Write who is exempt, the part that changes by itself."""
     return {
-        "exempt": {app: sorted(str(address) for address in addresses) for app, addresses in exempt.items()},
-        "exempt_macs": {app: sorted(own) for app, own in macs.items()},
+        "exempt": {app: [[str(one), end] for one, end in own.items()] for app, own in exempt.items()},
+        "exempt_macs": {app: [[mac, end] for mac, end in own.items()] for app, own in macs.items()},
     }
 
 
@@ -104,7 +107,7 @@ def read_wanted(value: Any) -> Wanted:
             macs={_mac(mac): _group(group, groups) for mac, group in _some(value["macs"])},
             apps={_name(app): tuple(map(_network, own)) for app, own in value["apps"].items()},
             exempt=read_exempt(value["exempt"]),
-            exempt_macs={_name(app): frozenset(map(_mac, own)) for app, own in value["exempt_macs"].items()},
+            exempt_macs=read_macs(value["exempt_macs"]),
             resolvers=tuple(map(_network, value["resolvers"])),
             answer=str(value["answer"]),
         )
@@ -122,14 +125,43 @@ def read_places(value: Any, groups: Mapping[str, Verdicts]) -> dict[Address, str
     return {_address(address): _group(group, groups) for address, group in _some(value)}
 
 
-def read_exempt(value: Any) -> dict[str, frozenset[Address]]:
-    """Read who is exempt from what. ValueError when it is something else."""
-    return {_name(app): frozenset(map(_address, _some(own))) for app, own in value.items()}
+def read_exempt(value: Any) -> dict[str, dict[Address, float]]:
+    """Read who is exempt from what, and until when. ValueError when it is something else."""
+    return {_name(app): {_address(one): _moment(end) for one, end in _some(own)} for app, own in value.items()}
 
 
-def read_macs(value: Any) -> dict[str, frozenset[str]]:
-    """Read MACs that are exempt. ValueError when it is something else."""
-    return {_name(app): frozenset(map(_mac, _some(own))) for app, own in value.items()}
+def read_macs(value: Any) -> dict[str, dict[str, float]]:
+    """Read MACs that are exempt, and until when. ValueError when it is something else."""
+    return {_name(app): {_mac(mac): _moment(end) for mac, end in _some(own)} for app, own in value.items()}
+
+
+def read_status(value: Any) -> dict[str, Any]:
+    """Read how a firewall stands. ValueError when it is something else: a peer must not break what others show."""
+    try:
+        generation = value["generation"]
+        if generation is None:
+            return {"generation": None, "problem": _text(value.get("problem"))}
+        rows = [
+            {"what": _name(row["what"]), "group": _name(row["group"]), "app": _name(row["app"])}
+            | {key: int(row[key]) for key in ("packets", "octets")}
+            for row in _some(value["counters"])[:10_000]
+        ]
+        counts = {
+            key: {_name(app): int(count) for app, count in value[key].items()}
+            for key in ("refused", "learned", "networks", "exempt")
+        }
+        sources = list(value["refused_sources"].items())[:1_000]
+        return {
+            "generation": str(generation)[:200],
+            "problem": _text(value.get("problem")),
+            **{key: int(value[key]) for key in ("drift", "applied", "sources")},
+            "took": float(value["took"]),
+            **counts,
+            "counters": rows,
+            "refused_sources": {str(_address(source)): int(packets) for source, packets in sources},
+        }
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"this is no status: {type(error).__name__}: {error}") from None
 
 
 def read_learned(value: Any) -> list[tuple[str, Address, int]]:
@@ -175,6 +207,17 @@ def ranges(networks: Mapping[Network, str | None], version: int) -> list[tuple[A
         put(at, end, own)
         at = max(at, end + 1)
     return [(make(first), make(last), group) for first, last, group in found]
+
+
+def _moment(value: Any) -> float:
+    # Beyond it is a mistake; and what is not a number is not before anything.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e11:
+        raise ValueError("expected seconds since 1970")
+    return float(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)[:500]
 
 
 def _some(value: Any) -> Any:

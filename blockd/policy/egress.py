@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
-from typing import TypeVar
 
 from blockd.egress.wanted import Verdicts, Wanted
+from blockd.exemptions.schedule import HORIZON
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import group_views
 from blockd.settings.schema import UNIDENTIFIED
 from blockd.settings.values import Address, Network
-
-Whose = TypeVar("Whose")
 
 
 def wanted_of(inputs: Inputs, generation: str) -> Wanted:
@@ -77,28 +75,26 @@ def exempt_at(
     first_view: int,
     apps: Sequence[frozenset[str]],
     now: float,
-) -> tuple[dict[str, frozenset[Address]], dict[str, frozenset[str]], float | None]:
-    """Give who is exempt from what at a moment, by address and by MAC, and when that changes next.
+) -> tuple[dict[str, dict[Address, float]], dict[str, dict[str, float]], float | None]:
+    """Give who is exempt from what at a moment, by address and by MAC, each until when, and when that changes next.
 
     `devices` and `slots` are as the hot path is told: a view's number, or that of a slot behind all views.
     """
-    addresses: dict[str, set[Address]] = {}
-    macs: dict[str, set[str]] = {}
+    addresses: dict[str, dict[Address, float]] = {}
+    macs: dict[str, dict[str, float]] = {}
     moments: list[float] = []
     for whose, number in devices:
-        view = number
+        view, end = number, now + HORIZON
         if number >= first_view + len(apps):
             slot = slots[number - first_view - len(apps)]
             view = max((step for step in slot if step[0] <= now), default=(0.0, 0))[1]
-            moments += [moment for moment, _ in slot if moment > now]
+            later = [moment for moment, _ in slot if moment > now]
+            moments += later
+            end = min(later, default=end)
         for app in apps[view - first_view] if first_view <= view < first_view + len(apps) else ():
             if isinstance(whose, int):
                 digits = f"{whose:012x}"
-                macs.setdefault(app, set()).add(":".join(digits[at : at + 2] for at in range(0, 12, 2)))
+                macs.setdefault(app, {})[":".join(digits[at : at + 2] for at in range(0, 12, 2))] = end
             else:
-                addresses.setdefault(app, set()).add(whose)
-    return _frozen(addresses), _frozen(macs), min(moments, default=None)
-
-
-def _frozen(sets: Mapping[str, set[Whose]]) -> dict[str, frozenset[Whose]]:
-    return {name: frozenset(own) for name, own in sets.items()}
+                addresses.setdefault(app, {})[whose] = end
+    return addresses, macs, min(moments, default=None)

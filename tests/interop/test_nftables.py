@@ -64,7 +64,8 @@ one.move({ip_address("10.1.1.1"): "corporate", ip_address("fd00::1"): None})
 one.move({ip_address("10.1.1.1"): None, ip_address("fd00::1"): ABSENT})
 one.learn([("tiktok", address(1), 5000), ("tiktok", address(2), 60), ("unknown", address(3), 60)])
 one.forget([("tiktok", address(2)), ("tiktok", address(9))])
-one.exempt({"tiktok": frozenset({ip_address("10.20.0.7")})}, {"tiktok": frozenset({"00:16:3e:00:47:11"})})
+soon = time.time() + 60
+one.exempt({"tiktok": {ip_address("10.20.0.7"): soon}}, {"tiktok": {"00:16:3e:00:47:11": soon}})
 def shown():
     learned = kernel.elements("learned4-tiktok")
     return [
@@ -101,13 +102,16 @@ CHANGES = [
     "delete element inet blockd sources4 { 10.1.1.1 }",
     "add element inet blockd exempt4-tiktok { 10.20.0.66 }",
     "insert rule inet blockd group-corporate accept",
+    "flush map inet blockd macs",
+    "delete element inet blockd macs { 00:16:3e:00:47:11 }",
 ]
 
 
 def test_whatever_somebody_changes_is_repaired_and_others_tables_are_left(tmp_path: Path) -> None:
     """Once for each change; a change of another's table is none of ours."""
     code = f"""
-one.want(wanted(places={{ip_address("10.1.1.1"): "corporate"}}), [("tiktok", address(1), 500)])
+places, macs = {{ip_address("10.1.1.1"): "corporate"}}, {{"00:16:3e:00:47:11": "corporate", "00:16:3e:00:47:12": None}}
+one.want(wanted(places=places, macs=macs), [("tiktok", address(1), 500)])
 before = kernel.chains()
 for at, change in enumerate({CHANGES!r}, 1):
     nft(*change.split(" "))
@@ -118,6 +122,13 @@ for at, change in enumerate({CHANGES!r}, 1):
     assert sorted(kernel.elements("sources4", "map")) == ["10.1.1.1"], change
     assert not kernel.elements("exempt4-tiktok"), change
     assert not one.look(), change
+nft("delete", "element", "inet", "blockd", "sources4", "{{ 10.1.1.1 : goto group-corporate }}")
+nft("add", "element", "inet", "blockd", "sources4", "{{ 10.1.1.1 : accept }}")
+assert one.look(), "another verdict"
+nft("flush", "chain", "inet", "blockd", "forward")
+nft("delete", "counter", "inet", "blockd", "made-by-blockd")
+assert one.look(), "the mark is gone, and it is ours all the same"
+assert sorted(kernel.chains().split()) == sorted(before.split()) and kernel.objects() is not None
 nft("add", "table", "inet", "others")
 assert not one.look()
 nft("flush", "ruleset")
@@ -175,6 +186,46 @@ print(json.dumps(sorted(seen)))
     assert inside(tmp_path, code) in ([0], [1], [0, 1])
 
 
+def test_what_fails_is_done_as_soon_as_it_can_be(tmp_path: Path) -> None:
+    """A first generation, a revocation, a source, an address: none is forgotten; exemptions end by themselves."""
+    code = """
+real, fails = kernel.apply, [True]
+def apply(text):
+    if fails[0]:
+        raise NftError("nft: Device or resource busy")
+    real(text)
+kernel.apply = apply
+def tried(call, *arguments):
+    try:
+        call(*arguments)
+    except NftError:
+        return
+    raise AssertionError("it should have failed")
+soon = time.time() + 60
+ends = {ip_address("10.20.0.7"): soon, ip_address("10.20.0.8"): time.time() + 2}
+tried(one.want, wanted(exempt={"tiktok": ends}), [])
+tried(one.look)
+fails[0] = False
+one.look()
+assert one.drift == 0 and not one.is_due
+assert sorted(kernel.elements("exempt4-tiktok")) == ["10.20.0.7", "10.20.0.8"]
+time.sleep(3)
+assert sorted(kernel.elements("exempt4-tiktok")) == ["10.20.0.7"], "it ended though nobody said so"
+fails[0] = True
+tried(one.exempt, {}, {})
+tried(one.move, {ip_address("10.1.1.1"): "corporate"})
+tried(one.learn, [("tiktok", address(1), 500)])
+fails[0] = False
+one.look()
+assert one.drift == 0 and not one.look()
+print(json.dumps([
+    sorted(kernel.elements("exempt4-tiktok")), sorted(kernel.elements("sources4", "map")),
+    sorted(kernel.elements("learned4-tiktok")),
+]))
+"""
+    assert inside(tmp_path, code) == [[], ["10.1.1.1"], ["32.0.0.1"]]
+
+
 def test_a_set_that_is_full_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
     """What was learned before stays; a half of a generation is never there."""
     code = """
@@ -186,7 +237,7 @@ one.learn([("tiktok", address(5), 900)])
 bad = wanted(networks={ip_network("10.20.0.0/16"): "corporate"}, apps={"tiktok": (ip_network("0.0.0.0/0"),)})
 before = kernel.chains()
 try:
-    one._nft.apply(ruleset.ruleset(bad, kernel.objects()) + "add rule inet blockd forward nonsense\\n")
+    one._nft.apply(ruleset.ruleset(bad, time.time(), kernel.objects()) + "add rule inet blockd forward nonsense\\n")
 except NftError as error:
     refused = "nonsense" in str(error)
 assert kernel.chains() == before

@@ -247,6 +247,18 @@ def test_an_exemption_opens_the_way_and_its_end_cuts_it(scene: Scene) -> None:
     assert ends - 2 < time.time() < ends + 3, "it runs out by the clock, in the kernel too"
     assert took < 3, took
     assert cut < 1.5, cut
+    # Without the daemon it ends all the same.
+    asked = ask_as(CAROL, scene.place, "request", **wish(expires_at=soon(seconds=8)))
+    ends = time.time() + 8
+    assert ask_as(ALICE, scene.place, "approve", exemption=asked["exemption"]["name"])["ok"]
+    scene.until(scene.laptop, way, "answers")
+    assert scene.blockd.process is not None
+    os.kill(scene.blockd.process.pid, signal.SIGKILL)
+    scene.blockd.process.wait(20)
+    scene.blockd.process = None
+    assert scene.reach(scene.laptop, way) == ["answers"]
+    scene.until(scene.laptop, way, "refused")
+    assert ends - 2 < time.time() < ends + 3
 
 
 @pytest.mark.timeout(180)
@@ -269,6 +281,7 @@ def test_one_whole_generation_whatever_ends_or_is_flushed(scene: Scene) -> None:
     assert scene.blockd.process is not None
     os.kill(scene.blockd.process.pid, signal.SIGKILL)
     scene.blockd.process.wait(20)
+    scene.blockd.process = None
     assert scene.reach(scene.laptop, way, learned) == ["refused"] * 2, "and without the daemon"
     scene.blockd.start(prefix=scene.lan.prefix(scene.lan.gateway))
     scene.current()
@@ -283,11 +296,25 @@ def test_one_whole_generation_whatever_ends_or_is_flushed(scene: Scene) -> None:
         in plan
     )
     assert "refuse/" not in scene.nft("list", "table", "inet", "blockd")
-    assert scene.blockd.run("egress", "off").returncode == 0
+    off = [*scene.lan.prefix(scene.lan.gateway), *BLOCKD, "egress", "off", "--config", str(scene.blockd.file)]
+    assert "1 firewalls have nothing of ours any more" in run(*off)
     wait_for(lambda: scene.nft("list", "tables").split() == ["table", "inet", "others"], 10, scene.log)
     assert scene.blockd.run("egress", "on").returncode == 0
     scene.current()
     assert "table inet blockd" in scene.nft("list", "tables")
+    # Without a daemon, and while its process goes on: it stays off, also for one that starts anew.
+    scene.blockd.stop()
+    off = [*scene.lan.prefix(scene.lan.gateway), *BLOCKD, "egress", "off", "--config", str(scene.blockd.file)]
+    assert "the table inet blockd is gone" in run(*off)
+    time.sleep(5)
+    scene.stop()
+    scene.enforce()
+    time.sleep(3)
+    assert scene.nft("list", "tables").split() == ["table", "inet", "others"]
+    scene.blockd.start(prefix=scene.lan.prefix(scene.lan.gateway))
+    assert "it is off" in scene.blockd.run("egress", "status").stdout or not scene.nft("list", "tables").count("blockd")
+    assert scene.blockd.run("egress", "on").returncode == 0
+    scene.current()
 
 
 @pytest.mark.timeout(120)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +17,11 @@ from hypothesis import strategies as st
 
 from blockd.egress.learned import LEAST, Book
 from blockd.egress.ruleset import ABSENT, Objects, learning, moving, ruleset
-from blockd.egress.wanted import Verdicts, Wanted, ranges, read_learned, read_wanted
+from blockd.egress.wanted import Verdicts, Wanted, ranges, read_learned, read_status, read_wanted
+from blockd.exemptions.schedule import HORIZON
+from blockd.firewall import Firewall
 from blockd.policy.egress import exempt_at
+from blockd.settings.schema import Egress
 from blockd.settings.values import Address, Network
 
 EDGE, OTHER = ip_address("151.101.2.73"), ip_address("151.101.2.74")
@@ -25,8 +32,8 @@ WANTED = Wanted(
     places={ip_address("10.9.9.9"): "corporate", ip_address("fd00::9"): None},
     macs={"00:16:3e:00:47:11": "corporate"},
     apps={"tiktok": (ip_network("71.18.0.0/16"), ip_network("2404:9dc0::/32")), "temu": (), "lark": ()},
-    exempt={"tiktok": frozenset({ip_address("10.20.0.7")})},
-    exempt_macs={"tiktok": frozenset({"00:16:3e:00:47:12"})},
+    exempt={"tiktok": {ip_address("10.20.0.7"): 2_000.0}},
+    exempt_macs={"tiktok": {"00:16:3e:00:47:12": 2_000.0}},
     resolvers=(ip_network("10.0.0.53/32"),),
 )
 
@@ -51,6 +58,9 @@ def test_what_is_wanted_is_read_as_it_was_written() -> None:
         ("apps", {"tiktok": "71.18.0.0/16"}),
         ("answer", "accept"),
         ("exempt", {"tiktok": "10.0.0.1"}),
+        ("exempt", {"tiktok": [["10.0.0.1", "soon"]]}),
+        ("exempt", {"tiktok": [["10.0.0.1", float("nan")]]}),
+        ("exempt_macs", {"tiktok": [["10.0.0.1", 5]]}),
         ("resolvers", 7),
     ]
     for key, value in bad:
@@ -63,6 +73,26 @@ def test_what_is_wanted_is_read_as_it_was_written() -> None:
             read_wanted(half)
     with pytest.raises(ValueError, match="is no name"):
         read_learned([["x{", "1.2.3.4", 5]])
+
+
+def test_a_status_is_read_or_refused() -> None:
+    """What a peer says must not break what others show."""
+    good: dict[str, Any] = {
+        **{"generation": "7", "problem": None, "drift": 1, "applied": 2, "sources": 3, "took": 0.1},
+        **{"refused": {"full": 1}, "learned": {"tiktok": 2}, "networks": {}, "exempt": {}},
+        "counters": [{"what": "blocked", "group": "g", "app": "tiktok", "packets": 1, "octets": 2}],
+        "refused_sources": {"10.0.0.1": 5},
+    }
+    assert read_status(good) == good
+    assert read_status({"generation": None}) == {"generation": None, "problem": None}
+    for key in good:
+        if key not in ("problem", "generation"):
+            with pytest.raises(ValueError, match=r"."):
+                read_status({**good, key: {"x": "y"} if key != "counters" else [{}]})
+    others: list[Any] = [None, [], 7, "x", {}]
+    for other in others:
+        with pytest.raises(ValueError, match=r"."):
+            read_status(other)
 
 
 @st.composite
@@ -92,14 +122,16 @@ def test_ranges_say_what_the_longest_network_says(drawn: dict[Network, str | Non
 def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     """Behind what leads nowhere any more, and never a set of learned addresses that stays."""
     there = Objects(frozenset({"forward", "group-old"}), frozenset({"learned4-tiktok", "learned4-old"}))
-    lines = ruleset(WANTED, there).splitlines()
+    lines = ruleset(WANTED, 1_000.0, there).splitlines()
     assert lines.index("flush chain inet blockd group-old") < lines.index("delete chain inet blockd group-old")
     assert "delete set inet blockd learned4-old" in lines
     assert not any("learned4-tiktok" in line and ("flush" in line or "delete" in line) for line in lines)
     assert "add element inet blockd ranges4 { 10.20.0.0-10.20.4.255 : goto group-corporate, " in "\n".join(lines)
     assert "add rule inet blockd refuse/corporate/tiktok meta l4proto tcp reject with tcp reset" in lines
+    assert "add element inet blockd exempt4-tiktok { 10.20.0.7 timeout 1000500ms }" in lines
+    assert "exempt4-tiktok {" not in "\n".join(ruleset(WANTED, 2_000.0).split("exempt4-tiktok { type")[1:2])
     assert "add rule inet blockd refuse/corporate/tiktok update @refused6 { ip6 saddr counter }" in lines
-    drop = ruleset(Wanted("1", {"a": Verdicts(("tiktok",))}, apps={"tiktok": ()}, answer="drop")).splitlines()
+    drop = ruleset(Wanted("1", {"a": Verdicts(("tiktok",))}, apps={"tiktok": ()}, answer="drop"), 0.0).splitlines()
     assert "add rule inet blockd refuse/a/tiktok drop" in drop
     assert learning([("tiktok", EDGE, 60)], refreshed=True).splitlines() == [
         "add element inet blockd learned4-tiktok { 151.101.2.73 }",
@@ -209,10 +241,80 @@ def test_who_is_exempt_follows_the_clock() -> None:
     slots = [[(0.0, 0), (100.0, 2), (200.0, 0)]]
     devices: list[tuple[Address | int, int]] = [(EDGE, 3), (OTHER, 2), (0x00163E004711, 3)]
     addresses, macs, change = exempt_at(devices, slots, 2, apps, 50.0)
-    assert addresses == {app: {OTHER} for app in apps[0]}
+    assert addresses == {app: {OTHER: 50.0 + HORIZON} for app in apps[0]}
     assert (macs, change) == ({}, 100.0)
     addresses, macs, change = exempt_at(devices, slots, 2, apps, 150.0)
-    assert addresses == {app: {EDGE, OTHER} for app in apps[0]}
-    assert macs == {app: {"00:16:3e:00:47:11"} for app in apps[0]}
+    assert addresses == {app: {EDGE: 200.0, OTHER: 150.0 + HORIZON} for app in apps[0]}
+    assert macs == {app: {"00:16:3e:00:47:11": 200.0} for app in apps[0]}
     assert change == 200.0
     assert exempt_at(devices, slots, 2, apps, 200.0)[2] is None
+
+
+def test_a_thousand_answers_a_second_are_few_transactions(tmp_path: Path) -> None:
+    """What comes while a firewall is at work waits for it, together; who is exempt overtakes; no answer is late."""
+
+    async def play() -> tuple[Firewall, list[dict[str, Any]], list[int], float]:
+        gone: list[int] = []
+        firewall = Firewall(gone.extend, lambda name, qtype: None, lambda source, seconds: True)
+        place = tmp_path / "egress.sock"
+        await firewall.listen(place)
+        settings = Egress(wait_ms=400)
+        firewall.want(replace(WANTED), settings, frozenset())
+        reader, writer = await asyncio.open_unix_connection(str(place), limit=1 << 24)
+        told: list[dict[str, Any]] = []
+
+        async def enforce() -> None:
+            while line := await reader.readline():
+                told.append({**json.loads(line), "at": time.monotonic()})
+                # What a transaction beside 50,000 addresses takes.
+                await asyncio.sleep(0.02)
+                writer.write(json.dumps({"done": told[-1]["serial"]}).encode() + b"\n")
+
+        work = asyncio.create_task(enforce())
+        while not firewall.peers:
+            await asyncio.sleep(0.01)
+        for at in range(1_000):
+            firewall.learned(at + 1, f"n{at}.example", ["tiktok"], [IPv4Address(0x20000000 + at)], 60)
+            if at == 500:
+                asked = time.monotonic()
+                firewall.exempt({"tiktok": {EDGE: 2e9}}, {})
+            await asyncio.sleep(0.001)
+        while len(gone) < 1_000:
+            await asyncio.sleep(0.01)
+        firewall.close(place)
+        await work
+        writer.close()
+        await writer.wait_closed()
+        await asyncio.sleep(0.05)
+        took = next(one["at"] for one in told if "exempt" in one and "wanted" not in one) - asked
+        return firewall, told, gone, took
+
+    firewall, told, gone, took = asyncio.run(play())
+    assert sorted(gone) == list(range(1, 1_001))
+    assert firewall.late == 0
+    assert len(told) < 300, len(told)
+    assert sum(len(one.get("learn", ())) for one in told) == 1_000
+    assert took < 0.3, took
+
+
+def test_the_last_word_about_an_address_counts(tmp_path: Path) -> None:
+    """Learned and found to be others' in one turn: the firewall is told to let it go, and not to refuse it."""
+
+    async def play() -> list[dict[str, Any]]:
+        firewall = Firewall(lambda serials: None, lambda name, qtype: None, lambda source, seconds: True)
+        place = tmp_path / "egress.sock"
+        await firewall.listen(place)
+        firewall.want(replace(WANTED), Egress(), frozenset())
+        reader, writer = await asyncio.open_unix_connection(str(place), limit=1 << 24)
+        await reader.readline()
+        firewall.learned(1, "a.example", ["tiktok"], [EDGE], 60)
+        firewall.learned(0, "shop.example", [], [EDGE], 60)
+        said = json.loads(await reader.readline())
+        writer.close()
+        await writer.wait_closed()
+        firewall.close(place)
+        await asyncio.sleep(0.05)
+        return [said]
+
+    [said] = asyncio.run(play())
+    assert (said["learn"], said["forget"]) == ([], [["tiktok", str(EDGE)]])
