@@ -30,6 +30,8 @@ log = logging.getLogger("blockd")
 LINE = 256 << 20
 #: Seconds between two attempts to reach the daemon, two looks at the kernel, and two words about how it stands.
 AGAIN, LOOK, TELL = 1.0, 2.0, 5.0
+#: Seconds after a repair until the next: whoever changes our rules all the time does not keep us from the daemon.
+REST = 0.5
 #: Seconds for a connection to another machine.
 PATIENCE = 10.0
 #: Behind the socket's name: the file that says that nothing is to be enforced.
@@ -55,7 +57,7 @@ class Egress:
 
     def __init__(self, place: Path | Far, nft: Nftables) -> None:
         """`place` is where the daemon is."""
-        self._place, self._reconciler = place, Reconciler(nft)
+        self._place, self._nft, self._reconciler = place, nft, Reconciler(nft)
         # One thread: a transaction after the other, and the loop goes on meanwhile.
         self._worker = ThreadPoolExecutor(1, "nft")
         directory = os.environ.get("STATE_DIRECTORY")
@@ -68,12 +70,13 @@ class Egress:
         """Do it until it is told to end; rules stay."""
         ending = asyncio.Event()
         loop = asyncio.get_running_loop()
-        tasks: list[asyncio.Task[None]] = []
+        tasks: list[asyncio.Task[Any]] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ending.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(asyncio.create_task(self._look())))
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(asyncio.create_task(self._look(is_all=True))))
         await self._restore()
         tasks += [asyncio.create_task(self._follow()), asyncio.create_task(self._watch())]
+        tasks.append(asyncio.create_task(self._hear()))
         supervisor = Supervisor(os.environ)
         supervisor.ready("enforcing what the daemon says")
         waiting = [asyncio.create_task(ending.wait()), *tasks]
@@ -111,20 +114,35 @@ class Egress:
             await asyncio.sleep(LOOK)
             await self._look()
 
-    async def _look(self) -> None:
+    async def _hear(self) -> None:
+        """Repair what others change as it happens."""
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        while True:
+            loop.add_reader(self._nft.fileno(), heard.set)
+            await heard.wait()
+            loop.remove_reader(self._nft.fileno())
+            heard.clear()
+            if await self._look():
+                await asyncio.sleep(REST)
+
+    async def _look(self, is_all: bool = False) -> bool:
+        """See to it that what is wanted is in force; True when somebody else had changed it."""
+        is_repaired = False
         try:
             if self._is_off():
                 if self._reconciler.wanted is not None:
                     await self._work(self._reconciler.off)
                     log.warning("egress: %s is there: everything of ours was taken away", self._off_file)
-                return
-            await self._work(self._reconciler.look)
+                await self._work(self._nft.changes)
+                return False
+            is_repaired = await self._work(self._reconciler.look, is_all)
             if self._reconciler.wanted is not None and not self._reconciler.is_due:
                 self._complain(self._reconciler.problem)
         except NftError as error:
             self._complain(str(error))
         except Exception:
             log.exception("egress: looking at what is in force failed")
+        return is_repaired
 
     def _is_off(self) -> bool:
         return self._off_file is not None and self._off_file.exists()

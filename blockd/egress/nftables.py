@@ -1,11 +1,15 @@
 """nftables of this machine's kernel, by the program `nft` (GPL-2.0, run and not linked), a transaction a call.
 
-Text is what an engineer can read, keep and put in force by himself; `blockd egress plan` prints the same. Whether
-anybody changed anything since is asked of the kernel itself (NFT_MSG_GETGEN), which costs nothing.
+Text is what an engineer can read, keep and put in force by himself; `blockd egress plan` prints the same. What others
+change of our table is heard of the kernel itself, as it happens (NFNLGRP_NFTABLES): to list a set of 100,000 sources
+takes `nft` seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import json
 import os
 import shutil
@@ -18,8 +22,16 @@ from blockd.egress.ruleset import MARK, TABLE, Objects
 
 #: Seconds that a transaction may take.
 PATIENCE = 20.0
-#: Netlink: the protocol of netfilter, the message and the attribute of the generation.
-NETLINK_NETFILTER, NFT_MSG_GETGEN, NFTA_GEN_ID = 12, (10 << 8) | 16, 1
+#: Octets of others' changes that may wait to be read: those of some 100,000 elements.
+WAITING = 16 << 20
+#: linux/netlink.h, linux/filter.h, and messages of linux/netfilter/nf_tables.h.
+NETLINK_NETFILTER, SOL_NETLINK, JOIN, LEAVE, NFNLGRP_NFTABLES = 12, 270, 1, 2, 7
+SO_ATTACH_FILTER, SO_RCVBUFFORCE, BPF_LOAD_WORD, BPF_IS, BPF_RETURN = 26, 33, 0x20, 0x15, 0x06
+NFT_SUBSYSTEM, GETGEN, NEWGEN, DELTABLE, NEWSETELEM, DELSETELEM = 10, 16, 15, 2, 12, 14
+#: The family `inet`; the name of the program in a message about a generation.
+NFPROTO_INET, NFTA_GEN_ID, NFTA_GEN_PROC_NAME = 1, 1, 3
+#: Octets before a message's attributes: of netlink, and of netfilter.
+HEADERS = 20
 
 
 class NftError(Exception):
@@ -27,45 +39,77 @@ class NftError(Exception):
 
 
 class Nftables:
-    """The table `inet blockd`, and nobody else's. Every call may block for a moment."""
+    """The table `inet blockd`, and nobody else's. Every call may block for a moment; one thread at a time."""
 
     def __init__(self) -> None:
-        """Find the program. NftError when it is not there."""
+        """Find the program, and hear of changes from now on. NftError when there is none, or no right to."""
         path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
         program = shutil.which("nft", path=path)
         if program is None:
             raise NftError("there is no nft: install the package nftables")
         self._program = program
+        self._heard = _listen()
 
-    def apply(self, text: str) -> None:
-        """Put a transaction in force, whole or not at all. NftError says why not."""
-        if text.strip():
+    def fileno(self) -> int:
+        """Give the descriptor that can be read when somebody changed rules."""
+        return self._heard.fileno()
+
+    def apply(self, text: str, is_all: bool = False) -> bool:
+        """Put a transaction in force, whole or not at all. NftError says why not.
+
+        Of one that makes all anew each element would be told to us as well: nobody listens meanwhile, which is twice
+        as fast. False says that somebody else changed something just then.
+        """
+        if not text.strip():
+            return True
+        if not is_all:
             self._run(["-f", "-"], text)
-
-    def chains(self) -> str | None:
-        """Give chains and rules as text, without elements and counts; None when there is no table of ours."""
+            return True
+        before = generation()
+        self._member(LEAVE)
         try:
-            return self._run(["-s", "-t", "list", "table", *TABLE.split()])
-        except NftError as error:
-            if "No such file" in str(error):
-                return None
-            raise
+            self._run(["-f", "-"], text)
+        finally:
+            self._member(JOIN)
+        return generation() == before + 1
+
+    def _member(self, option: int) -> None:
+        self._heard.setsockopt(SOL_NETLINK, option, NFNLGRP_NFTABLES)
+
+    def changes(self) -> str | None:
+        """Say what others changed of ours since this was asked last; None when they did not."""
+        what, by = None, ""
+        while True:
+            try:
+                data = self._heard.recv(1 << 20)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise NftError(f"changes of the kernel's rules cannot be heard: {error.strerror}") from None
+                what = what or "more was changed than can be followed"
+                continue
+            for kind, message in _messages(data):
+                attributes = _attributes(message)
+                if kind == NEWGEN:
+                    by = _string(attributes.get(NFTA_GEN_PROC_NAME)) or by
+                # In all others the first attribute is the table's name.
+                elif message[16] == NFPROTO_INET and _string(attributes.get(1)) == TABLE.split()[1]:
+                    what = _what(kind, attributes) if what is None or kind == DELTABLE else what
+        return what if what is None else f"{what} by {by or 'somebody else'}"
 
     def objects(self, is_ours: bool = False) -> Objects | None:
         """Name what the table holds; None when there is none. NftError when it is somebody else's.
 
         `is_ours` says that it is known to be ours, whatever became of the mark in it.
         """
-        try:
-            listed = self._list("list", "table", *TABLE.split(), terse=True)
-        except NftError as error:
-            if "No such file" in str(error):
-                return None
-            raise
-        names: dict[str, set[str]] = {"chain": set(), "set": set(), "map": set(), "counter": set()}
-        for kind, item in listed:
+        there, names = False, dict[str, set[str]](chain=set(), set=set(), map=set(), counter=set())
+        for kind, item in self._listed():
+            there |= kind == "table"
             if kind in names:
                 names[kind].add(str(item["name"]))
+        if not there:
+            return None
         if not is_ours and MARK not in names["counter"]:
             text = (
                 f"there is a table {TABLE} already, which blockd did not make: rename it, or `nft delete table {TABLE}`"
@@ -74,7 +118,7 @@ class Nftables:
         return Objects(*(frozenset(names[kind]) for kind in ("chain", "set", "map", "counter")))
 
     def elements(self, name: str, kind: str = "set") -> dict[str, Any]:
-        """Give the elements of a set, or of a map with what they lead to."""
+        """Give the elements of a set with the seconds that are left, or of a map with what they lead to."""
         found: dict[str, Any] = {}
         for listed, item in self._list("list", kind, *TABLE.split(), name):
             for one in item.get("elem", []) if listed == kind else []:
@@ -95,8 +139,7 @@ class Nftables:
 
     def counters(self) -> dict[str, tuple[int, int]]:
         """Give packets and octets of each counter."""
-        listed = self._list("list", "counters", "table", *TABLE.split())
-        return {item["name"]: (item["packets"], item["bytes"]) for kind, item in listed if kind == "counter"}
+        return {item["name"]: (item["packets"], item["bytes"]) for kind, item in self._listed() if kind == "counter"}
 
     def remove(self) -> bool:
         """Take all of ours away; False when there was nothing. NftError when the table is somebody else's."""
@@ -105,22 +148,68 @@ class Nftables:
         self._run(["delete", "table", *TABLE.split()])
         return True
 
-    def _list(self, *words: str, terse: bool = False) -> list[tuple[str, dict[str, Any]]]:
-        listed = json.loads(self._run(["-j", *(["-t"] if terse else []), *words]))
+    def _listed(self) -> list[tuple[str, dict[str, Any]]]:
+        """Give all of the table but elements."""
+        # Of one table, or of one kind of object, `nft` 1.0.6 reads every element all the same.
+        listed = self._list("-t", "list", "ruleset", "inet")
+        name = TABLE.split()[1]
+        return [(kind, item) for kind, item in listed if name == item.get("name" if kind == "table" else "table")]
+
+    def _list(self, *words: str) -> list[tuple[str, dict[str, Any]]]:
+        listed = json.loads(self._run(["-j", *words]))
         return [pair for item in listed.get("nftables", []) for pair in item.items()]
 
     def _run(self, words: list[str], text: str | None = None) -> str:
         try:
-            done = subprocess.run(
-                [self._program, *words], input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
-            )
+            with subprocess.Popen(
+                [self._program, *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process:
+                try:
+                    # Before it has anything to do.
+                    _pass_over(self._heard, process.pid)
+                    said, complaint = process.communicate(text or "", PATIENCE)
+                except BaseException:
+                    process.kill()
+                    raise
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NftError(f"nft: {error}") from None
-        if done.returncode:
-            said = " ".join(line for line in done.stderr.splitlines()[:3] if line.strip() != "")[:500]
-            hint = ": the right CAP_NET_ADMIN is needed" if "Operation not permitted" in said else ""
-            raise NftError(f"nft: {said}{hint}")
-        return done.stdout
+        if process.returncode:
+            complaint = " ".join(line for line in complaint.splitlines()[:3] if line.strip() != "")[:500]
+            hint = ": the right CAP_NET_ADMIN is needed" if "Operation not permitted" in complaint else ""
+            raise NftError(f"nft: {complaint}{hint}")
+        return said
+
+
+def _listen() -> socket.socket:
+    heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    try:
+        with contextlib.suppress(OSError):
+            # Without the right over the machine's own network the usual room has to do.
+            heard.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WAITING)
+        heard.bind((0, 0))
+        heard.setblocking(False)
+        heard.setsockopt(SOL_NETLINK, JOIN, NFNLGRP_NFTABLES)
+    except OSError as error:
+        heard.close()
+        hint = ": the right CAP_NET_ADMIN is needed" if isinstance(error, PermissionError) else ""
+        raise NftError(f"changes of the kernel's rules cannot be heard: {error.strerror}{hint}") from None
+    return heard
+
+
+def _pass_over(heard: socket.socket, pid: int) -> None:
+    """Hear nothing of what this process does: what comes is others'.
+
+    The kernel names a netlink socket by its process; a message has that name behind its twelfth octet. netlink(7).
+    """
+    whose = int.from_bytes(struct.pack("=I", pid), "big")
+    steps = [(BPF_LOAD_WORD, 0, 0, 12), (BPF_IS, 0, 1, whose), (BPF_RETURN, 0, 0, 0), (BPF_RETURN, 0, 0, 0xFFFF_FFFF)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    # struct sock_fprog: its length, and where it is.
+    heard.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(steps), ctypes.addressof(program)))
 
 
 def generation() -> int:
@@ -129,17 +218,47 @@ def generation() -> int:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
             netlink.settimeout(1.0)
             netlink.bind((0, 0))
-            netlink.send(struct.pack("=IHHIIBBH", 20, NFT_MSG_GETGEN, 1, 1, 0, 0, 0, 0))
+            netlink.send(struct.pack("=IHHIIBBH", HEADERS, NFT_SUBSYSTEM << 8 | GETGEN, 1, 1, 0, 0, 0, 0))
             answer = netlink.recv(4096)
     except OSError as error:
         raise NftError(f"the kernel has no nftables: {error}") from None
-    at = 20
-    while at + 8 <= len(answer):
-        length, kind = struct.unpack_from("=HH", answer, at)
-        if kind & 0x3FFF == NFTA_GEN_ID:
-            return int(struct.unpack_from("!I", answer, at + 4)[0])
-        at += max(4, (length + 3) & ~3)
+    for _, message in _messages(answer):
+        value = _attributes(message).get(NFTA_GEN_ID)
+        if value is not None and len(value) == 4:
+            return int(struct.unpack("!I", value)[0])
     raise NftError("the kernel does not say which generation of rules it has")
+
+
+def _messages(data: bytes) -> list[tuple[int, bytes]]:
+    """Give the messages about nftables in what was read: kind, and all of it."""
+    found, at = [], 0
+    while at + HEADERS <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        if kind >> 8 == NFT_SUBSYSTEM:
+            found.append((kind & 0xFF, data[at : at + length]))
+        at += max(HEADERS, (length + 3) & ~3)
+    return found
+
+
+def _attributes(message: bytes) -> dict[int, bytes]:
+    found, at = {}, HEADERS
+    while at + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, at)
+        found[kind & 0x3FFF] = message[at + 4 : at + length]
+        at += max(4, (length + 3) & ~3)
+    return found
+
+
+def _string(value: bytes | None) -> str:
+    return (value or b"").partition(b"\0")[0].decode(errors="replace")
+
+
+def _what(kind: int, attributes: dict[int, bytes]) -> str:
+    if kind == DELTABLE:
+        return "the table was removed"
+    if kind in (NEWSETELEM, DELSETELEM):
+        return f"{_string(attributes.get(2))} was changed"
+    return "rules were changed"
 
 
 def _text(key: Any) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 from blockd.egress import ruleset
 from blockd.egress.learned import ROOM
-from blockd.egress.nftables import Nftables, NftError, generation
-from blockd.egress.ruleset import ABSENT, TYPES, Objects
+from blockd.egress.nftables import Nftables, NftError
+from blockd.egress.ruleset import ABSENT, Objects
 from blockd.egress.wanted import Wanted
 from blockd.settings.values import Address
 
@@ -22,10 +25,10 @@ log = logging.getLogger("blockd")
 Learned = tuple[str, Address, int]
 #: Whether this kernel leaves an element's time as it is when it is added again: those before 6.12 do.
 KEEPS_TIME = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (6, 12)
+#: Seconds after which ends of addresses that are gone are forgotten.
+TIDY = 10.0
 #: Refused sources that are told, the busiest first.
 MOST_SOURCES = 1_000
-#: Times that all of it is put in force when somebody else changes rules meanwhile.
-TRIES = 3
 
 
 class Reconciler:
@@ -44,13 +47,11 @@ class Reconciler:
         self.applied = 0
         self.refused: Counter[str] = Counter()
         self._until: dict[tuple[str, Address], float] = {}
-        self._seen = -1
+        self._tidied = 0.0
         #: Whether the table was there before this process, whether it is ours, whether all of it is to be put in force.
         self._is_adopted = self._is_ours = self.is_due = False
         #: Addresses that are to be let go with the next transaction.
         self._gone: set[tuple[str, Address]] = set()
-        self._chains: str | None = None
-        self._networks: dict[tuple[str, str], Any] = {}
 
     def is_there(self) -> bool:
         """Say whether a table of ours is in force."""
@@ -61,49 +62,65 @@ class Reconciler:
 
         `gone` are addresses of before that are not to be refused any more.
         """
-        now = time.monotonic()
+        now, before = time.monotonic(), self.wanted
         apps = set(wanted.apps)
         until = {(app, address): now + seconds for app, address, seconds in learned if app in apps}
         # What the kernel has beside it ends by itself.
         kept = {key: end for key, end in self._until.items() if key[0] in apps and end > now}
-        if self.wanted is None:
-            self._is_adopted = self._nft.objects() is not None
-            self._is_ours = self._is_adopted
+        if before is None:
+            self._is_adopted = self._is_ours = self._nft.objects() is not None
+            self._gone.update(self._strangers())
+        is_same = before is not None and not self.is_due and _lasting(before) == _lasting(wanted)
         self.wanted, self._until, self.is_due = wanted, {**kept, **until}, True
         for key in gone:
             self._until.pop(key, None)
             self._gone.add(key)
+        if before is not None and is_same:
+            # A reload of names, most likely: the rules are as they should be.
+            new = [(*key, int(end - now)) for key, end in until.items() if end - kept.get(key, 0.0) > 1]
+            exempt = ruleset.exempting(wanted, time.time()) if _exempt(before) != _exempt(wanted) else ""
+            with contextlib.suppress(NftError):
+                self._apply(exempt + self._forgetting() + self._adding([one for one in new if one[:2] in self._until]))
+                self._gone, self.is_due = set(), False
+                return
         self._put()
 
-    def _put(self) -> None:
-        for _ in range(TRIES):
-            if self._put_once():
-                return
-        log.error("egress: somebody changes rules all the time: what is read back as ours may be theirs")
+    def _strangers(self) -> set[tuple[str, Address]]:
+        """Give what is among the learned addresses and was not learned."""
+        there, found, now = self._nft.objects(self._is_ours), set(), time.monotonic()
+        for name in sorted(there.sets if there else ()):
+            if not name.startswith("learned"):
+                continue
+            for one, left in self._nft.elements(name).items():
+                key = (name.partition("-")[2], ip_address(one))
+                # What a process before this one learned has an end, and is not known here.
+                if left is None or (not self._is_adopted and self._until.get(key, 0.0) < now):
+                    found.add(key)
+        return found
 
-    def _put_once(self) -> bool:
-        """Put it in force and read it back; False when somebody changed anything in between."""
+    def _put(self) -> None:
+        """Put all of it in force."""
         assert self.wanted is not None
-        wanted, now = self.wanted, time.monotonic()
-        there = self._nft.objects(self._is_ours)
-        text = ruleset.ruleset(wanted, time.time(), there or Objects())
-        gone = [key for key in self._gone if key[0] in _named(wanted)]
-        before = generation()
-        try:
-            self._apply(text + ruleset.forgetting(gone) + self._learning(now, there is not None))
-        except NftError as error:
-            if not _is_full(error):
-                raise
-            # A generation is put in force though there is no room for all that is known of addresses.
-            self.refused["full"] += 1
-            before = generation()
-            self._apply(text + ruleset.forgetting(gone))
+        # If somebody else changed something just then, once more: and what he changes from now on is heard.
+        for is_all in (True, False):
+            there = self._nft.objects(self._is_ours)
+            text = ruleset.ruleset(self.wanted, time.time(), there or Objects()) + self._forgetting()
+            try:
+                is_alone = self._apply(text + self._learning(time.monotonic(), there is not None), is_all)
+            except NftError as error:
+                if not _is_full(error):
+                    raise
+                # A generation is put in force though there is no room for all that is known of addresses.
+                self.refused["full"] += 1
+                is_alone = self._apply(text, is_all)
+            if is_alone:
+                break
         self._is_ours, self._gone, self.is_due = True, set(), False
-        self._chains = self._nft.chains()
-        self._networks = {key: self._nft.elements(*key) for key in self._interval_sets(wanted)}
-        # Not the generation of now: what came after our own is not seen yet.
-        self._seen = before + 1
-        return generation() == self._seen
+
+    def _forgetting(self) -> str:
+        assert self.wanted is not None
+        named = _named(self.wanted)
+        return ruleset.forgetting(key for key in self._gone if key[0] in named)
 
     def _learning(self, now: float, is_there: bool) -> str:
         """Write what is known of addresses: of each set those that stand longest, where there are too many."""
@@ -116,29 +133,19 @@ class Reconciler:
                 left.append((app, address, int(end - now)))
         return ruleset.learning(left, refreshed=is_there and KEEPS_TIME)
 
-    def _interval_sets(self, wanted: Wanted) -> list[tuple[str, str]]:
-        apps = sorted({app for one in wanted.groups.values() for app in one.apps})
-        sets = [(f"networks{version}-{app}", "set") for version in TYPES for app in apps]
-        sets += [(f"resolvers{version}", "set") for version in TYPES]
-        return [*((f"ranges{version}", "map") for version in TYPES), *sets]
-
     def learn(self, learned: list[Learned]) -> None:
         """Add addresses; what the kernel refuses for want of room is counted."""
         if self.wanted is None:
             return
         now, named = time.monotonic(), _named(self.wanted)
         learned = [one for one in learned if one[0] in named]
-        # What is new here may be there all the same, where a process before this one knew it.
-        old: list[Learned] = []
-        new: list[Learned] = []
-        for one in learned:
-            (old if self._is_adopted or self._until.get(one[:2], 0.0) > now else new).append(one)
+        text = self._adding(learned)
         before = {one[:2]: self._until.get(one[:2]) for one in learned}
         for app, address, seconds in learned:
             self._until[app, address] = now + seconds
             self._gone.discard((app, address))
         try:
-            self._step(ruleset.learning(new, refreshed=False) + ruleset.learning(old, refreshed=KEEPS_TIME))
+            self._step(text)
         except NftError as error:
             if not _is_full(error):
                 raise
@@ -150,6 +157,16 @@ class Reconciler:
                     self._until[key] = end
             self.refused["full"] += len(learned)
             self.problem = f"a set of learned addresses is full: {error}"
+
+    def _adding(self, learned: list[Learned]) -> str:
+        """Write what adds addresses, before they are known."""
+        now = time.monotonic()
+        # What is new here may be there all the same, where a process before this one knew it.
+        old: list[Learned] = []
+        new: list[Learned] = []
+        for one in learned:
+            (old if self._is_adopted or self._until.get(one[:2], 0.0) > now else new).append(one)
+        return ruleset.learning(new, refreshed=False) + ruleset.learning(old, refreshed=KEEPS_TIME)
 
     def forget(self, addresses: list[tuple[str, Address]]) -> None:
         """Take addresses out."""
@@ -182,72 +199,32 @@ class Reconciler:
         self.wanted.exempt, self.wanted.exempt_macs = addresses, macs
         self._step(ruleset.exempting(self.wanted, time.time()))
 
-    def look(self) -> bool:
-        """See whether anybody changed what is ours, or something failed, and repair it; True when somebody did."""
-        now = time.monotonic()
-        self._until = {key: end for key, end in self._until.items() if end > now}
-        if self.wanted is None:
-            return False
-        if self.is_due:
-            self._put()
-            return False
-        now_at = generation()
-        if now_at == self._seen:
-            return False
-        why = self._difference()
-        if why is None:
-            self._seen = now_at
-            return False
+    def _repair(self, what: str) -> None:
         self.drift += 1
-        log.error("egress: %s, by somebody else: repaired", why)
+        log.error("egress: %s: repaired", what)
+        self.is_due = True
+        self._gone.update(self._strangers())
         self._put()
-        return True
 
-    def _difference(self) -> str | None:
-        assert self.wanted is not None
-        chains = self._nft.chains()
-        if chains is None:
-            return "the table was removed"
-        if chains != self._chains:
-            return "rules were changed"
-        for (name, kind), elements in self._networks.items():
-            if self._nft.elements(name, kind) != elements:
-                return f"{name} was changed"
-        maps: list[tuple[str, dict[str, str | None]]] = [("macs", dict(self.wanted.macs))]
-        for version in TYPES:
-            places = {str(a): group for a, group in self.wanted.places.items() if a.version == version}
-            maps.append((f"sources{version}", places))
-        for name, leads in maps:
-            wanted = {key: ruleset.lead(group) for key, group in leads.items()}
-            if {key: _lead(to) for key, to in self._nft.elements(name, "map").items()} != wanted:
-                return f"{name} was changed"
-        now, wall = time.monotonic(), time.time()
-        lasting: defaultdict[str, list[Address]] = defaultdict(list)
-        for (app, address), end in self._until.items():
-            if end > now + 2:
-                lasting[app].append(address)
-        for app in sorted(_named(self.wanted)):
-            for version in TYPES:
-                exempt = {a: end for a, end in self.wanted.exempt.get(app, {}).items() if a.version == version}
-                if _differs(self._nft.elements(f"exempt{version}-{app}").keys(), exempt, wall):
-                    return f"exempt{version}-{app} was changed"
-                name = ruleset.learned(app, version)
-                there = self._nft.elements(name).keys()
-                # An element that is about to end may have gone first.
-                known = {
-                    str(a)
-                    for (own, a), end in self._until.items()
-                    if own == app and a.version == version and end > now + 2
-                }
-                if known - there:
-                    return f"{name} lacks addresses"
-            if _differs(self._nft.elements(f"exemptmac-{app}").keys(), self.wanted.exempt_macs.get(app, {}), wall):
-                return f"exemptmac-{app} was changed"
-        return None
+    def look(self, is_all: bool = False) -> bool:
+        """Repair what somebody else changed of ours, and do what is due, or all; True when somebody did.
+
+        NftError says why not: it is due from then on.
+        """
+        what = self._nft.changes()
+        if what is not None and self.wanted is not None:
+            self._repair(what)
+            return True
+        now = time.monotonic()
+        if now > self._tidied + TIDY:
+            self._until, self._tidied = {key: end for key, end in self._until.items() if end > now}, now
+        if self.wanted is not None and (self.is_due or is_all):
+            self._put()
+        return False
 
     def off(self) -> bool:
         """Take all of ours away; False when there was nothing."""
-        self.wanted, self._chains, self._seen, self.is_due = None, None, -1, False
+        self.wanted, self.is_due = None, False
         self._until, self._gone = {}, set()
         return self._nft.remove()
 
@@ -259,23 +236,20 @@ class Reconciler:
             self._apply(text)
             self.is_due = was_due
         except NftError as error:
-            if _is_full(error) or self._nft.chains() == self._chains:
+            what = None if _is_full(error) else self._nft.changes()
+            if what is None:
                 raise
             # It stands on what somebody took away.
-            log.error("egress: %s", error)
-            self.drift += 1
-            self._put()
+            self._repair(what)
 
-    def _apply(self, text: str) -> None:
+    def _apply(self, text: str, is_all: bool = False) -> bool:
         if not text.strip():
-            return
-        began, before = time.monotonic(), generation()
-        self._nft.apply(text)
+            return True
+        began = time.monotonic()
+        is_alone = self._nft.apply(text, is_all)
         self.took, self.applied = time.monotonic() - began, self.applied + 1
         self.problem = None
-        # One transaction is one generation: one more was somebody else's, and is looked at.
-        if before == self._seen and generation() == before + 1:
-            self._seen = before + 1
+        return is_alone
 
     def status(self) -> dict[str, Any]:
         """Say how it stands, for people and dashboards."""
@@ -317,14 +291,10 @@ def _is_full(error: NftError) -> bool:
     return any(text in str(error) for text in ("space", "Too many open files in system", "No buffer"))
 
 
-def _lead(to: Any) -> str:
-    """Write what an element of a map leads to, as it was written."""
-    target = to.get("goto", {}) if isinstance(to, dict) else {}
-    return f"goto {target['target']}" if target else "accept"
+def _lasting(wanted: Wanted) -> Wanted:
+    """Give what the rules are made of, beside what changes by itself."""
+    return replace(wanted, generation="", exempt={}, exempt_macs={})
 
 
-def _differs(there: Iterable[str], ends: Mapping[Any, float], wall: float) -> bool:
-    """Say whether a set has others than these; who ends just now may be there or not."""
-    found = set(there)
-    certain = {str(one) for one, end in ends.items() if end > wall + 2}
-    return bool(certain - found or found - {str(one) for one, end in ends.items() if end > wall - 2})
+def _exempt(wanted: Wanted) -> tuple[Any, Any]:
+    return wanted.exempt, wanted.exempt_macs

@@ -16,7 +16,7 @@ HEAD = """
 import json, logging, subprocess, time
 from ipaddress import ip_address, ip_network
 from blockd.egress import ruleset
-from blockd.egress.nftables import Nftables, NftError, generation
+from blockd.egress.nftables import Nftables, NftError
 from blockd.egress.reconcile import Reconciler
 from blockd.egress.ruleset import ABSENT
 from blockd.egress.wanted import Verdicts, Wanted
@@ -32,6 +32,9 @@ def wanted(**values):
 
 def nft(*words):
     return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
+
+def chains():
+    return nft("-s", "-t", "list", "table", "inet", "blockd")
 
 def address(at):
     return ip_address(0x20000000 + at)
@@ -104,6 +107,10 @@ CHANGES = [
     "insert rule inet blockd group-corporate accept",
     "flush map inet blockd macs",
     "delete element inet blockd macs { 00:16:3e:00:47:11 }",
+    "add element inet blockd learned4-tiktok { 32.0.0.66 }",
+    "add element inet blockd learned4-tiktok { 32.0.0.67 timeout 1h }",
+    "add counter inet blockd theirs",
+    "add chain inet blockd theirs { type filter hook forward priority -10; policy drop; }",
 ]
 
 
@@ -112,12 +119,12 @@ def test_whatever_somebody_changes_is_repaired_and_others_tables_are_left(tmp_pa
     code = f"""
 places, macs = {{ip_address("10.1.1.1"): "corporate"}}, {{"00:16:3e:00:47:11": "corporate", "00:16:3e:00:47:12": None}}
 one.want(wanted(places=places, macs=macs), [("tiktok", address(1), 500)])
-before = kernel.chains()
+before = chains()
 for at, change in enumerate({CHANGES!r}, 1):
     nft(*change.split(" "))
     assert one.look(), change
     assert one.drift == at, change
-    assert kernel.chains() == before, change
+    assert chains() == before, change
     assert sorted(kernel.elements("learned4-tiktok")) == ["32.0.0.1"], change
     assert sorted(kernel.elements("sources4", "map")) == ["10.1.1.1"], change
     assert not kernel.elements("exempt4-tiktok"), change
@@ -128,7 +135,7 @@ assert one.look(), "another verdict"
 nft("flush", "chain", "inet", "blockd", "forward")
 nft("delete", "counter", "inet", "blockd", "made-by-blockd")
 assert one.look(), "the mark is gone, and it is ours all the same"
-assert sorted(kernel.chains().split()) == sorted(before.split()) and kernel.objects() is not None
+assert sorted(chains().split()) == sorted(before.split()) and kernel.objects() is not None
 nft("add", "table", "inet", "others")
 assert not one.look()
 nft("flush", "ruleset")
@@ -141,6 +148,45 @@ print(json.dumps(nft("list", "tables").split()))
     assert inside(tmp_path, code) == ["table", "inet", "others"]
 
 
+def test_a_reload_of_names_touches_no_rule_and_others_may_be_busy(tmp_path: Path) -> None:
+    """What is the same stays in force as it is; changes of others' tables at the same time are no drift."""
+    code = """
+import threading
+from dataclasses import replace
+places = {ip_address(0x0A000000 + at): "corporate" for at in range(20_000)}
+soon = time.time() + 600
+learned = [("tiktok", address(at), 500) for at in range(3)]
+one.want(wanted(places=dict(places)), learned)
+began, before = one.applied, nft("-a", "list", "chain", "inet", "blockd", "forward")
+one.want(replace(wanted(places=dict(places)), generation="2"), learned)
+assert (one.applied, one.wanted.generation) == (began, "2")
+exempt = {"tiktok": {ip_address("10.20.0.7"): soon}}
+one.want(wanted(places=dict(places), exempt=exempt), [*learned, ("tiktok", address(3), 500)], [("tiktok", address(0))])
+assert nft("-a", "list", "chain", "inet", "blockd", "forward") == before, "no rule was made anew"
+assert sorted(kernel.elements("learned4-tiktok")) == ["32.0.0.1", "32.0.0.2", "32.0.0.3"]
+assert list(kernel.elements("exempt4-tiktok")) == ["10.20.0.7"]
+ended = threading.Event()
+def others():
+    while not ended.is_set():
+        nft("add", "table", "inet", "others")
+        nft("delete", "table", "inet", "others")
+busy = threading.Thread(target=others)
+busy.start()
+for turn in range(3):
+    one.want(wanted(answer="drop" if turn % 2 else "reject", places=dict(places)), [])
+    one.learn([("tiktok", address(100 + turn), 500)])
+    assert not one.look()
+ended.set()
+busy.join()
+assert len(kernel.elements("sources4", "map")) == 20_000
+nft("flush", "map", "inet", "blockd", "sources4")
+assert one.look() and not one.look()
+assert len(kernel.elements("sources4", "map")) == 20_000
+print(json.dumps([one.drift, len(kernel.elements("learned4-tiktok"))]))
+"""
+    assert inside(tmp_path, code) == [1, 6]
+
+
 def test_killed_at_any_moment_there_is_one_whole_generation(tmp_path: Path) -> None:
     """Two generations in turn, addresses between them, SIGKILL at random moments: the one or the other is there."""
     code = """
@@ -151,7 +197,7 @@ first, second = wanted(), wanted(
 )
 def whole():
     ranges, there = kernel.elements("ranges4", "map"), kernel.objects()
-    return [kernel.chains(), list(ranges), sorted(kernel.elements("networks4-tiktok")), len(there.sets)]
+    return [chains(), list(ranges), sorted(kernel.elements("networks4-tiktok")), len(there.sets)]
 both = []
 for each in (first, second):
     one.want(each, [])
@@ -190,10 +236,10 @@ def test_what_fails_is_done_as_soon_as_it_can_be(tmp_path: Path) -> None:
     """A first generation, a revocation, a source, an address: none is forgotten; exemptions end by themselves."""
     code = """
 real, fails = kernel.apply, [True]
-def apply(text):
+def apply(text, is_all=False):
     if fails[0]:
         raise NftError("nft: Device or resource busy")
-    real(text)
+    return real(text, is_all)
 kernel.apply = apply
 def tried(call, *arguments):
     try:
@@ -235,12 +281,12 @@ one.learn([("tiktok", address(100 + at), 500) for at in range(30)])
 full = one.status()
 one.learn([("tiktok", address(5), 900)])
 bad = wanted(networks={ip_network("10.20.0.0/16"): "corporate"}, apps={"tiktok": (ip_network("0.0.0.0/0"),)})
-before = kernel.chains()
+before = chains()
 try:
     one._nft.apply(ruleset.ruleset(bad, time.time(), kernel.objects()) + "add rule inet blockd forward nonsense\\n")
 except NftError as error:
     refused = "nonsense" in str(error)
-assert kernel.chains() == before
+assert chains() == before
 assert list(kernel.elements("networks4-tiktok")) == ["71.18.0.0/16"]
 print(json.dumps([full["refused"], "is full" in full["problem"], len(kernel.elements("learned4-tiktok")), refused]))
 """
