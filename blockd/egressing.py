@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blockd.egress import connections
 from blockd.egress.nftables import Nftables, NftError
 from blockd.egress.reconcile import Reconciler
 from blockd.egress.wanted import read_exempt, read_learned, read_macs, read_places, read_wanted
@@ -60,6 +61,10 @@ class Egress:
         self._place, self._nft, self._reconciler = place, nft, Reconciler(nft)
         # One thread: a transaction after the other, and the loop goes on meanwhile.
         self._worker = ThreadPoolExecutor(1, "nft")
+        #: One for connections: a table of a million takes seconds, and nobody waits for it.
+        self._ender = ThreadPoolExecutor(1, "connections")
+        #: Connections that were ended with an exemption.
+        self._ended = 0
         directory = os.environ.get("STATE_DIRECTORY")
         self._kept = Path(directory) / KEPT if directory else None
         self._problem: str | None = None
@@ -84,11 +89,25 @@ class Egress:
         supervisor.stopping()
         for task in tasks:
             task.cancel()
-        self._worker.shutdown(wait=True)
+        for pool in (self._worker, self._ender):
+            pool.shutdown(wait=True)
         log.info("egress: stopped; the rules stand. `blockd egress off` takes them away")
 
     async def _work(self, call: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
+
+    def _end_connections(self) -> None:
+        ended = self._reconciler.take_ended()
+        if not ended:
+            return
+
+        def end() -> None:
+            try:
+                self._ended += connections.end(ended)
+            except Exception as error:  # noqa: BLE001  the kernel's or a library's: the rules stand all the same
+                log.error("egress: open connections of what ended were not ended, and only meet the rules: %s", error)
+
+        self._ender.submit(end)
 
     async def _restore(self) -> None:
         if self._kept is None or not self._kept.exists() or self._is_off():
@@ -136,6 +155,7 @@ class Egress:
                 await self._work(self._nft.changes)
                 return False
             is_repaired = await self._work(self._reconciler.look, is_all)
+            self._end_connections()
             if self._reconciler.wanted is not None and not self._reconciler.is_due:
                 self._complain(self._reconciler.problem)
         except NftError as error:
@@ -208,6 +228,7 @@ class Egress:
                 if "exempt" in said:
                     await self._work(own.exempt, read_exempt(said["exempt"]), read_macs(said["exempt_macs"]))
                     self._keep()
+            self._end_connections()
             if not own.is_due:
                 self._complain(own.problem)
         except NftError as error:
@@ -240,6 +261,7 @@ class Egress:
         except NftError as error:
             self._complain(str(error))
             status = {"generation": None}
+        status["ended"] = self._ended
         status["problem"] = self._problem or status.get("problem")
         if self._is_off():
             status = {"generation": None, "problem": f"it is off: `blockd egress on`, or remove {self._off_file}"}

@@ -168,6 +168,8 @@ def on(context: typer.Context, config: Config = None, socket: Socket = None) -> 
 
 
 def _print(answer: dict[str, Any]) -> None:
+    from blockd.egress.ruleset import CONNECTIONS
+
     if answer["is_off"]:
         say("off: nothing is enforced, by `blockd egress off`")
     if not answer["firewalls"]:
@@ -188,11 +190,16 @@ def _print(answer: dict[str, Any]) -> None:
         rows = [[app, one["networks"].get(app, 0), one["learned"][app], one["exempt"].get(app, 0)] for app in apps]
         say()
         print_table(["APP", "NETWORKS", "LEARNED", "EXEMPT"], rows, right=["NETWORKS", "LEARNED", "EXEMPT"])
-        counted = [row for row in one["counters"] if row["packets"]]
+        begun = {(row["group"], row["app"]): row["packets"] for row in one["counters"] if row["what"] == CONNECTIONS}
+        counted = [row for row in one["counters"] if row["packets"] and row["what"] != CONNECTIONS]
         if counted:
             say()
-            rows = [[row["group"], row["app"], row["what"], row["packets"]] for row in counted]
-            print_table(["GROUP", "APP", "WHAT", "PACKETS"], rows, right=["PACKETS"])
+            rows = [
+                [row["group"], row["app"], row["what"], row["packets"], begun.get(key, 0) if row["what"] == "blocked" else ""]
+                for row in counted
+                for key in [(row["group"], row["app"])]
+            ]
+            print_table(["GROUP", "APP", "WHAT", "PACKETS", "CONNECTIONS"], rows, right=["PACKETS", "CONNECTIONS"])
     for source, packets in list(answer["silent"].items())[:20]:
         say(f"{source} was refused {packets} packets, and asks us nothing: it has another resolver")
     if answer["shared"]:

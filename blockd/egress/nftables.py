@@ -18,6 +18,7 @@ import struct
 import subprocess
 from typing import Any
 
+from blockd.egress.netlink import NETLINK_NETFILTER, attributes, messages, request
 from blockd.egress.ruleset import MARK, TABLE, Objects
 
 #: Seconds that a transaction may take.
@@ -25,13 +26,12 @@ PATIENCE = 20.0
 #: Octets of others' changes that may wait to be read: those of some 100,000 elements.
 WAITING = 16 << 20
 #: linux/netlink.h, linux/filter.h, and messages of linux/netfilter/nf_tables.h.
-NETLINK_NETFILTER, SOL_NETLINK, JOIN, LEAVE, NFNLGRP_NFTABLES = 12, 270, 1, 2, 7
+SOL_NETLINK, JOIN, LEAVE, NFNLGRP_NFTABLES = 270, 1, 2, 7
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, BPF_LOAD_WORD, BPF_IS, BPF_RETURN = 26, 33, 0x20, 0x15, 0x06
-NFT_SUBSYSTEM, GETGEN, NEWGEN, DELTABLE, NEWSETELEM, DELSETELEM = 10, 16, 15, 2, 12, 14
+SUBSYSTEM = 10 << 8
+GETGEN, NEWGEN, DELTABLE, NEWSETELEM, DELSETELEM = (SUBSYSTEM | kind for kind in (16, 15, 2, 12, 14))
 #: The family `inet`; the name of the program in a message about a generation.
 NFPROTO_INET, NFTA_GEN_ID, NFTA_GEN_PROC_NAME = 1, 1, 3
-#: Octets before a message's attributes: of netlink, and of netfilter.
-HEADERS = 20
 
 
 class NftError(Exception):
@@ -89,13 +89,13 @@ class Nftables:
                     raise NftError(f"changes of the kernel's rules cannot be heard: {error.strerror}") from None
                 what = what or "more was changed than can be followed"
                 continue
-            for kind, message in _messages(data):
-                attributes = _attributes(message)
+            for kind, message in messages(data):
+                found = attributes(message)
                 if kind == NEWGEN:
-                    by = _string(attributes.get(NFTA_GEN_PROC_NAME)) or by
+                    by = _string(found.get(NFTA_GEN_PROC_NAME)) or by
                 # In all others the first attribute is the table's name.
-                elif message[16] == NFPROTO_INET and _string(attributes.get(1)) == TABLE.split()[1]:
-                    what = _what(kind, attributes) if what is None or kind == DELTABLE else what
+                elif message[16] == NFPROTO_INET and _string(found.get(1)) == TABLE.split()[1]:
+                    what = _what(kind, found) if what is None or kind == DELTABLE else what
         return what if what is None else f"{what} by {by or 'somebody else'}"
 
     def objects(self, is_ours: bool = False) -> Objects | None:
@@ -218,46 +218,26 @@ def generation() -> int:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
             netlink.settimeout(1.0)
             netlink.bind((0, 0))
-            netlink.send(struct.pack("=IHHIIBBH", HEADERS, NFT_SUBSYSTEM << 8 | GETGEN, 1, 1, 0, 0, 0, 0))
+            netlink.send(request(GETGEN))
             answer = netlink.recv(4096)
     except OSError as error:
         raise NftError(f"the kernel has no nftables: {error}") from None
-    for _, message in _messages(answer):
-        value = _attributes(message).get(NFTA_GEN_ID)
+    for _, message in messages(answer):
+        value = attributes(message).get(NFTA_GEN_ID)
         if value is not None and len(value) == 4:
             return int(struct.unpack("!I", value)[0])
     raise NftError("the kernel does not say which generation of rules it has")
-
-
-def _messages(data: bytes) -> list[tuple[int, bytes]]:
-    """Give the messages about nftables in what was read: kind, and all of it."""
-    found, at = [], 0
-    while at + HEADERS <= len(data):
-        length, kind = struct.unpack_from("=IH", data, at)
-        if kind >> 8 == NFT_SUBSYSTEM:
-            found.append((kind & 0xFF, data[at : at + length]))
-        at += max(HEADERS, (length + 3) & ~3)
-    return found
-
-
-def _attributes(message: bytes) -> dict[int, bytes]:
-    found, at = {}, HEADERS
-    while at + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, at)
-        found[kind & 0x3FFF] = message[at + 4 : at + length]
-        at += max(4, (length + 3) & ~3)
-    return found
 
 
 def _string(value: bytes | None) -> str:
     return (value or b"").partition(b"\0")[0].decode(errors="replace")
 
 
-def _what(kind: int, attributes: dict[int, bytes]) -> str:
+def _what(kind: int, found: dict[int, bytes]) -> str:
     if kind == DELTABLE:
         return "the table was removed"
     if kind in (NEWSETELEM, DELSETELEM):
-        return f"{_string(attributes.get(2))} was changed"
+        return f"{_string(found.get(2))} was changed"
     return "rules were changed"
 
 

@@ -8,15 +8,16 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 from blockd.egress import ruleset
+from blockd.egress.connections import Destinations
 from blockd.egress.learned import ROOM
 from blockd.egress.nftables import Nftables, NftError
-from blockd.egress.ruleset import ABSENT, Objects
+from blockd.egress.ruleset import ABSENT, GRACE, Objects
 from blockd.egress.wanted import Wanted
 from blockd.settings.values import Address
 
@@ -48,6 +49,9 @@ class Reconciler:
         self.refused: Counter[str] = Counter()
         self._until: dict[tuple[str, Address], float] = {}
         self._tidied = 0.0
+        #: Who was exempt when that was looked at last, and whose exemptions ended: app, and source or MAC.
+        self._was_exempt: set[tuple[str, Address | str]] = set()
+        self._ended: set[tuple[str, Address | str]] = set()
         #: Whether the table was there before this process, whether it is ours, whether all of it is to be put in force.
         self._is_adopted = self._is_ours = self.is_due = False
         #: Addresses that are to be let go with the next transaction.
@@ -82,6 +86,7 @@ class Reconciler:
             with contextlib.suppress(NftError):
                 self._apply(exempt + self._forgetting() + self._adding([one for one in new if one[:2] in self._until]))
                 self._gone, self.is_due = set(), False
+                self._note_ended()
                 return
         self._put()
 
@@ -116,6 +121,36 @@ class Reconciler:
             if is_alone:
                 break
         self._is_ours, self._gone, self.is_due = True, set(), False
+        self._note_ended()
+
+    def _note_ended(self) -> None:
+        """See whose exemption is not in force any more."""
+        assert self.wanted is not None
+        wall = time.time()
+        now = {
+            (app, one)
+            for by_app in _exempt(self.wanted)
+            for app, ends in by_app.items()
+            for one, end in ends.items()
+            if end + GRACE > wall
+        }
+        blocked = {app for one in self.wanted.groups.values() for app in one.block}
+        self._ended |= {one for one in self._was_exempt - now if one[0] in blocked}
+        self._was_exempt = now
+
+    def take_ended(self) -> dict[Address | str, list[Destinations]]:
+        """Give the sources, or MACs, whose exemptions ended since this was asked last, and what they were for."""
+        if not self._ended or self.wanted is None:
+            return {}
+        there = {}
+        for app in {app for app, _ in self._ended}:
+            addresses = frozenset(address for own, address in self._until if own == app)
+            there[app] = Destinations(app, addresses, self.wanted.apps.get(app, ()))
+        ended: dict[Address | str, list[Destinations]] = {}
+        for app, one in self._ended:
+            ended.setdefault(one, []).append(there[app])
+        self._ended = set()
+        return ended
 
     def _forgetting(self) -> str:
         assert self.wanted is not None
@@ -198,6 +233,7 @@ class Reconciler:
             return
         self.wanted.exempt, self.wanted.exempt_macs = addresses, macs
         self._step(ruleset.exempting(self.wanted, time.time()))
+        self._note_ended()
 
     def _repair(self, what: str) -> None:
         self.drift += 1
@@ -220,12 +256,14 @@ class Reconciler:
             self._until, self._tidied = {key: end for key, end in self._until.items() if end > now}, now
         if self.wanted is not None and (self.is_due or is_all):
             self._put()
+        elif self.wanted is not None:
+            self._note_ended()
         return False
 
     def off(self) -> bool:
         """Take all of ours away; False when there was nothing."""
         self.wanted, self.is_due = None, False
-        self._until, self._gone = {}, set()
+        self._until, self._gone, self._was_exempt, self._ended = {}, set(), set(), set()
         return self._nft.remove()
 
     def _step(self, text: str) -> None:
@@ -296,5 +334,5 @@ def _lasting(wanted: Wanted) -> Wanted:
     return replace(wanted, generation="", exempt={}, exempt_macs={})
 
 
-def _exempt(wanted: Wanted) -> tuple[Any, Any]:
+def _exempt(wanted: Wanted) -> tuple[Mapping[str, Mapping[Any, float]], Mapping[str, Mapping[Any, float]]]:
     return wanted.exempt, wanted.exempt_macs

@@ -20,6 +20,8 @@ MARK = "made-by-blockd"
 #: The app that stands for resolvers which are not ours: with it go DNS, and DNS over TLS and QUIC (RFC 7858, 9250).
 ENCRYPTED_DNS = "encrypted-dns"
 DNS_PORTS = "{ 53, 853 }"
+#: The kind of a counter of TCP connections that are refused as they begin.
+CONNECTIONS = "connections"
 #: Addresses of a set of learned ones; it is a hash, whose size is a bound and takes no memory before.
 LEARNED = 65_535
 #: Seconds for which sources are remembered that were refused something, and how many: a sample, not a list of all.
@@ -53,7 +55,7 @@ def learned(app: str, version: int) -> str:
 
 
 def counter(kind: str, group: str, app: str) -> str:
-    """Name a counter: what was blocked, monitored or exempt of an app in a group."""
+    """Name a counter: what was blocked, monitored or exempt of an app in a group, and connections of the blocked."""
     return f"{kind}/{group}/{app}"
 
 
@@ -189,7 +191,7 @@ def lead(group: str | None) -> str:
 
 def _counted(verdicts: Verdicts) -> Iterator[tuple[str, str]]:
     for app in verdicts.block:
-        yield from (("blocked", app), ("exempt", app))
+        yield from (("blocked", app), (CONNECTIONS, app), ("exempt", app))
     for app in verdicts.monitor:
         yield "monitored", app
 
@@ -252,6 +254,7 @@ def _refusals(wanted: Wanted, group: str, app: str, is_named: bool) -> Iterator[
     for version, word in WORDS.items() if is_named else ():
         yield f"update @refused{version} {{ {word} saddr counter }}"
     yield f"counter name {counter('blocked', group, app)}"
+    yield f"tcp flags & (syn | ack) == syn counter name {counter(CONNECTIONS, group, app)}"
     if wanted.answer == "drop":
         yield "drop"
         return

@@ -154,7 +154,7 @@ def read_status(value: Any) -> dict[str, Any]:
         return {
             "generation": str(generation)[:200],
             "problem": _text(value.get("problem")),
-            **{key: int(value[key]) for key in ("drift", "applied", "sources")},
+            **{key: int(value[key]) for key in ("drift", "applied", "sources", "ended")},
             "took": float(value["took"]),
             **counts,
             "counters": rows,

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from blockd import __version__
+from blockd.egress.ruleset import CONNECTIONS
 from blockd.fastpath import LATENCY_BOUNDS, Fastpath
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.forwarders import LikelyForwarders
@@ -452,6 +453,17 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
         "Packets to apps, of all firewalls, by what became of them.",
         labels=["group", "app", "action"],
     )
+    connections = CounterMetricFamily(
+        "blockd_egress_connections",
+        "TCP connections to apps that firewalls refused as they began.",
+        labels=["group", "app"],
+    )
+    ended = CounterMetricFamily("blockd_egress_ended", "Open connections that were ended with an exemption.")
+    elements = GaugeMetricFamily(
+        "blockd_egress_elements",
+        "What the largest firewall has in its sets of an app: learned, networks, exempt.",
+        labels=["app", "set"],
+    )
     learned = GaugeMetricFamily("blockd_egress_learned", "Addresses that answers said are an app's.", labels=["app"])
     drift = CounterMetricFamily("blockd_egress_drift", "Changes of our rules by somebody else that were repaired.")
     apply = GaugeMetricFamily("blockd_egress_apply_seconds", "How long the slowest firewall's last transaction took.")
@@ -473,8 +485,19 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
         for one in peers:
             for row in one.get("counters", ()):
                 totals[row["group"], row["app"], row["what"]] += row["packets"]
-        for labels, count in sorted(totals.items()):
-            packets.add_metric(labels, count)
+        for (group, app, what), count in sorted(totals.items()):
+            if what == CONNECTIONS:
+                connections.add_metric([group, app], count)
+            else:
+                packets.add_metric([group, app, what], count)
+        ended.add_metric([], sum(one.get("ended", 0) for one in peers))
+        sizes: dict[tuple[str, str], int] = {}
+        for kind in ("learned", "networks", "exempt"):
+            for one in peers:
+                for app, size in one.get(kind, {}).items():
+                    sizes[app, kind] = max(size, sizes.get((app, kind), 0))
+        for key, size in sorted(sizes.items()):
+            elements.add_metric(key, size)
         for app, count in sorted(status["learned"].items()):
             learned.add_metric([app], count)
         drift.add_metric([], sum(one.get("drift", 0) for one in peers))
@@ -488,7 +511,8 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
         for reason, count in sorted(reasons.items()):
             refused.add_metric([reason], count)
     # Samples only where firewalls are told anything: elsewhere none is missing.
-    yield from (connected, current, packets, learned, drift, apply, late, shared, silent, refused)
+    yield from (connected, current, packets, connections, ended, elements)
+    yield from (learned, drift, apply, late, shared, silent, refused)
 
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:

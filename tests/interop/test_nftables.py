@@ -312,3 +312,44 @@ print(json.dumps({"p50": took[30] * 1000, "p95": took[57] * 1000, "most": took[-
     measured = inside(tmp_path, code)
     assert isinstance(measured, dict)
     print(measured)
+
+
+def test_connections_of_what_ended_are_forgotten_and_no_others(tmp_path: Path) -> None:
+    """By address and by MAC, of both versions, to addresses, networks and ports of resolvers."""
+    code = """
+import socket
+from blockd.egress.connections import GET, Destinations, _doomed, end
+from blockd.egress.netlink import DUMP, NETLINK_NETFILTER, ask, request
+for words in (
+    "link add v0 type veth peer name v1", "link set v0 up", "link set v1 up", "route add default dev v0",
+    "address add 10.9.0.1/24 dev v0", "address add 10.9.0.2/24 dev v0",
+    "address add fd09::1/64 dev v0 nodad", "-6 route add default dev v0",
+    "neighbour add 10.9.0.2 lladdr 00:16:3e:00:47:11 dev v0",
+):
+    subprocess.run(["ip", *words.split()], check=True)
+nft("add", "table", "inet", "others")
+nft("add", "chain", "inet", "others", "out", "{ type filter hook output priority 0; }")
+nft("add", "rule", "inet", "others", "out", "ct", "state", "new", "accept")
+def connect(source, to, port=443):
+    with socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((source, 0))
+        one.sendto(b"x", (to, port))
+def left():
+    everything = {ip_address(at).packed: [Destinations("", (), (ip_network("0.0.0.0/0"), ip_network("::/0")))]
+                  for at in ("10.9.0.1", "10.9.0.2", "fd09::1")}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+        return sum(_doomed(entry, everything) is not None for _, entry in ask(netlink, request(GET, DUMP)))
+for source in ("10.9.0.1", "10.9.0.2"):
+    for to in ("32.0.0.1", "32.0.0.2", "71.18.0.1", "8.8.8.8"):
+        connect(source, to)
+    connect(source, "9.9.9.9", 853)
+connect("fd09::1", "2404:9dc0::1")
+connect("fd09::1", "2600::1")
+assert left() == 12, left()
+app = Destinations("tiktok", frozenset({address(1)}), (ip_network("71.18.0.0/16"), ip_network("2404:9dc0::/32")))
+said = [end({ip_address("10.9.0.1"): [app]}), left(), end({ip_address("fd09::1"): [app]}), left()]
+said += [end({"00:16:3e:00:47:11": [Destinations("encrypted-dns", frozenset(), (ip_network("8.8.8.8/32"),))]}), left()]
+said += [end({ip_address("10.9.0.1"): [app]}), end({"00:16:3e:00:00:01": [app]})]
+print(json.dumps(said))
+"""
+    assert inside(tmp_path, code) == [2, 10, 1, 9, 2, 7, 0, 0]

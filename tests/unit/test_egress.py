@@ -78,7 +78,7 @@ def test_what_is_wanted_is_read_as_it_was_written() -> None:
 def test_a_status_is_read_or_refused() -> None:
     """What a peer says must not break what others show."""
     good: dict[str, Any] = {
-        **{"generation": "7", "problem": None, "drift": 1, "applied": 2, "sources": 3, "took": 0.1},
+        **{"generation": "7", "problem": None, "drift": 1, "applied": 2, "sources": 3, "ended": 4, "took": 0.1},
         **{"refused": {"full": 1}, "learned": {"tiktok": 2}, "networks": {}, "exempt": {}},
         "counters": [{"what": "blocked", "group": "g", "app": "tiktok", "packets": 1, "octets": 2}],
         "refused_sources": {"10.0.0.1": 5},
@@ -131,6 +131,8 @@ def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     assert "add element inet blockd exempt4-tiktok { 10.20.0.7 timeout 1000500ms }" in lines
     assert "exempt4-tiktok {" not in "\n".join(ruleset(WANTED, 2_000.0).split("exempt4-tiktok { type")[1:2])
     assert "add rule inet blockd refuse/corporate/tiktok update @refused6 { ip6 saddr counter }" in lines
+    begun = "tcp flags & (syn | ack) == syn counter name connections/corporate/tiktok"
+    assert f"add rule inet blockd refuse/corporate/tiktok {begun}" in lines
     drop = ruleset(Wanted("1", {"a": Verdicts(("tiktok",))}, apps={"tiktok": ()}, answer="drop"), 0.0).splitlines()
     assert "add rule inet blockd refuse/a/tiktok drop" in drop
     assert learning([("tiktok", EDGE, 60)], refreshed=True).splitlines() == [
