@@ -7,11 +7,13 @@ a machine which starts anew is not open until the daemon is there.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
 import signal
 import ssl
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ AGAIN, LOOK, TELL = 1.0, 2.0, 5.0
 REST = 0.5
 #: Seconds for a connection to another machine.
 PATIENCE = 10.0
+#: Seconds that one thread keeps the others waiting, for answers wait for one of them.
+TURN = 0.0005
 #: Behind the socket's name: the file that says that nothing is to be enforced.
 OFF = ".off"
 #: In the state directory.
@@ -61,8 +65,8 @@ class Egress:
         self._place, self._nft, self._reconciler = place, nft, Reconciler(nft)
         # One thread: a transaction after the other, and the loop goes on meanwhile.
         self._worker = ThreadPoolExecutor(1, "nft")
-        #: One for connections: a table of a million takes seconds, and nobody waits for it.
-        self._ender = ThreadPoolExecutor(1, "connections")
+        #: One for what may take seconds, and nobody waits for: to list, and to end connections.
+        self._aside = ThreadPoolExecutor(1, "aside")
         #: Connections that were ended with an exemption.
         self._ended = 0
         directory = os.environ.get("STATE_DIRECTORY")
@@ -82,6 +86,9 @@ class Egress:
         await self._restore()
         tasks += [asyncio.create_task(self._follow()), asyncio.create_task(self._watch())]
         tasks.append(asyncio.create_task(self._hear()))
+        # What is there by now is no garbage, and is not looked through.
+        gc.freeze()
+        gc.enable()
         supervisor = Supervisor(os.environ)
         supervisor.ready("enforcing what the daemon says")
         waiting = [asyncio.create_task(ending.wait()), *tasks]
@@ -89,7 +96,7 @@ class Egress:
         supervisor.stopping()
         for task in tasks:
             task.cancel()
-        for pool in (self._worker, self._ender):
+        for pool in (self._worker, self._aside):
             pool.shutdown(wait=True)
         log.info("egress: stopped; the rules stand. `blockd egress off` takes them away")
 
@@ -107,7 +114,7 @@ class Egress:
             except Exception as error:  # noqa: BLE001  the kernel's or a library's: the rules stand all the same
                 log.error("egress: open connections of what ended were not ended, and only meet the rules: %s", error)
 
-        self._ender.submit(end)
+        self._aside.submit(end)
 
     async def _restore(self) -> None:
         if self._kept is None or not self._kept.exists() or self._is_off():
@@ -255,9 +262,13 @@ class Egress:
             await self._say(writer)
             await asyncio.sleep(TELL)
 
+    def _status(self) -> dict[str, Any]:
+        return self._reconciler.status(self._nft.counted())
+
     async def _say(self, writer: asyncio.StreamWriter) -> None:
         try:
-            status = await self._work(self._reconciler.status)
+            # Beside the other thread, for answers wait for that one.
+            status = await asyncio.get_running_loop().run_in_executor(self._aside, self._status)
         except NftError as error:
             self._complain(str(error))
             status = {"generation": None}
@@ -286,4 +297,5 @@ def run(place: Path | Far) -> None:
         nft.objects()
     except NftError as error:
         raise StartError(f"egress: {error}") from None
+    sys.setswitchinterval(TURN)
     asyncio.run(Egress(place, nft).run())

@@ -194,11 +194,9 @@ def _print(answer: dict[str, Any]) -> None:
         counted = [row for row in one["counters"] if row["packets"] and row["what"] != CONNECTIONS]
         if counted:
             say()
-            rows = [
-                [row["group"], row["app"], row["what"], row["packets"], begun.get(key, 0) if row["what"] == "blocked" else ""]
-                for row in counted
-                for key in [(row["group"], row["app"])]
-            ]
+            rows = [[row["group"], row["app"], row["what"], row["packets"], ""] for row in counted]
+            for row in rows:
+                row[4] = begun.get((row[0], row[1]), 0) if row[2] == "blocked" else ""
             print_table(["GROUP", "APP", "WHAT", "PACKETS", "CONNECTIONS"], rows, right=["PACKETS", "CONNECTIONS"])
     for source, packets in list(answer["silent"].items())[:20]:
         say(f"{source} was refused {packets} packets, and asks us nothing: it has another resolver")

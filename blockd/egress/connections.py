@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from blockd.egress.netlink import ACKNOWLEDGE, DUMP, NETLINK_NETFILTER, ask, attribute, attributes, request
+from blockd.egress.netlink import ACKNOWLEDGE, DUMP, NETLINK_NETFILTER, ask, attribute, attributes, nest, request
 from blockd.egress.ruleset import ENCRYPTED_DNS
 from blockd.settings.values import Address, Network
 
 #: Messages: all entries, one that goes. Attributes: the direction that began it, therein addresses and ports; the zone.
 GET, DELETE = 1 << 8 | 1, 1 << 8 | 2
-ORIGINAL, ADDRESSES, PORTS, ZONE, NESTED = 1, 1, 2, 18, 0x8000
+ORIGINAL, ADDRESSES, PORTS, ZONE = 1, 1, 2, 18
 #: Source and destination of each version; the destination's port.
 PLACES, PORT = {int(socket.AF_INET): (1, 2), int(socket.AF_INET6): (3, 4)}, 3
 DNS = (53, 853)
@@ -90,4 +90,4 @@ def _doomed(entry: bytes, wanted: Mapping[bytes, Collection[Destinations]]) -> t
     if not any(there.hold(address, port) for there in wanted[source]):
         return None
     zone = attribute(ZONE, found[ZONE]) if ZONE in found else b""
-    return family, attribute(ORIGINAL | NESTED, found[ORIGINAL]) + zone
+    return family, nest(ORIGINAL, found[ORIGINAL]) + zone

@@ -7,12 +7,12 @@ alone.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from blockd.egress.ends import Ends
 from blockd.egress.ruleset import LEARNED
 from blockd.settings.values import Address, Network
 
@@ -47,14 +47,12 @@ class Book:
         self.never: tuple[Network, ...] = ()
         #: What was learned and must not be any more, as of the last `follow`.
         self.not_ours: list[tuple[str, Address]] = []
-        #: App -> address -> until when, seconds of a clock that never runs back.
-        self.apps: dict[str, dict[Address, float]] = {}
+        self.apps: dict[str, Ends] = {}
         #: Shared addresses: the names of nobody's apps that they answer for.
         self.shared: OrderedDict[Address, list[str]] = OrderedDict()
         #: Refusals by reason.
         self.refused: Counter[str] = Counter()
         self._others: OrderedDict[Address, list[str]] = OrderedDict()
-        self._ends: list[tuple[float, str, int, Address]] = []
 
     def hear(self, name: str, apps: Iterable[str], addresses: Sequence[Address], seconds: int, now: float) -> News:
         """Take an answer in: a name of these apps, or of none, leads to addresses for so long."""
@@ -83,18 +81,14 @@ class Book:
 
     def _learn(self, app: str, address: Address, seconds: int, now: float, news: News) -> None:
         known, until = self.apps[app], now + min(max(seconds, LEAST), MOST)
-        before = known.get(address)
-        if before is None and len(known) >= ROOM:
+        if address not in known and len(known) >= ROOM:
             self.refused["full"] += 1
             return
-        if before is not None and until <= before:
+        if until <= known.get(address):
             return
-        known[address] = until
-        if before is None:
-            # One a key: it is put back with the newer end when this one has come.
-            heapq.heappush(self._ends, (until, app, int(address), address))
+        known.put(address, until)
         if address not in self.shared or self.shared_is == "block":
-            news.add.append((app, address, int(known[address] - now)))
+            news.add.append((app, address, int(until - now)))
 
     def _hear_of_others(self, name: str, address: Address, news: News) -> None:
         names = self._others.pop(address, [])
@@ -115,24 +109,18 @@ class Book:
             news.drop += [(app, address) for app, known in self.apps.items() if address in known]
 
     def _end(self, now: float) -> None:
-        while self._ends and self._ends[0][0] <= now:
-            _, app, _, address = heapq.heappop(self._ends)
-            known = self.apps.get(app, {})
-            until = known.get(address)
-            if until is not None and until > now:
-                heapq.heappush(self._ends, (until, app, int(address), address))
-            elif until is not None:
-                del known[address]
+        for known in self.apps.values():
+            for address in known.tidy(now):
                 if not any(address in other for other in self.apps.values()):
                     self.shared.pop(address, None)
 
     def follow(self, apps: Iterable[str]) -> None:
         """Learn of these apps from now on, and of no others."""
-        self.apps = {app: self.apps.get(app, {}) for app in apps}
+        self.apps = {app: self.apps.get(app) or Ends() for app in apps}
         # What is ours by now is left alone from now on.
         self.not_ours = [(app, a) for app, known in self.apps.items() for a in known if self._why_not(a) is not None]
         for app, address in self.not_ours:
-            del self.apps[app][address]
+            self.apps[app].drop(address)
 
     def left_alone(self) -> list[tuple[str, Address]]:
         """Give what a firewall may have of before and is to let go: shared addresses, and what is ours."""

@@ -16,10 +16,10 @@ REQUEST, ACKNOWLEDGE, DUMP = 1, 4, 0x300
 ERROR, DONE = 2, 3
 
 
-def request(kind: int, flags: int = 0, family: int = 0, attributes: bytes = b"") -> bytes:
+def request(kind: int, flags: int = 0, family: int = 0, attributes: bytes = b"", resource: int = 0) -> bytes:
     """Write a request: `kind` is the subsystem in its upper octet, and the message."""
-    length = HEADERS + len(attributes)
-    return struct.pack("=IHHIIBBH", length, kind, REQUEST | flags, 1, 0, family, 0, 0) + attributes
+    head = struct.pack("=IHHIIBB", HEADERS + len(attributes), kind, REQUEST | flags, 1, 0, family, 0)
+    return head + struct.pack("!H", resource) + attributes
 
 
 def ask(netlink: socket.socket, wanted: bytes) -> Iterator[tuple[int, bytes]]:
@@ -54,5 +54,10 @@ def attributes(data: bytes, at: int = HEADERS) -> dict[int, bytes]:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Write an attribute; one that holds others is marked so by the caller."""
+    """Write an attribute."""
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def nest(kind: int, value: bytes) -> bytes:
+    """Write an attribute that holds others."""
+    return attribute(0x8000 | kind, value)

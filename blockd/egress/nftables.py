@@ -16,10 +16,23 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from blockd.egress.netlink import NETLINK_NETFILTER, attributes, messages, request
-from blockd.egress.ruleset import MARK, TABLE, Objects
+from blockd.egress.netlink import (
+    ACKNOWLEDGE,
+    ERROR,
+    NETLINK_NETFILTER,
+    attribute,
+    attributes,
+    messages,
+    nest,
+    request,
+)
+from blockd.egress.ruleset import MARK, TABLE, Objects, learned
+from blockd.settings.values import Address
 
 #: Seconds that a transaction may take.
 PATIENCE = 20.0
@@ -30,12 +43,30 @@ SOL_NETLINK, JOIN, LEAVE, NFNLGRP_NFTABLES = 270, 1, 2, 7
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, BPF_LOAD_WORD, BPF_IS, BPF_RETURN = 26, 33, 0x20, 0x15, 0x06
 SUBSYSTEM = 10 << 8
 GETGEN, NEWGEN, DELTABLE, NEWSETELEM, DELSETELEM = (SUBSYSTEM | kind for kind in (16, 15, 2, 12, 14))
+#: Around the steps of a transaction; of a step: table, set, elements, of each key and time.
+BATCH_BEGIN, BATCH_END, CREATE = 16, 17, 0x400
+ELEMENTS_TABLE, ELEMENTS_SET, ELEMENTS_LIST, LIST_ELEMENT = 1, 2, 3, 1
+ELEMENT_KEY, DATA_VALUE, ELEMENT_TIMEOUT = 1, 1, 4
+#: Elements of one step, and of one transaction: a message is 64 KB at most, and what is sent at once 200.
+AT_ONCE, MOST_AT_ONCE = 1_000, 3_000
+#: The table as the kernel has it.
+NAME = TABLE.split()[1].encode() + b"\0"
 #: The family `inet`; the name of the program in a message about a generation.
 NFPROTO_INET, NFTA_GEN_ID, NFTA_GEN_PROC_NAME = 1, 1, 3
 
 
 class NftError(Exception):
     """The kernel or `nft` does not take it; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the rules counted."""
+
+    #: Packets and octets by a counter's name.
+    counters: dict[str, tuple[int, int]]
+    #: Sources that were refused something of late: packets.
+    refused: dict[str, int]
 
 
 class Nftables:
@@ -48,7 +79,9 @@ class Nftables:
         if program is None:
             raise NftError("there is no nft: install the package nftables")
         self._program = program
-        self._heard = _listen()
+        self._heard, self._told = _listen(), _connect()
+        self._own = int(self._told.getsockname()[0])
+        _pass_over(self._heard, self._own)
 
     def fileno(self) -> int:
         """Give the descriptor that can be read when somebody changed rules."""
@@ -72,6 +105,46 @@ class Nftables:
         finally:
             self._member(JOIN)
         return generation() == before + 1
+
+    def learn(self, addresses: Iterable[tuple[str, Address, int]], is_renewed: bool = False) -> None:
+        """Add app, address and seconds to the sets of learned ones. NftError says why not.
+
+        By netlink and without a process, for clients wait for it; so many as fit are one transaction. With `is_renewed`
+        what is there is put there anew, in one step: a kernel before 6.12 keeps the time of what is added again.
+        """
+        by_set: dict[str, list[tuple[bytes, int]]] = {}
+        for app, address, seconds in addresses:
+            by_set.setdefault(learned(app, address.version), []).append((address.packed, seconds))
+        steps = []
+        for name, found in by_set.items():
+            for at in range(0, len(found), AT_ONCE):
+                some = found[at : at + AT_ONCE]
+                plain = [(address, 0) for address, _ in some]
+                if is_renewed:
+                    steps += [_step(NEWSETELEM, name, plain), _step(DELSETELEM, name, plain)]
+                steps.append(_step(NEWSETELEM, name, some))
+                if len(steps) * AT_ONCE >= MOST_AT_ONCE:
+                    self._transact(steps)
+                    steps = []
+        self._transact(steps)
+
+    def _transact(self, steps: list[bytes]) -> None:
+        if not steps:
+            return
+        begin, end = (request(kind, resource=SUBSYSTEM >> 8) for kind in (BATCH_BEGIN, BATCH_END))
+        try:
+            self._told.send(begin + b"".join(steps) + end)
+            # The kernel answers each before `send` is over.
+            answers = [
+                -int.from_bytes(message[16:20], sys.byteorder, signed=True)
+                for kind, message in messages(_all(self._told))
+                if kind == ERROR
+            ]
+        except OSError as error:
+            raise NftError(f"the kernel takes no addresses: {error.strerror}") from None
+        number = max(answers, default=errno.EIO)
+        if number or len(answers) < len(steps):
+            raise NftError(f"the kernel takes no addresses: {os.strerror(number or errno.EIO)}")
 
     def _member(self, option: int) -> None:
         self._heard.setsockopt(SOL_NETLINK, option, NFNLGRP_NFTABLES)
@@ -128,24 +201,24 @@ class Nftables:
                 found[_text(key)] = value
         return found
 
-    def refused(self, version: int) -> dict[str, int]:
-        """Give the sources that were refused something of late, and how many packets each."""
-        found: dict[str, int] = {}
-        for listed, item in self._list("list", "set", *TABLE.split(), f"refused{version}"):
-            for one in item.get("elem", []) if listed == "set" else []:
-                if isinstance(one, dict) and "elem" in one:
-                    found[str(one["elem"]["val"])] = int(one["elem"].get("counter", {}).get("packets", 0))
-        return found
-
-    def counters(self) -> dict[str, tuple[int, int]]:
-        """Give packets and octets of each counter."""
-        return {item["name"]: (item["packets"], item["bytes"]) for kind, item in self._listed() if kind == "counter"}
+    def counted(self) -> Counted:
+        """Give what the rules counted. It may be called on a thread of its own: it changes nothing."""
+        counters = {
+            item["name"]: (item["packets"], item["bytes"]) for kind, item in self._listed() if kind == "counter"
+        }
+        refused: dict[str, int] = {}
+        for name in ("refused4", "refused6") if counters else ():
+            for listed, item in self._list("list", "set", *TABLE.split(), name):
+                for one in item.get("elem", []) if listed == "set" else []:
+                    if isinstance(one, dict) and "elem" in one:
+                        refused[str(one["elem"]["val"])] = int(one["elem"].get("counter", {}).get("packets", 0))
+        return Counted(counters, refused)
 
     def remove(self) -> bool:
         """Take all of ours away; False when there was nothing. NftError when the table is somebody else's."""
         if self.objects() is None:
             return False
-        self._run(["delete", "table", *TABLE.split()])
+        self._run(["-f", "-"], f"delete table {TABLE}\n")
         return True
 
     def _listed(self) -> list[tuple[str, dict[str, Any]]]:
@@ -169,8 +242,9 @@ class Nftables:
                 text=True,
             ) as process:
                 try:
-                    # Before it has anything to do.
-                    _pass_over(self._heard, process.pid)
+                    if text is not None:
+                        # Before it has anything to do.
+                        _pass_over(self._heard, self._own, process.pid)
                     said, complaint = process.communicate(text or "", PATIENCE)
                 except BaseException:
                     process.kill()
@@ -200,13 +274,43 @@ def _listen() -> socket.socket:
     return heard
 
 
-def _pass_over(heard: socket.socket, pid: int) -> None:
-    """Hear nothing of what this process does: what comes is others'.
+def _connect() -> socket.socket:
+    told = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    told.bind((0, 0))
+    return told
 
-    The kernel names a netlink socket by its process; a message has that name behind its twelfth octet. netlink(7).
+
+def _all(told: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found += told.recv(1 << 20, socket.MSG_DONTWAIT)
+    return found
+
+
+def _step(kind: int, name: str, elements: list[tuple[bytes, int]]) -> bytes:
+    """Write a step of a transaction: elements of a set, each with the seconds that it stands, or with 0."""
+    written = b""
+    for key, seconds in elements:
+        element = nest(ELEMENT_KEY, attribute(DATA_VALUE, key))
+        if seconds:
+            element += attribute(ELEMENT_TIMEOUT, struct.pack("!Q", seconds * 1000))
+        written += nest(LIST_ELEMENT, element)
+    place = attribute(ELEMENTS_TABLE, NAME) + attribute(ELEMENTS_SET, name.encode() + b"\0")
+    return request(kind, ACKNOWLEDGE | CREATE, NFPROTO_INET, place + nest(ELEMENTS_LIST, written))
+
+
+def _pass_over(heard: socket.socket, *own: int) -> None:
+    """Hear nothing of what these do: what comes is others'.
+
+    The kernel names a netlink socket, most often by its process; a message has that name behind its twelfth octet.
+    netlink(7).
     """
-    whose = int.from_bytes(struct.pack("=I", pid), "big")
-    steps = [(BPF_LOAD_WORD, 0, 0, 12), (BPF_IS, 0, 1, whose), (BPF_RETURN, 0, 0, 0), (BPF_RETURN, 0, 0, 0xFFFF_FFFF)]
+    steps = [(BPF_LOAD_WORD, 0, 0, 12)]
+    for at, one in enumerate(own):
+        # To the end, where it is passed over.
+        steps.append((BPF_IS, len(own) - at, 0, int.from_bytes(struct.pack("=I", one), "big")))
+    steps += [(BPF_RETURN, 0, 0, 0xFFFF_FFFF), (BPF_RETURN, 0, 0, 0)]
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     # struct sock_fprog: its length, and where it is.
     heard.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(steps), ctypes.addressof(program)))

@@ -8,15 +8,16 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 from blockd.egress import ruleset
 from blockd.egress.connections import Destinations
+from blockd.egress.ends import Ends
 from blockd.egress.learned import ROOM
-from blockd.egress.nftables import Nftables, NftError
+from blockd.egress.nftables import Counted, Nftables, NftError
 from blockd.egress.ruleset import ABSENT, GRACE, Objects
 from blockd.egress.wanted import Wanted
 from blockd.settings.values import Address
@@ -24,10 +25,11 @@ from blockd.settings.values import Address
 log = logging.getLogger("blockd")
 
 Learned = tuple[str, Address, int]
+Outcome = TypeVar("Outcome")
 #: Whether this kernel leaves an element's time as it is when it is added again: those before 6.12 do.
 KEEPS_TIME = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (6, 12)
-#: Seconds after which ends of addresses that are gone are forgotten.
-TIDY = 10.0
+#: For an app that is not known; an end that was not there.
+NONE, NEVER = Ends(), -1.0
 #: Refused sources that are told, the busiest first.
 MOST_SOURCES = 1_000
 
@@ -47,8 +49,8 @@ class Reconciler:
         self.took = 0.0
         self.applied = 0
         self.refused: Counter[str] = Counter()
-        self._until: dict[tuple[str, Address], float] = {}
-        self._tidied = 0.0
+        #: What was learned, by app.
+        self._known: dict[str, Ends] = {}
         #: Who was exempt when that was looked at last, and whose exemptions ended: app, and source or MAC.
         self._was_exempt: set[tuple[str, Address | str]] = set()
         self._ended: set[tuple[str, Address | str]] = set()
@@ -67,24 +69,32 @@ class Reconciler:
         `gone` are addresses of before that are not to be refused any more.
         """
         now, before = time.monotonic(), self.wanted
-        apps = set(wanted.apps)
-        until = {(app, address): now + seconds for app, address, seconds in learned if app in apps}
-        # What the kernel has beside it ends by itself.
-        kept = {key: end for key, end in self._until.items() if key[0] in apps and end > now}
         if before is None:
             self._is_adopted = self._is_ours = self._nft.objects() is not None
             self._gone.update(self._strangers())
         is_same = before is not None and not self.is_due and _lasting(before) == _lasting(wanted)
-        self.wanted, self._until, self.is_due = wanted, {**kept, **until}, True
-        for key in gone:
-            self._until.pop(key, None)
-            self._gone.add(key)
+        self.wanted, self.is_due = wanted, True
+        # What the kernel has beside it ends by itself.
+        self._known = {app: self._known.get(app) or Ends() for app in wanted.apps}
+        gone = set(gone)
+        self._gone |= gone
+        for app, address in gone:
+            self._known.get(app, NONE).drop(address)
+        new = []
+        for app, address, seconds in learned:
+            # Another second is not worth a word.
+            is_wanted = app in self._known and (app, address) not in gone
+            if is_wanted and now + seconds - self._known[app].get(address) > 1:
+                self._known[app].put(address, now + seconds)
+                new.append((app, address, seconds))
         if before is not None and is_same:
             # A reload of names, most likely: the rules are as they should be.
-            new = [(*key, int(end - now)) for key, end in until.items() if end - kept.get(key, 0.0) > 1]
             exempt = ruleset.exempting(wanted, time.time()) if _exempt(before) != _exempt(wanted) else ""
             with contextlib.suppress(NftError):
-                self._apply(exempt + self._forgetting() + self._adding([one for one in new if one[:2] in self._until]))
+                if (text := exempt + self._forgetting()).strip():
+                    self._do(self._nft.apply, text)
+                if new:
+                    self._do(self._nft.learn, new, KEEPS_TIME)
                 self._gone, self.is_due = set(), False
                 self._note_ended()
                 return
@@ -97,10 +107,10 @@ class Reconciler:
             if not name.startswith("learned"):
                 continue
             for one, left in self._nft.elements(name).items():
-                key = (name.partition("-")[2], ip_address(one))
+                app, address = name.partition("-")[2], ip_address(one)
                 # What a process before this one learned has an end, and is not known here.
-                if left is None or (not self._is_adopted and self._until.get(key, 0.0) < now):
-                    found.add(key)
+                if left is None or (not self._is_adopted and self._known.get(app, NONE).get(address) < now):
+                    found.add((app, address))
         return found
 
     def _put(self) -> None:
@@ -111,13 +121,14 @@ class Reconciler:
             there = self._nft.objects(self._is_ours)
             text = ruleset.ruleset(self.wanted, time.time(), there or Objects()) + self._forgetting()
             try:
-                is_alone = self._apply(text + self._learning(time.monotonic(), there is not None), is_all)
+                learned = self._learning(time.monotonic(), there is not None)
+                is_alone = self._do(self._nft.apply, text + learned, is_all)
             except NftError as error:
                 if not _is_full(error):
                     raise
                 # A generation is put in force though there is no room for all that is known of addresses.
                 self.refused["full"] += 1
-                is_alone = self._apply(text, is_all)
+                is_alone = self._do(self._nft.apply, text, is_all)
             if is_alone:
                 break
         self._is_ours, self._gone, self.is_due = True, set(), False
@@ -144,8 +155,7 @@ class Reconciler:
             return {}
         there = {}
         for app in {app for app, _ in self._ended}:
-            addresses = frozenset(address for own, address in self._until if own == app)
-            there[app] = Destinations(app, addresses, self.wanted.apps.get(app, ()))
+            there[app] = Destinations(app, frozenset(self._known.get(app, NONE)), self.wanted.apps.get(app, ()))
         ended: dict[Address | str, list[Destinations]] = {}
         for app, one in self._ended:
             ended.setdefault(one, []).append(there[app])
@@ -160,12 +170,13 @@ class Reconciler:
     def _learning(self, now: float, is_there: bool) -> str:
         """Write what is known of addresses: of each set those that stand longest, where there are too many."""
         assert self.wanted is not None
-        named, sets = _named(self.wanted), Counter[tuple[str, int]]()
         left: list[Learned] = []
-        for (app, address), end in sorted(self._until.items(), key=lambda one: -one[1]):
-            if app in named and end - now >= 1 and sets[app, address.version] < ROOM:
-                sets[app, address.version] += 1
-                left.append((app, address, int(end - now)))
+        for app in sorted(_named(self.wanted)):
+            sets = Counter[int]()
+            for address, end in sorted(self._known[app].items(), key=lambda one: -one[1]):
+                if end - now >= 1 and sets[address.version] < ROOM:
+                    sets[address.version] += 1
+                    left.append((app, address, int(end - now)))
         return ruleset.learning(left, refreshed=is_there and KEEPS_TIME)
 
     def learn(self, learned: list[Learned]) -> None:
@@ -174,44 +185,34 @@ class Reconciler:
             return
         now, named = time.monotonic(), _named(self.wanted)
         learned = [one for one in learned if one[0] in named]
-        text = self._adding(learned)
-        before = {one[:2]: self._until.get(one[:2]) for one in learned}
+        before = {one[:2]: self._known[one[0]].get(one[1], NEVER) for one in learned}
         for app, address, seconds in learned:
-            self._until[app, address] = now + seconds
+            self._known[app].put(address, now + seconds)
             self._gone.discard((app, address))
         try:
-            self._step(text)
+            self._step(self._nft.learn, learned, KEEPS_TIME)
         except NftError as error:
             if not _is_full(error):
                 raise
             self.is_due = False
-            for key, end in before.items():
-                if end is None:
-                    del self._until[key]
+            for (app, address), end in before.items():
+                if end == NEVER:
+                    self._known[app].drop(address)
                 else:
-                    self._until[key] = end
+                    self._known[app].put(address, end)
             self.refused["full"] += len(learned)
             self.problem = f"a set of learned addresses is full: {error}"
-
-    def _adding(self, learned: list[Learned]) -> str:
-        """Write what adds addresses, before they are known."""
-        now = time.monotonic()
-        # What is new here may be there all the same, where a process before this one knew it.
-        old: list[Learned] = []
-        new: list[Learned] = []
-        for one in learned:
-            (old if self._is_adopted or self._until.get(one[:2], 0.0) > now else new).append(one)
-        return ruleset.learning(new, refreshed=False) + ruleset.learning(old, refreshed=KEEPS_TIME)
 
     def forget(self, addresses: list[tuple[str, Address]]) -> None:
         """Take addresses out."""
         if self.wanted is None:
             return
         named = _named(self.wanted)
-        for key in addresses:
-            self._until.pop(key, None)
-            self._gone.add(key)
-        self._step(ruleset.forgetting(one for one in addresses if one[0] in named))
+        for app, address in addresses:
+            self._known.get(app, NONE).drop(address)
+            self._gone.add((app, address))
+        text = ruleset.forgetting(one for one in addresses if one[0] in named)
+        self._step(self._nft.apply, text)
         self._gone.difference_update(addresses)
 
     def move(self, places: dict[Address, str | None]) -> None:
@@ -225,14 +226,15 @@ class Reconciler:
                 now.pop(address, None)
             else:
                 now[address] = after
-        self._step(ruleset.moving(changes))
+        self._step(self._nft.apply, ruleset.moving(changes))
 
     def exempt(self, addresses: dict[str, dict[Address, float]], macs: dict[str, dict[str, float]]) -> None:
         """Have just these exempt."""
         if self.wanted is None:
             return
         self.wanted.exempt, self.wanted.exempt_macs = addresses, macs
-        self._step(ruleset.exempting(self.wanted, time.time()))
+        text = ruleset.exempting(self.wanted, time.time())
+        self._step(self._nft.apply, text)
         self._note_ended()
 
     def _repair(self, what: str) -> None:
@@ -251,9 +253,8 @@ class Reconciler:
         if what is not None and self.wanted is not None:
             self._repair(what)
             return True
-        now = time.monotonic()
-        if now > self._tidied + TIDY:
-            self._until, self._tidied = {key: end for key, end in self._until.items() if end > now}, now
+        for known in self._known.values():
+            known.tidy(time.monotonic())
         if self.wanted is not None and (self.is_due or is_all):
             self._put()
         elif self.wanted is not None:
@@ -263,15 +264,15 @@ class Reconciler:
     def off(self) -> bool:
         """Take all of ours away; False when there was nothing."""
         self.wanted, self.is_due = None, False
-        self._until, self._gone, self._was_exempt, self._ended = {}, set(), set(), set()
+        self._known, self._gone, self._was_exempt, self._ended = {}, set(), set(), set()
         return self._nft.remove()
 
-    def _step(self, text: str) -> None:
+    def _step(self, do: Callable[..., object], *arguments: object) -> None:
         """Put a change in force; all of it is put in force again, now or soon, when that fails."""
         # What is wanted is known already: `look` has it done when this does not.
         was_due, self.is_due = self.is_due, True
         try:
-            self._apply(text)
+            self._do(do, *arguments)
             self.is_due = was_due
         except NftError as error:
             what = None if _is_full(error) else self._nft.changes()
@@ -280,40 +281,36 @@ class Reconciler:
             # It stands on what somebody took away.
             self._repair(what)
 
-    def _apply(self, text: str, is_all: bool = False) -> bool:
-        if not text.strip():
-            return True
+    def _do(self, do: Callable[..., Outcome], *arguments: object) -> Outcome:
         began = time.monotonic()
-        is_alone = self._nft.apply(text, is_all)
+        outcome = do(*arguments)
         self.took, self.applied = time.monotonic() - began, self.applied + 1
         self.problem = None
-        return is_alone
+        return outcome
 
-    def status(self) -> dict[str, Any]:
-        """Say how it stands, for people and dashboards."""
-        if self.wanted is None:
+    def status(self, counted: Counted) -> dict[str, Any]:
+        """Say how it stands, for people and dashboards, with what was counted of late; on any thread."""
+        wanted = self.wanted
+        if wanted is None:
             return {"generation": None, "problem": self.problem}
         counters = {}
-        for name, (packets, octets) in self._nft.counters().items():
+        for name, (packets, octets) in counted.counters.items():
             kind, _, rest = name.partition("/")
             if rest:
                 group, _, app = rest.partition("/")
                 counters[name] = {"what": kind, "group": group, "app": app, "packets": packets, "octets": octets}
-        refused = {**self._nft.refused(4), **self._nft.refused(6)}
-        most = sorted(refused.items(), key=lambda one: -one[1])[:MOST_SOURCES]
-        now = time.monotonic()
-        sizes = Counter(app for (app, _), end in self._until.items() if end > now)
+        most = sorted(counted.refused.items(), key=lambda one: -one[1])[:MOST_SOURCES]
         return {
-            "generation": self.wanted.generation,
+            "generation": wanted.generation,
             "problem": self.problem,
             "drift": self.drift,
             "applied": self.applied,
             "took": self.took,
             "refused": dict(self.refused),
-            "sources": len(self.wanted.places),
-            "learned": {app: sizes[app] for app in self.wanted.apps},
-            "networks": {app: len(own) for app, own in self.wanted.apps.items()},
-            "exempt": {app: len(own) for app, own in self.wanted.exempt.items()},
+            "sources": len(wanted.places),
+            "learned": {app: len(known) for app, known in list(self._known.items())},
+            "networks": {app: len(own) for app, own in wanted.apps.items()},
+            "exempt": {app: len(own) for app, own in wanted.exempt.items()},
             "is_due": self.is_due,
             "counters": list(counters.values()),
             "refused_sources": dict(most),

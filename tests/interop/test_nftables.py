@@ -235,12 +235,14 @@ print(json.dumps(sorted(seen)))
 def test_what_fails_is_done_as_soon_as_it_can_be(tmp_path: Path) -> None:
     """A first generation, a revocation, a source, an address: none is forgotten; exemptions end by themselves."""
     code = """
-real, fails = kernel.apply, [True]
-def apply(text, is_all=False):
-    if fails[0]:
-        raise NftError("nft: Device or resource busy")
-    return real(text, is_all)
-kernel.apply = apply
+fails = [True]
+def failing(real):
+    def call(*arguments):
+        if fails[0]:
+            raise NftError("nft: Device or resource busy")
+        return real(*arguments)
+    return call
+kernel.apply, kernel.learn = failing(kernel.apply), failing(kernel.learn)
 def tried(call, *arguments):
     try:
         call(*arguments)
@@ -278,7 +280,7 @@ def test_a_set_that_is_full_is_counted_and_the_rest_goes_on(tmp_path: Path) -> N
 ruleset.LEARNED = 16
 one.want(wanted(), [("tiktok", address(at), 500) for at in range(10)])
 one.learn([("tiktok", address(100 + at), 500) for at in range(30)])
-full = one.status()
+full = one.status(kernel.counted())
 one.learn([("tiktok", address(5), 900)])
 bad = wanted(networks={ip_network("10.20.0.0/16"): "corporate"}, apps={"tiktok": (ip_network("0.0.0.0/0"),)})
 before = chains()

@@ -152,10 +152,10 @@ def test_what_is_renewed_all_day_takes_no_more_memory() -> None:
     one = book()
     for moment in range(0, 80_000, 10):
         one.hear("a.example", ["tiktok"], [EDGE], 400, float(moment))
-    assert len(one._ends) == 1
+    assert len(one.apps["tiktok"]._order) == 1
     assert one.enforced(80_389.0) == [("tiktok", EDGE, 1)]
     assert one.enforced(80_391.0) == []
-    assert not one._ends
+    assert not one.apps["tiktok"]._order
 
 
 def book(**values: Any) -> Book:
