@@ -2,18 +2,21 @@
 
 In a network namespace of its own: 50,000 addresses are learned, then 1,000 new names a second are asked for, each of
 which leads to an address that is new. Beside it, in the same run: blockd without a firewall, and dnsmasq with
-``--nftset``, which adds to a set of the kernel's, too (without an end, and for names that are not kept alone).
+``--nftset``, which adds to a set of the kernel's, too (without an end, and for names that are not kept alone). Then the
+same once more in trouble: policies that change, a flush of all rules, a firewall that is killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import selectors
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +29,8 @@ from tests.support.daemon import BLOCKD, Blockd, free_port
 FIRST = int(IPv4Address("32.0.0.0"))
 DOMAIN = "tiktokcdn.com"
 SOCKETS = 16
+#: Names a second that are asked for before anything is measured.
+FILLING = 2_500
 #: Seconds for the last answers, and of silence after a firewall is started.
 PATIENCE = 3.0
 
@@ -44,9 +49,11 @@ def query(name: str, number: int) -> bytes:
 
 def ask(port: int, wanted: Iterator[str], rate: int) -> tuple[list[float], int]:
     """Ask for each at this rate; give the seconds that each answer took from when it was due, and how many had none."""
-    selector, sockets = selectors.DefaultSelector(), []
+    selector, sockets = selectors.DefaultSelector(), list[socket.socket]()
     for _ in range(SOCKETS):
         one = socket.socket(type=socket.SOCK_DGRAM)
+        # Many clients: what one may have outstanding is bounded.
+        one.bind((f"127.0.1.{len(sockets) + 1}", 0))
         one.connect(("127.0.0.1", port))
         one.setblocking(False)
         selector.register(one, selectors.EVENT_READ)
@@ -99,29 +106,71 @@ def upstream() -> Iterator[int]:
         yield port
 
 
-@contextmanager
-def blockd(directory: Path, port: int, is_enforced: bool) -> Iterator[int]:
-    """Run blockd, with its firewall or without; give its port."""
-    directory.mkdir()
-    one = Blockd(
-        directory,
-        [f"127.0.0.1:{port}"],
-        groups={"corporate": {"networks": ["10.20.0.0/16"]}, "personal": {"networks": ["127.0.0.0/8"]}},
-        policies={"corporate": {"block": ["tiktok"]}, "personal": {}},
-        egress={"enabled": is_enforced, "socket": "egress.sock"},
-        cache={"size_mb": 64},
-    )
-    one.values["server"]["threads"] = 1
-    one.write()
-    with one, ExitStack() as stack:
-        if is_enforced:
-            stack.enter_context(process(*BLOCKD, "egress", "--config", str(one.file)))
-            deadline = time.monotonic() + 20
-            while one.run("egress", "status").returncode and time.monotonic() < deadline:
-                time.sleep(0.1)
-        yield one.port
-        if is_enforced:
-            print("  answers that did not wait long enough:", int(one.metric("blockd_egress_late_total")))
+class Gateway:
+    """blockd, with its firewall or without."""
+
+    def __init__(self, directory: Path, port: int, is_enforced: bool) -> None:
+        """Write its config; `port` is the upstream's."""
+        directory.mkdir()
+        self.blockd = Blockd(
+            directory,
+            [f"127.0.0.1:{port}"],
+            groups={"corporate": {"networks": ["10.20.0.0/16"]}, "personal": {"networks": ["127.0.0.0/8"]}},
+            policies={"corporate": {"block": ["tiktok"]}, "personal": {}},
+            egress={"enabled": is_enforced, "socket": "egress.sock"},
+            cache={"size_mb": 64},
+        )
+        self.blockd.values["server"]["threads"] = 1
+        self.blockd.write()
+        self.stack = ExitStack()
+        self.is_enforced = is_enforced
+        self.firewall: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Gateway:
+        """Run it, until all is enforced."""
+        self.stack.enter_context(self.blockd)
+        if self.is_enforced:
+            self.enforce()
+            self.settle()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.stack.close()
+
+    def enforce(self) -> None:
+        """Run the firewall."""
+        command = (*BLOCKD, "egress", "--config", str(self.blockd.file))
+        self.firewall = self.stack.enter_context(process(*command))
+
+    def settle(self) -> bool:
+        """Wait until all of it is enforced; False when it is not within twenty seconds."""
+        deadline = time.monotonic() + 20
+        while self.blockd.run("egress", "status").returncode and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return time.monotonic() < deadline
+
+    def trouble(self) -> None:
+        """Have everything happen to it in turn, until the end."""
+        for block in (["tiktok", "temu"], ["tiktok"]):
+            self.blockd.values["policies"]["corporate"]["block"] = block
+            self.blockd.reload()
+            subprocess.run(["nft", "flush", "ruleset"], check=True)
+            time.sleep(0.5)
+            if self.firewall is not None:
+                self.firewall.kill()
+            self.enforce()
+
+    def late(self) -> int:
+        """Count the answers that left before the kernel knew."""
+        return int(self.blockd.metric("blockd_egress_not_told_total", reason="late"))
+
+    def enforced(self) -> int:
+        """Count the addresses that the kernel has."""
+        listed = subprocess.run(
+            ["nft", "list", "set", "inet", "blockd", "learned4-tiktok"], capture_output=True, text=True, check=True
+        ).stdout
+        return listed.count("expires")
 
 
 @contextmanager
@@ -134,15 +183,16 @@ def dnsmasq(port: int) -> Iterator[int]:
         yield own
 
 
-def measure(title: str, port: int, known: int, rate: int, seconds: int) -> float:
-    """Fill, then measure; give the median, seconds."""
-    _, lost = ask(port, names(0, known), 4_000)
-    took, lost = ask(port, names(known, rate * seconds), rate)
+def measure(title: str, port: int, first: int, sizes: tuple[int, int]) -> dict[str, float]:
+    """Ask for names from there on; print what it took, and give it, milliseconds."""
+    rate, seconds = sizes
+    took, lost = ask(port, names(first, rate * seconds), rate)
     took.sort()
-    at = [took[int(len(took) * part)] * 1000 for part in (0.5, 0.95, 0.99, 0.999)]
-    times = f"p50 {at[0]:.1f} ms, p95 {at[1]:.1f}, p99 {at[2]:.1f}, p99.9 {at[3]:.1f}, most {took[-1] * 1000:.1f}"
+    parts = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "most": 1.0}
+    found = {name: took[min(int(len(took) * part), len(took) - 1)] * 1000 for name, part in parts.items()}
+    times = ", ".join(f"{name} {value:.1f} ms" for name, value in found.items())
     print(f"{title}: {times}; {lost} of {rate * seconds} without an answer", flush=True)
-    return at[0] / 1000
+    return {**found, "lost": lost}
 
 
 def main() -> None:
@@ -151,21 +201,47 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=50_000)
     parser.add_argument("--rate", type=int, default=1_000)
     parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--alone", action="store_true", help="blockd with its firewall, and nothing beside it")
+    parser.add_argument("--json", action="store_true", help="the figures once more, as the last line")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
         words = [sys.executable, "-m", "benchmarks.egress", "--inside", *sys.argv[1:]]
         raise SystemExit(subprocess.call(["unshare", "--net", *words], env=os.environ))
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    sizes = (options.known, options.rate, options.seconds)
+    known, sizes = options.known, (options.rate, options.seconds)
+    found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as directory, upstream() as port:
-        with blockd(Path(directory) / "with", port, True) as own:
-            ours = measure("blockd with its firewall", own, *sizes)
-        with blockd(Path(directory) / "without", port, False) as own:
-            alone = measure("blockd without", own, *sizes)
-        with dnsmasq(port) as own:
-            theirs = measure("dnsmasq with a set", own, *sizes)
-    print(f"median over dnsmasq's: {ours / theirs:.2f}; over blockd's own without a firewall: {ours / alone:.2f}")
+        with Gateway(Path(directory) / "with", port, True) as gateway:
+            own, asked = gateway.blockd.port, options.rate * options.seconds
+            ask(own, names(0, known), FILLING)
+            before = gateway.late()
+            found["blockd"] = measure("blockd with its firewall", own, known, sizes)
+            found["blockd"]["late"] = gateway.late() - before
+            trouble = threading.Thread(target=gateway.trouble)
+            trouble.start()
+            found["trouble"] = measure("the same in trouble", own, known + asked, sizes)
+            trouble.join()
+            is_settled, wanted = gateway.settle(), known + 2 * asked
+            found["trouble"] |= {"settled": is_settled, "late": gateway.late() - before}
+            found["trouble"]["lacking"] = wanted - gateway.enforced()
+            print(
+                f"  answers that did not wait long enough: {found['blockd']['late']}, in trouble "
+                f"{found['trouble']['late']}; {'all' if is_settled else 'NOT all'} in force at the end, "
+                f"{found['trouble']['lacking']} of {wanted} addresses lacking"
+            )
+        if not options.alone:
+            with Gateway(Path(directory) / "without", port, False) as gateway:
+                ask(gateway.blockd.port, names(0, known), FILLING)
+                found["without"] = measure("blockd without", gateway.blockd.port, known, sizes)
+            with dnsmasq(port) as own:
+                ask(own, names(0, known), FILLING)
+                found["dnsmasq"] = measure("dnsmasq with a set", own, known, sizes)
+            ours = found["blockd"]["p50"]
+            ratios = ours / found["dnsmasq"]["p50"], ours / found["without"]["p50"]
+            print(f"median over dnsmasq's: {ratios[0]:.2f}; over blockd's own without a firewall: {ratios[1]:.2f}")
+    if options.json:
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

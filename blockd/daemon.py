@@ -142,6 +142,10 @@ class _Live:
         self.list_directories = list(inputs.catalogue.directories)
 
 
+#: Rules whose apps are known beside those in force: what was judged by them may be on its way.
+RULES_KNOWN = 4
+
+
 class Daemon:
     """One running blockd."""
 
@@ -178,7 +182,8 @@ class Daemon:
         self._exempt_timer: Any = None
         self._fixed_places: dict[Address, str | None] = {}
         self._looked_up = 0.0
-        self._rules = 0
+        #: Apps by the number that the hot path gives to rules, for a few of the last.
+        self._apps_by_rules: dict[int, list[str]] = {}
         #: Where devices are by what DHCP says, if anything does.
         self._feeds = Feeds(
             self._generations.root, lambda changed: self._reactor.callFromThread(self._devices_moved, changed)
@@ -308,7 +313,7 @@ class Daemon:
         self._likely = self._metrics.likely_forwarders
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
-        self._rules, self._views = self._generation_numbers()
+        self._note_numbers(self._generation_numbers())
         self._open_placement()
         self._feeds.start()
         self._open_desk()
@@ -1135,7 +1140,6 @@ class Daemon:
             except OSError as error:
                 text = f"egress.listen: {error.strerror or error}: is the address ours, and are the files certificates?"
                 raise StartError(text) from None
-        self._fastpath.learn(True)
 
     def _want_firewall(self) -> None:
         """Have firewalls enforce the generation in force, with devices where they are and exemptions as they are."""
@@ -1150,6 +1154,7 @@ class Daemon:
             moved = {address: self._group_in_firewall(address, wanted) for address in addresses}
         wanted.places |= {address: group for address, group in moved.items() if group != ABSENT}
         wanted.exempt, wanted.exempt_macs, _ = self._exempt_now()
+        self._fastpath.learn(settings.wait_ms)
         self._firewall.want(wanted, settings, protected(inputs))
         self._looked_up = 0.0
 
@@ -1193,15 +1198,22 @@ class Daemon:
             patience = min(60.0, max(0.05, change - self._fastpath.wall() + 0.01))
             self._exempt_timer = self._reactor.callLater(patience, self._tell_exempt)
 
+    def _note_numbers(self, numbers: tuple[int, int]) -> None:
+        rules, self._views = numbers
+        self._apps_by_rules[rules] = self._live.meta["apps"]
+        for older in sorted(self._apps_by_rules)[:-RULES_KNOWN]:
+            del self._apps_by_rules[older]
+
     def _learned(
         self, serial: int, generation: int, name: str, apps: int, addresses: list[Address], seconds: int
     ) -> None:
-        if self._firewall is None or (apps and generation != self._rules):
-            # Judged by rules that are not in force any more: the next use of its entry judges it anew, and says so.
+        # Where it was judged by rules of before a reload, their names of apps are meant; what is an app's since then is
+        # judged anew when its entry is used.
+        live = self._apps_by_rules.get(generation)
+        if self._firewall is None or live is None:
             if serial:
                 self._fastpath.let_go([serial])
             return
-        live: list[str] = self._live.meta["apps"]
         named = [live[at] for at in range(apps.bit_length()) if apps >> at & 1 and at < len(live)]
         self._firewall.learned(serial, name, named, addresses, seconds)
 
@@ -1291,7 +1303,7 @@ class Daemon:
                     log.error("exemptions: none holds: %s", error)
                     live.folded_meta, self._exempt_addresses = live.meta, set()
                     numbers = self._fastpath.publish(live.snapshot, devices=placed, **more)
-        self._rules, self._views = numbers
+        self._note_numbers(numbers)
         self._routes.publish()
         self._tell_exempt()
         return numbers

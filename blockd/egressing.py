@@ -163,6 +163,9 @@ class Egress:
                 return False
             is_repaired = await self._work(self._reconciler.look, is_all)
             self._end_connections()
+            if self._reconciler.has_strangers:
+                found = await asyncio.get_running_loop().run_in_executor(self._aside, self._reconciler.strangers)
+                await self._work(self._reconciler.evict, found)
             if self._reconciler.wanted is not None and not self._reconciler.is_due:
                 self._complain(self._reconciler.problem)
         except NftError as error:

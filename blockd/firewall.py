@@ -1,7 +1,8 @@
 """The daemon's side of the firewall: says what is wanted and learned to whoever holds the right to change rules.
 
-An answer that leads to an app waits until every firewall that is connected has said that it knows, for as long as
-`egress.wait_ms` at most. The socket is a file of this machine; who may open it may know of every device.
+An answer that leads to an app waits until every firewall that is connected has said that it knows; the hot path lets it
+go after `egress.wait_ms` whatever happens here. The socket is a file of this machine; who may open it may know of every
+device.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class _Peer:
         self.done = 0
         #: The last that it was told.
         self.told = 0
+        #: Whether it has done anything yet: before it does what is wanted, no answer waits for it.
+        self.is_ready = False
         self.status: dict[str, Any] = {}
         self.since = time.monotonic()
 
@@ -86,10 +89,6 @@ class Firewall:
         self.book = Book()
         self.peers: set[_Peer] = set()
         self.is_off = False
-        #: Seconds that an answer is held at most.
-        self.wait = 0.05
-        #: Answers that left before every firewall knew.
-        self.late = 0
         self._let_go, self._look_up, self._asked_within = let_go, look_up, asked_within
         #: Sources that are refused something by a firewall and do not ask us: packets. They have another resolver.
         self.silent: dict[str, int] = {}
@@ -135,10 +134,11 @@ class Firewall:
 
     def want(self, wanted: Wanted, settings: Settings, protected: frozenset[Address]) -> None:
         """Have all of it in force, as the config says; an address that is `protected` is never learned."""
-        self._wanted, self.wait = wanted, settings.wait_ms / 1000
+        is_told_all = self._wanted is not None and self.book.shared_is == settings.shared
+        self._wanted = wanted
         self.book.shared_is, self.book.protected, self.book.never = settings.shared, protected, tuple(settings.never)
         self.book.follow(wanted.apps)
-        self._send_all()
+        self._send_all(is_told_all)
 
     def move(self, places: dict[Address, str | None]) -> None:
         """Say that sources are in other groups; an empty one leaves networks to decide."""
@@ -170,13 +170,15 @@ class Firewall:
         else:
             self._send_all()
 
-    def _send_all(self) -> None:
+    def _send_all(self, is_learned: bool = False) -> None:
         if self._wanted is None or self.is_off:
             return
-        self._send(self._all(self._wanted))
+        self._send(self._all(self._wanted, is_learned))
 
-    def _all(self, wanted: Wanted) -> dict[str, Any]:
-        learned = [[app, str(address), left] for app, address, left in self.book.enforced(time.monotonic())]
+    def _all(self, wanted: Wanted, is_learned: bool = False) -> dict[str, Any]:
+        """Write what is wanted, with what was learned unless who hears it has learned it, too."""
+        enforced = [] if is_learned else self.book.enforced(time.monotonic())
+        learned = [[app, str(address), left] for app, address, left in enforced]
         gone = [[app, str(address)] for app, address in self.book.left_alone()]
         return {"wanted": wanted.as_json(), "learn": learned, "forget": gone}
 
@@ -204,8 +206,6 @@ class Firewall:
             self._let_go([serial])
         elif serial:
             self._batch.append(serial)
-            if len(self._batch) == 1:
-                self._loop().call_later(self.wait, self._give_up, self._batch)
         if (news.add or news.drop) and not self._is_flushing:
             # What comes in one turn is one transaction.
             self._is_flushing = True
@@ -221,9 +221,14 @@ class Firewall:
             self._add, self._drop = {}, {}
             self._release(self._batch)
             return
+        if not any(peer.is_ready for peer in self.peers):
+            self._release(self._batch)
         now = time.monotonic()
         if self._flying and now < self._flying_until:
             return
+        if self._flying:
+            # Who waited for that was let go long ago.
+            self._waiting.clear()
         if not self._add and not self._drop:
             return
         message = {
@@ -242,12 +247,8 @@ class Firewall:
             batch.clear()
             self._let_go(serials)
 
-    def _give_up(self, batch: list[int]) -> None:
-        self.late += len(batch)
-        self._release(batch)
-
     def _done(self) -> None:
-        least = min((peer.done for peer in self.peers), default=self._serial)
+        least = min((peer.done for peer in self.peers if peer.is_ready), default=self._serial)
         for told in [told for told in self._waiting if told <= least]:
             self._release(self._waiting.pop(told))
         if self._flying and self._flying <= least:
@@ -304,7 +305,7 @@ class Firewall:
             while line_read := await reader.readline():
                 said = json.loads(line_read)
                 if "done" in said:
-                    peer.done = int(said["done"])
+                    peer.done, peer.is_ready = int(said["done"]), True
                     self._done()
                 if "status" in said:
                     peer.status = read_status(said["status"])
@@ -354,8 +355,9 @@ class Firewall:
         return {
             "is_off": self.is_off,
             "generation": None if self._wanted is None else self._wanted.generation,
-            "firewalls": [{**peer.status, "behind": peer.told - peer.done} for peer in self.peers],
-            "late": self.late,
+            "firewalls": [
+                {**peer.status, "is_ready": peer.is_ready, "behind": peer.told - peer.done} for peer in self.peers
+            ],
             "silent": self.silent,
             "refused": dict(self.book.refused),
             "learned": {app: len(known) for app, known in self.book.apps.items()},

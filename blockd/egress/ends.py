@@ -14,18 +14,19 @@ class Ends:
     def __init__(self) -> None:
         """Know of none."""
         self._ends: dict[Address, float] = {}
-        #: One entry an address, with an end that it has or had: put back with the newer one when that has come.
+        #: One entry an address, with an end that it has or had: put back with a later one when that has come.
         self._order: list[tuple[float, int, int, Address]] = []
-        self._is_placed: set[Address] = set()
+        #: The entry of an address that counts, by its end.
+        self._placed: dict[Address, float] = {}
 
     def put(self, address: Address, end: float) -> None:
         """Have it end then, whatever was said before."""
         self._ends[address] = end
-        if address not in self._is_placed:
+        if address not in self._placed or end < self._placed[address]:
             self._place(address, end)
 
     def _place(self, address: Address, end: float) -> None:
-        self._is_placed.add(address)
+        self._placed[address] = end
         heapq.heappush(self._order, (end, address.version, int(address), address))
 
     def drop(self, address: Address) -> None:
@@ -36,8 +37,10 @@ class Ends:
         """Forget what has ended, and give it."""
         gone = []
         while self._order and self._order[0][0] <= now:
-            address = heapq.heappop(self._order)[3]
-            self._is_placed.discard(address)
+            placed, _, _, address = heapq.heappop(self._order)
+            if self._placed.get(address) != placed:
+                continue
+            del self._placed[address]
             end = self._ends.get(address)
             if end is not None and end > now:
                 self._place(address, end)

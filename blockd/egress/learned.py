@@ -62,7 +62,8 @@ class Book:
             if not wanted:
                 self._hear_of_others(name, address, news)
                 continue
-            if (why := self._why_not(address)) is not None:
+            is_known = any(address in self.apps[app] for app in wanted)
+            if not is_known and (why := self._why_not(address)) is not None:
                 self.refused[why] += 1
                 continue
             if address in self._others and address not in self.shared:
@@ -72,12 +73,13 @@ class Book:
         return news
 
     def _why_not(self, address: Address) -> str | None:
-        plain = getattr(address, "ipv4_mapped", None) or address
+        plain = _plain(address)
         if not plain.is_global or plain.is_multicast or plain.is_reserved:
             return "reserved"
-        if plain in self.protected or any(plain in network for network in self.never):
-            return "protected"
-        return None
+        return "protected" if self._is_ours(plain) else None
+
+    def _is_ours(self, plain: Address) -> bool:
+        return plain in self.protected or any(plain in network for network in self.never)
 
     def _learn(self, app: str, address: Address, seconds: int, now: float, news: News) -> None:
         known, until = self.apps[app], now + min(max(seconds, LEAST), MOST)
@@ -118,7 +120,7 @@ class Book:
         """Learn of these apps from now on, and of no others."""
         self.apps = {app: self.apps.get(app) or Ends() for app in apps}
         # What is ours by now is left alone from now on.
-        self.not_ours = [(app, a) for app, known in self.apps.items() for a in known if self._why_not(a) is not None]
+        self.not_ours = [(app, a) for app, known in self.apps.items() for a in known if self._is_ours(_plain(a))]
         for app, address in self.not_ours:
             self.apps[app].drop(address)
 
@@ -136,3 +138,8 @@ class Book:
             for address, until in known.items()
             if self.shared_is == "block" or address not in self.shared
         ]
+
+
+def _plain(address: Address) -> Address:
+    """Give the IPv4 address inside an IPv6 one, where there is one. RFC 4291 section 2.5.5.2."""
+    return getattr(address, "ipv4_mapped", None) or address

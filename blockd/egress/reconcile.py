@@ -18,7 +18,7 @@ from blockd.egress.connections import Destinations
 from blockd.egress.ends import Ends
 from blockd.egress.learned import ROOM
 from blockd.egress.nftables import Counted, Nftables, NftError
-from blockd.egress.ruleset import ABSENT, GRACE, Objects
+from blockd.egress.ruleset import ABSENT, GRACE, TYPES, Objects
 from blockd.egress.wanted import Wanted
 from blockd.settings.values import Address
 
@@ -56,6 +56,8 @@ class Reconciler:
         self._ended: set[tuple[str, Address | str]] = set()
         #: Whether the table was there before this process, whether it is ours, whether all of it is to be put in force.
         self._is_adopted = self._is_ours = self.is_due = False
+        #: Whether there may be what somebody else put among the learned addresses.
+        self.has_strangers = False
         #: Addresses that are to be let go with the next transaction.
         self._gone: set[tuple[str, Address]] = set()
 
@@ -70,9 +72,10 @@ class Reconciler:
         """
         now, before = time.monotonic(), self.wanted
         if before is None:
-            self._is_adopted = self._is_ours = self._nft.objects() is not None
-            self._gone.update(self._strangers())
-        is_same = before is not None and not self.is_due and _lasting(before) == _lasting(wanted)
+            self._is_adopted = self._is_ours = self.has_strangers = self._nft.objects() is not None
+        if self.is_due:
+            # It is not known what is in force.
+            before = None
         self.wanted, self.is_due = wanted, True
         # What the kernel has beside it ends by itself.
         self._known = {app: self._known.get(app) or Ends() for app in wanted.apps}
@@ -87,7 +90,7 @@ class Reconciler:
             if is_wanted and now + seconds - self._known[app].get(address) > 1:
                 self._known[app].put(address, now + seconds)
                 new.append((app, address, seconds))
-        if before is not None and is_same:
+        if before is not None and _lasting(before) == _lasting(wanted):
             # A reload of names, most likely: the rules are as they should be.
             exempt = ruleset.exempting(wanted, time.time()) if _exempt(before) != _exempt(wanted) else ""
             with contextlib.suppress(NftError):
@@ -98,39 +101,54 @@ class Reconciler:
                 self._gone, self.is_due = set(), False
                 self._note_ended()
                 return
-        self._put()
+        self._put(before, new)
 
-    def _strangers(self) -> set[tuple[str, Address]]:
-        """Give what is among the learned addresses and was not learned."""
-        there, found, now = self._nft.objects(self._is_ours), set(), time.monotonic()
+    def strangers(self) -> list[tuple[str, Address]]:
+        """Give what is among the learned addresses and was not learned; on any thread, for to list them takes time."""
+        there, found = self._nft.objects(self._is_ours), []
         for name in sorted(there.sets if there else ()):
             if not name.startswith("learned"):
                 continue
             for one, left in self._nft.elements(name).items():
                 app, address = name.partition("-")[2], ip_address(one)
                 # What a process before this one learned has an end, and is not known here.
-                if left is None or (not self._is_adopted and self._known.get(app, NONE).get(address) < now):
-                    found.add((app, address))
+                if left is None or (not self._is_adopted and address not in self._known.get(app, NONE)):
+                    found.append((app, address))
         return found
 
-    def _put(self) -> None:
-        """Put all of it in force."""
+    def evict(self, strangers: list[tuple[str, Address]]) -> None:
+        """Take them out; what was learned nevertheless is put back with its end."""
+        if self.wanted is None:
+            return
+        now, named = time.monotonic(), _named(self.wanted)
+        found = [(app, address) for app, address in strangers if app in named]
+        known = [(*one, int(end - now)) for one in found if (end := self._known[one[0]].get(one[1])) > now + 1]
+        self.has_strangers = False
+        if found:
+            self._step(self._nft.apply, ruleset.forgetting(found))
+            self._step(self._nft.learn, known)
+
+    def _put(self, before: Wanted | None = None, new: Iterable[Learned] = ()) -> None:
+        """Put all of it in force, and then what is known of addresses.
+
+        Where `before` is in force for certain, only what is not the same, and addresses that are new.
+        """
         assert self.wanted is not None
         # If somebody else changed something just then, once more: and what he changes from now on is heard.
         for is_all in (True, False):
-            there = self._nft.objects(self._is_ours)
-            text = ruleset.ruleset(self.wanted, time.time(), there or Objects()) + self._forgetting()
-            try:
-                learned = self._learning(time.monotonic(), there is not None)
-                is_alone = self._do(self._nft.apply, text + learned, is_all)
-            except NftError as error:
-                if not _is_full(error):
-                    raise
-                # A generation is put in force though there is no room for all that is known of addresses.
-                self.refused["full"] += 1
-                is_alone = self._do(self._nft.apply, text, is_all)
-            if is_alone:
+            there = self._nft.objects(self._is_ours) or Objects()
+            text = ruleset.ruleset(self.wanted, time.time(), there, before) + self._forgetting()
+            self.has_strangers &= bool(there.sets)
+            if self._do(self._nft.apply, text, is_all):
                 break
+            before = None
+        try:
+            self._nft.learn(self._known_best(there, None if before is None else new), KEEPS_TIME)
+        except NftError as error:
+            if not _is_full(error):
+                raise
+            # A generation is in force though there is no room for all that is known of addresses.
+            self.refused["full"] += 1
         self._is_ours, self._gone, self.is_due = True, set(), False
         self._note_ended()
 
@@ -167,17 +185,19 @@ class Reconciler:
         named = _named(self.wanted)
         return ruleset.forgetting(key for key in self._gone if key[0] in named)
 
-    def _learning(self, now: float, is_there: bool) -> str:
-        """Write what is known of addresses: of each set those that stand longest, where there are too many."""
+    def _known_best(self, there: Objects, new: Iterable[Learned] | None) -> list[Learned]:
+        """Give what is known of addresses, or what is new; of too many those that stand longest."""
         assert self.wanted is not None
+        now = time.monotonic()
         left: list[Learned] = []
         for app in sorted(_named(self.wanted)):
-            sets = Counter[int]()
-            for address, end in sorted(self._known[app].items(), key=lambda one: -one[1]):
-                if end - now >= 1 and sets[address.version] < ROOM:
-                    sets[address.version] += 1
-                    left.append((app, address, int(end - now)))
-        return ruleset.learning(left, refreshed=is_there and KEEPS_TIME)
+            for version in TYPES:
+                known = [one for one in self._known[app].items() if one[0].version == version and one[1] - now >= 1]
+                if new is not None and ruleset.learned(app, version) in there.sets:
+                    known = [(address, now + seconds) for own, address, seconds in new if own == app]
+                known.sort(key=lambda one: -one[1])
+                left += [(app, address, int(end - now)) for address, end in known[:ROOM] if address.version == version]
+        return left
 
     def learn(self, learned: list[Learned]) -> None:
         """Add addresses; what the kernel refuses for want of room is counted."""
@@ -240,8 +260,7 @@ class Reconciler:
     def _repair(self, what: str) -> None:
         self.drift += 1
         log.error("egress: %s: repaired", what)
-        self.is_due = True
-        self._gone.update(self._strangers())
+        self.is_due = self.has_strangers = True
         self._put()
 
     def look(self, is_all: bool = False) -> bool:

@@ -59,8 +59,12 @@ def counter(kind: str, group: str, app: str) -> str:
     return f"{kind}/{group}/{app}"
 
 
-def ruleset(wanted: Wanted, now: float, there: Objects = Objects()) -> str:
-    """Write the transaction that puts it in force at a time in seconds since 1970; what is `there` beside it goes."""
+def ruleset(wanted: Wanted, now: float, there: Objects = Objects(), before: Wanted | None = None) -> str:
+    """Write the transaction that puts it in force at a time in seconds since 1970; what is `there` beside it goes.
+
+    Sources that are the same as `before`, which is in force for certain, stay as they are: they may be 100,000.
+    """
+    stays = before is not None and before.groups.keys() <= wanted.groups.keys()
     lines = [f"add table {TABLE}", f"add counter {TABLE} {MARK}"]
     lines.append(f"add chain {TABLE} forward {{ type filter hook forward priority -5; policy accept; }}")
     apps = sorted({app for one in wanted.groups.values() for app in one.apps})
@@ -73,16 +77,12 @@ def ruleset(wanted: Wanted, now: float, there: Objects = Objects()) -> str:
     # What was there leads nowhere from here on, so that whatever is not wanted can go.
     lines += [f"flush chain {TABLE} {name}" for name in sorted(chains | there.chains)]
     for version, kind in TYPES.items():
-        declared = {f"sources{version}": f"{kind} : verdict", f"ranges{version}": f"{kind} : verdict; flags interval"}
-        for name, what in declared.items():
-            lines += [f"add map {TABLE} {name} {{ type {what}; }}", f"flush map {TABLE} {name}"]
-            maps.add(name)
-        sources = [
-            f"{address} : {lead(group)}" for address, group in wanted.places.items() if address.version == version
-        ]
-        lines += _elements(f"sources{version}", sources)
-        spans = [f"{first}-{last} : {lead(group)}" for first, last, group in ranges(wanted.networks, version) if group]
-        lines += _elements(f"ranges{version}", spans)
+        places = [(one, group) for one, group in wanted.places.items() if one.version == version]
+        stay = stays and before is not None and before.places == wanted.places
+        lines += _map(f"sources{version}", kind, places, stay)
+        spans = [(f"{first}-{last}", group) for first, last, group in ranges(wanted.networks, version) if group]
+        lines += _map(f"ranges{version}", kind, spans, False, "; flags interval")
+        maps |= {f"sources{version}", f"ranges{version}"}
         resolvers = [str(network) for network in wanted.resolvers if network.version == version]
         lines += _set(f"resolvers{version}", kind, " flags interval; auto-merge;", resolvers)
         # Full, it takes no more in; the rule goes on.
@@ -98,8 +98,9 @@ def ruleset(wanted: Wanted, now: float, there: Objects = Objects()) -> str:
     for app in apps:
         lines += _set(f"exemptmac-{app}", "ether_addr", TIMED, _timed(wanted.exempt_macs.get(app, {}), now))
         sets.add(f"exemptmac-{app}")
-    lines += [f"add map {TABLE} macs {{ type ether_addr : verdict; }}", f"flush map {TABLE} macs"]
-    lines += _elements("macs", [f"{mac} : {lead(group)}" for mac, group in wanted.macs.items()])
+    lines += _map(
+        "macs", "ether_addr", wanted.macs.items(), stays and before is not None and before.macs == wanted.macs
+    )
     maps.add("macs")
     lines += [f"add rule {TABLE} forward {rule}" for rule in _forward(wanted)]
     for group, verdicts in wanted.groups.items():
@@ -111,24 +112,6 @@ def ruleset(wanted: Wanted, now: float, there: Objects = Objects()) -> str:
     lines += [f"delete set {TABLE} {name}" for name in sorted(there.sets - sets)]
     lines += [f"delete map {TABLE} {name}" for name in sorted(there.maps - maps)]
     lines += [f"delete counter {TABLE} {name}" for name in sorted(there.counters - counters)]
-    return "\n".join(lines) + "\n"
-
-
-def learning(addresses: Iterable[tuple[str, Address, int]], refreshed: bool) -> str:
-    """Write the transaction that adds app, address and seconds; `refreshed` ones may be there with less time left.
-
-    A kernel before 6.12 keeps an element's time when it is added again. So it is put there if it is not, taken out and
-    put there anew: one step, for every packet.
-    """
-    by_set: dict[str, list[tuple[Address, int]]] = {}
-    for app, address, seconds in addresses:
-        by_set.setdefault(learned(app, address.version), []).append((address, seconds))
-    lines: list[str] = []
-    for name, found in by_set.items():
-        plain, timed = [str(a) for a, _ in found], [f"{a} timeout {seconds}s" for a, seconds in found]
-        if refreshed:
-            lines += [*_elements(name, plain), *_elements(name, plain, "delete")]
-        lines += _elements(name, timed)
     return "\n".join(lines) + "\n"
 
 
@@ -202,6 +185,15 @@ def _set(name: str, kind: str, flags: str, elements: list[str]) -> list[str]:
         f"flush set {TABLE} {name}",
         *_elements(name, elements),
     ]
+
+
+def _map(
+    name: str, kind: str, leads: Iterable[tuple[object, str | None]], stays: bool, flags: str = ""
+) -> Iterator[str]:
+    yield f"add map {TABLE} {name} {{ type {kind} : verdict{flags}; }}"
+    if not stays:
+        yield f"flush map {TABLE} {name}"
+        yield from _elements(name, [f"{one} : {lead(group)}" for one, group in leads])
 
 
 def _elements(name: str, elements: list[str], verb: str = "add") -> list[str]:

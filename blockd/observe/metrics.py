@@ -74,7 +74,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "blockd_ring_pushed": ("Pieces of work handed to Python.", (), "ring.pushed"),
     "blockd_ring_full": ("Pieces of work that found the ring full.", (), "ring.full"),
     "blockd_egress_not_told": (
-        "Answers that led to an app and that the firewall could not be told of, or not in time.",
+        "Answers that led to an app and left before every firewall knew: late, not_held, lost.",
         ("reason",),
         "learn",
     ),
@@ -467,7 +467,6 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
     learned = GaugeMetricFamily("blockd_egress_learned", "Addresses that answers said are an app's.", labels=["app"])
     drift = CounterMetricFamily("blockd_egress_drift", "Changes of our rules by somebody else that were repaired.")
     apply = GaugeMetricFamily("blockd_egress_apply_seconds", "How long the slowest firewall's last transaction took.")
-    late = CounterMetricFamily("blockd_egress_late", "Answers that left before every firewall knew of their addresses.")
     shared = GaugeMetricFamily("blockd_egress_shared", "Addresses of apps that names of nobody's apps lead to, too.")
     silent = GaugeMetricFamily(
         "blockd_egress_silent", "Devices that a firewall refuses something and that ask us nothing."
@@ -502,7 +501,6 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
             learned.add_metric([app], count)
         drift.add_metric([], sum(one.get("drift", 0) for one in peers))
         apply.add_metric([], max((one.get("took", 0.0) for one in peers), default=0.0))
-        late.add_metric([], status["late"])
         shared.add_metric([], len(status["shared"]))
         silent.add_metric([], len(status["silent"]))
         reasons = Counter(status["refused"])
@@ -512,7 +510,7 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
             refused.add_metric([reason], count)
     # Samples only where firewalls are told anything: elsewhere none is missing.
     yield from (connected, current, packets, connections, ended, elements)
-    yield from (learned, drift, apply, late, shared, silent, refused)
+    yield from (learned, drift, apply, shared, silent, refused)
 
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:

@@ -338,6 +338,21 @@ def test_one_whole_generation_whatever_ends_or_is_flushed(scene: Scene) -> None:
     scene.current()
 
 
+@pytest.mark.timeout(180)
+def test_answers_go_on_whatever_happens_to_the_firewall() -> None:
+    """New names at a steady rate, over reloads, flushes and kills: each is answered, and in the end all is enforced."""
+    words = ["--alone", "--json", "--known", "1000", "--rate", "400", "--seconds", "6"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.egress", *words], capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    trouble = found["trouble"]
+    # Without an answer is what has none within seconds: the wait is 50 ms at most.
+    assert (found["blockd"]["lost"], trouble["lost"]) == (0, 0), done.stdout
+    assert (trouble["lacking"], trouble["settled"]) == (0, True), done.stdout
+
+
 @pytest.mark.timeout(120)
 def test_a_firewall_of_another_machine_shows_a_certificate(scene: Scene, tmp_path: Path) -> None:
     """Over TLS, both sides: told the same; without a certificate, or with another's, told nothing."""

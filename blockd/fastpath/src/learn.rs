@@ -1,6 +1,6 @@
 //! What answers say where apps are, for a firewall that is to know it before any client does.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +15,6 @@ use crate::wire::FoldedName;
 
 /// Answers that are held at once; one more leaves at once, and is counted.
 const MOST_HELD: usize = 4096;
-/// Milliseconds that an answer is held at most, whatever became of Python.
-const HELD_MS: u64 = 1000;
 /// Addresses of one answer that are told.
 const MOST_ADDRESSES: usize = 64;
 
@@ -41,18 +39,46 @@ pub struct Learned {
 type Held = (Arc<Key>, Answer, u64);
 
 /// Answers that wait for the firewall.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Learner {
     /// Whether there is one.
     pub is_on: AtomicBool,
-    held: Mutex<HashMap<u64, Held>>,
+    /// Milliseconds that an answer is held at most, whatever Python is at.
+    pub wait_ms: AtomicU64,
+    /// By serial: the oldest first.
+    held: Mutex<BTreeMap<u64, Held>>,
     next: AtomicU64,
+    /// When the oldest is let go, milliseconds; `u64::MAX` when none waits.
+    due_ms: AtomicU64,
+}
+
+impl Default for Learner {
+    fn default() -> Self {
+        Self {
+            is_on: AtomicBool::new(false),
+            wait_ms: AtomicU64::new(0),
+            held: Mutex::default(),
+            next: AtomicU64::new(0),
+            due_ms: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 impl Learner {
     /// Answers that are held.
     pub fn waiting(&self) -> usize {
         lock(&self.held).len()
+    }
+
+    /// When the oldest is to be let go, milliseconds of the core's clock.
+    pub fn due_ms(&self) -> u64 {
+        self.due_ms.load(Relaxed)
+    }
+
+    fn see_due(&self, held: &BTreeMap<u64, Held>) {
+        let oldest = held.first_key_value().map(|(_, (_, _, since_ms))| *since_ms);
+        let due_ms = oldest.map_or(u64::MAX, |since_ms| since_ms.saturating_add(self.wait_ms.load(Relaxed)));
+        self.due_ms.store(due_ms, Relaxed);
     }
 }
 
@@ -92,8 +118,13 @@ impl Core {
         learned.serial = serial;
         // Held before it is told: Python may be quick.
         held.insert(serial, (Arc::new(key.clone()), answer, self.now_us() / 1000));
+        self.learner.see_due(&held);
         drop(held);
         if self.tell(lane, learned) {
+            // A serve thread sees to it that it is let go in time; from another one none need be awake.
+            if lane_at >= self.inboxes.len() {
+                self.inboxes[0].bell.ring();
+            }
             return None;
         }
         lock(&self.learner.held).remove(&serial).map(|(_, answer, _)| answer)
@@ -120,28 +151,33 @@ impl Core {
         is_told
     }
 
-    /// Lets answers go that were held: the firewall knows, or it took too long.
+    /// Lets answers go that were held: the firewall knows, or none need be told.
     pub fn let_go(&self, lane_at: usize, serials: &[u64], replies: &mut Outbound) {
         for serial in serials {
-            let held = lock(&self.learner.held).remove(serial);
-            if let Some((key, answer, _)) = held {
+            let mut held = lock(&self.learner.held);
+            let found = held.remove(serial);
+            self.learner.see_due(&held);
+            drop(held);
+            if let Some((key, answer, _)) = found {
                 self.settle(lane_at, &key, answer, replies);
             }
         }
     }
 
     /// Lets those go that nobody let go in time.
-    pub fn let_old_go(&self, lane_at: usize, now_ms: u64, replies: &mut Outbound) {
-        if !self.learner.is_on.load(Relaxed) {
-            return;
+    pub fn let_late_go(&self, lane_at: usize, now_ms: u64, replies: &mut Outbound) {
+        while self.learner.due_ms() <= now_ms {
+            let mut held = lock(&self.learner.held);
+            // Another thread may have been quicker.
+            let is_late = |(_, _, since_ms): &Held| since_ms + self.learner.wait_ms.load(Relaxed) <= now_ms;
+            let found = held.first_entry().filter(|oldest| is_late(oldest.get())).map(|oldest| oldest.remove());
+            self.learner.see_due(&held);
+            drop(held);
+            if let Some((key, answer, _)) = found {
+                self.lanes[lane_at].count(Counter::LearnLate);
+                self.settle(lane_at, &key, answer, replies);
+            }
         }
-        let before = now_ms.saturating_sub(HELD_MS);
-        let old: Vec<u64> = {
-            let held = lock(&self.learner.held);
-            held.iter().filter(|(_, (_, _, since_ms))| *since_ms < before).map(|(serial, _)| *serial).collect()
-        };
-        self.lanes[lane_at].count_many(Counter::LearnLate, old.len() as u64);
-        self.let_go(lane_at, &old, replies);
     }
 }
 

@@ -644,9 +644,11 @@ impl Fastpath {
         })
     }
 
-    /// From now on addresses of answers are told, and answers of apps held until they are let go.
-    fn learn(&self, is_on: bool) {
-        self.core.learner.is_on.store(is_on, Relaxed);
+    /// From now on addresses of answers are told, and answers of apps held until they are let go, so many milliseconds at
+    /// most.
+    fn learn(&self, wait_ms: u64) {
+        self.core.learner.wait_ms.store(wait_ms, Relaxed);
+        self.core.learner.is_on.store(true, Relaxed);
     }
 
     /// Lets answers go that were held.

@@ -1446,7 +1446,6 @@ impl Core {
     pub fn sweep(&self, lane_at: usize, replies: &mut Outbound) {
         let now_ms = self.now_us() / 1000;
         self.write_rows(lane_at, self.journal.close_minute(now_ms));
-        self.let_old_go(lane_at, now_ms, replies);
         let before = now_ms.saturating_sub(GIVEN_UP_MS);
         lock(&self.streams).retain(|_, stream| stream.since_ms >= before);
         for key in self.pending.older_than(before) {

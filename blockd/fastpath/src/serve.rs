@@ -142,7 +142,11 @@ impl Thread {
                 is_listening = false;
                 self.listeners.iter().for_each(|listener| self.poller.forget(listener.socket.as_raw_fd()));
             }
-            let sleep = exchanger.expire(core, &self.poller, &mut replies).min(LONGEST_SLEEP_MS);
+            let mut sleep = exchanger.expire(core, &self.poller, &mut replies).min(LONGEST_SLEEP_MS);
+            let due_ms = core.learner.due_ms();
+            if due_ms != u64::MAX {
+                sleep = sleep.min(due_ms.saturating_sub(core.now_us() / 1000));
+            }
             // Whoever was given up is told before the thread sleeps.
             core.send_late(self.lane, &mut replies);
             self.poller.wait(Duration::from_millis(sleep), &mut ready);
@@ -168,6 +172,7 @@ impl Thread {
                 }
             }
             let now_ms = core.now_us() / 1000;
+            core.let_late_go(self.lane, now_ms, &mut replies);
             if now_ms >= swept_ms + SWEEP_MS {
                 swept_ms = now_ms;
                 self.count_dropped(core);
