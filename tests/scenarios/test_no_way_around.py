@@ -18,6 +18,7 @@ import pytest
 import trustme
 
 from tests.support.daemon import BLOCKD, Blockd, free_port
+from tests.support.internet import unbound
 from tests.support.lan import GATEWAY, Host, Lan, run
 from tests.support.people import ALICE, CAROL, ask_as, socket_for_all
 from tests.unit.test_exemptions import EXEMPTIONS, soon, wish
@@ -28,7 +29,9 @@ PORT = 5300
 EDGE, BARE, SHARED, OTHER, GOOGLE = "151.101.2.73", "71.18.5.5", "151.101.2.99", "151.101.3.1", "8.8.8.8"
 EDGE6, BARE6, SHARED6, OTHER6 = "2a04:4e42::73", "2404:9dc0:4000::5", "2a04:4e42::99", "2a04:4e42:1::1"
 FOREIGN, FOREIGN6 = "185.12.64.1", "2a01:4ff:ff00::add:1"
-SERVERS = [EDGE, BARE, SHARED, OTHER, GOOGLE, FOREIGN, EDGE6, BARE6, SHARED6, OTHER6, FOREIGN6]
+WEB, RESOLVERS = [EDGE, BARE, SHARED, OTHER, EDGE6, BARE6, SHARED6, OTHER6], [GOOGLE, FOREIGN, FOREIGN6]
+#: Of datagrams that are no QUIC.
+PLAIN = 4433
 NAMES = {
     "www.tiktok.com": (EDGE, EDGE6),
     "p16.tiktokcdn.com": (SHARED, SHARED6),
@@ -89,7 +92,14 @@ class Scene:
     @contextmanager
     def opened(self, host: Host, how: str, address: str) -> Iterator[subprocess.Popen[str]]:
         """Open a connection to an address, to stay or to be poured to; its next line says when that ended."""
-        words = [*self.lan.prefix(host.space), sys.executable, SCRIPT, how, address, "443"]
+        words = [
+            *self.lan.prefix(host.space),
+            sys.executable,
+            SCRIPT,
+            how,
+            address,
+            str(443 if how == "stay" else PLAIN),
+        ]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -143,7 +153,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             for address in words:
                 run("ip", "-n", space, "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
             run("ip", "-n", space, "link", "set", name, "up")
-        for address in SERVERS:
+        for address in (*WEB, *RESOLVERS):
             run("ip", "-n", internet, "address", "add", address, "dev", "lo", *(["nodad"] if ":" in address else []))
         run("ip", "-n", gateway, "route", "add", "default", "via", "100.64.0.2")
         run("ip", "-n", gateway, "-6", "route", "add", "default", "via", "fd64::2")
@@ -155,7 +165,12 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         translate = ["chain", "ip", "nat", "out", "{ type nat hook postrouting priority srcnat; }"]
         for words in (["table", "ip", "nat"], translate, ["rule", "ip", "nat", "out", "oifname", "wan", "masquerade"]):
             run(*lan.prefix(gateway), "nft", "add", *words)
-        lan.serve(sys.executable, SCRIPT, "serve", *SERVERS, space=internet)
+        ways = [way for address in WEB for way in (f"tcp/443/{address}", f"udp/{PLAIN}/{address}")]
+        lan.serve(sys.executable, SCRIPT, "serve", *ways, space=internet)
+        ways = [f"quic/443/{address}" for address in WEB] + [f"quic/853/{OTHER}", f"quic/853/{OTHER6}"]
+        lan.serve(sys.executable, SCRIPT, "quic", str(tmp_path), *ways, space=internet)
+        records = [f"A {EDGE}", f"AAAA {EDGE6}"]
+        lan.serve(*unbound(tmp_path, RESOLVERS, records), space=internet)
         answers = [f"--address=/{name}/{address}" for name, both in NAMES.items() for address in both]
         quiet = [
             "--no-daemon",
@@ -197,11 +212,13 @@ def test_whatever_way_it_goes_a_corporate_device_is_refused(scene: Scene) -> Non
     """By name, bare address, DoH, DoT, foreign DNS and QUIC, over both versions; a phone goes where it likes."""
     scene.look_up(scene.phone, "www.tiktok.com")
     # At once: the answer left when the kernel knew.
-    ways = [f"tcp/443/{EDGE}", f"udp/443/{EDGE}", f"tcp/443/{BARE}", f"udp/443/{BARE}", f"tcp/443/{GOOGLE}"]
-    ways += [f"tcp/853/{FOREIGN}", f"udp/853/{FOREIGN}", f"udp/53/{FOREIGN}", f"tcp/53/{FOREIGN}"]
-    ways += [f"tcp/443/{EDGE6}", f"udp/443/{EDGE6}", f"tcp/443/{BARE6}", f"udp/53/{FOREIGN6}", f"tcp/853/{FOREIGN6}"]
+    ways = [f"tcp/443/{EDGE}", f"quic/443/{EDGE}", f"tcp/443/{BARE}", f"quic/443/{BARE}", f"doh/443/{GOOGLE}"]
+    ways += [f"dot/853/{FOREIGN}", f"quic/853/{OTHER}", f"dns/53/{FOREIGN}", f"dnstcp/53/{FOREIGN}"]
+    ways += [f"tcp/443/{EDGE6}", f"quic/443/{EDGE6}", f"tcp/443/{BARE6}", f"quic/443/{BARE6}", f"udp/{PLAIN}/{BARE}"]
+    ways += [f"dns/53/{FOREIGN6}", f"dot/853/{FOREIGN6}", f"quic/853/{OTHER6}"]
     assert scene.reach(scene.laptop, *ways) == ["refused"] * len(ways), scene.nft("list", "ruleset")
-    free = [f"tcp/443/{OTHER}", f"udp/443/{OTHER}", f"tcp/443/{OTHER6}", f"tcp/443/{FOREIGN}"]
+    # The last is a resolver that nobody knows, over HTTPS: what it says leads nowhere.
+    free = [f"tcp/443/{OTHER}", f"quic/443/{OTHER}", f"tcp/443/{OTHER6}", f"quic/443/{OTHER6}", f"doh/443/{FOREIGN}"]
     assert scene.reach(scene.laptop, *free) == ["answers"] * len(free)
     assert scene.reach(scene.phone, *ways, *free) == ["answers"] * (len(ways) + len(free))
     wait_for(
@@ -245,8 +262,8 @@ def test_an_exemption_opens_the_way_and_its_end_cuts_it(scene: Scene) -> None:
     ]
     assert ask_as(ALICE, scene.place, "approve", exemption=name)["ok"]
     took = scene.until(scene.laptop, way, "answers")
-    assert scene.reach(scene.laptop, f"tcp/443/{BARE6}", f"udp/443/{BARE}") == ["answers"] * 2
-    assert scene.reach(scene.laptop, f"tcp/853/{FOREIGN}") == ["refused"], "another app's way"
+    assert scene.reach(scene.laptop, f"tcp/443/{BARE6}", f"quic/443/{BARE}") == ["answers"] * 2
+    assert scene.reach(scene.laptop, f"dot/853/{FOREIGN}") == ["refused"], "another app's way"
     with ExitStack() as stack:
         # One that sends, and ones that are only sent to: those the kernel has to forget.
         ways = [(scene.laptop, "stay", BARE), (scene.laptop, "pour", BARE), (scene.phone, "pour", BARE)]
