@@ -15,6 +15,7 @@ import os
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ log = logging.getLogger("blockd")
 
 #: Octets of a line of a firewall's, and lines that may wait for a slow one.
 LINE, BACKLOG = 4 << 20, 64 << 20
-#: Firewalls at once.
-MOST = 16
+#: Firewalls at once, and handshakes; seconds for one of those.
+MOST, HANDSHAKE = 16, 5.0
 #: Seconds that a firewall may be at one message before the next is sent all the same, and until one says anything.
 PATIENCE, SILENCE = 1.0, 15.0
 #: Names that are looked up at once, and seconds until the next.
@@ -105,7 +106,11 @@ class Firewall:
         #: What was told and not done yet -> answers that wait for it.
         self._waiting: dict[int, list[int]] = {}
         self._server: asyncio.AbstractServer | None = None
-        self._far: asyncio.AbstractServer | None = None
+        self._far: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._shaking: set[asyncio.Task[None]] = set()
+        #: Who was not let in, by reason: too many at once, no certificate of ours, too many firewalls.
+        self.turned_away: Counter[str] = Counter()
         self._names: list[str] = []
 
     async def listen(self, path: Path) -> None:
@@ -119,10 +124,43 @@ class Firewall:
 
     async def listen_far(self, host: str, port: int, context: ssl.SSLContext) -> None:
         """Wait for firewalls of other machines, each with a certificate. OSError when the port cannot be had."""
-        self._far = await asyncio.start_server(self._serve, host, port, ssl=context, limit=LINE)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening.setblocking(False)
+        self._far, self._accepting = listening, self._loop().create_task(self._accept(listening, context))
+
+    async def _accept(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        # Not a server of asyncio's: that begins as many handshakes as strangers please.
+        while True:
+            try:
+                one, _ = await self._loop().sock_accept(listening)
+            except OSError as error:
+                # No more descriptors, most likely; whoever came is still there after a moment.
+                log.error("egress: nobody of another machine can connect: %s", error.strerror)
+                await asyncio.sleep(PAUSE)
+                continue
+            if len(self._shaking) >= MOST:
+                self.turned_away["busy"] += 1
+                one.close()
+                continue
+            task = self._loop().create_task(self._shake_hands(one, context))
+            self._shaking.add(task)
+            task.add_done_callback(self._shaking.discard)
+
+    async def _shake_hands(self, one: socket.socket, context: ssl.SSLContext) -> None:
+        reader = asyncio.StreamReader(limit=LINE)
+        protocol = asyncio.StreamReaderProtocol(reader, self._serve)
+        try:
+            await self._loop().connect_accepted_socket(
+                lambda: protocol, one, ssl=context, ssl_handshake_timeout=HANDSHAKE
+            )
+        except OSError:
+            self.turned_away["certificate"] += 1
+            one.close()
 
     def close(self, path: Path) -> None:
         """Stop; rules stand as they are."""
+        if self._accepting is not None:
+            self._accepting.cancel()
         for server in (self._server, self._far):
             if server is not None:
                 server.close()
@@ -288,6 +326,7 @@ class Firewall:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self.peers) >= MOST:
+            self.turned_away["firewalls"] += 1
             writer.close()
             return
         peer = _Peer(writer)
@@ -360,6 +399,7 @@ class Firewall:
             ],
             "silent": self.silent,
             "refused": dict(self.book.refused),
+            "turned_away": dict(self.turned_away),
             "learned": {app: len(known) for app, known in self.book.apps.items()},
             "shared": {
                 str(address): {

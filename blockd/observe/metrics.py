@@ -474,8 +474,15 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "blockd_egress_refused", "Addresses that are not learned: reserved, protected, full.", labels=["reason"]
     )
+    turned_away = CounterMetricFamily(
+        "blockd_egress_turned_away",
+        "Connections that are no firewall's of ours, or too many: busy, certificate, firewalls.",
+        labels=["reason"],
+    )
     if firewall is not None:
         status = firewall.status()
+        for reason, count in sorted(status["turned_away"].items()):
+            turned_away.add_metric([reason], count)
         peers = status["firewalls"]
         enforced = [one.get("generation") == status["generation"] and not one.get("problem") for one in peers]
         connected.add_metric([], len(peers))
@@ -510,7 +517,7 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
             refused.add_metric([reason], count)
     # Samples only where firewalls are told anything: elsewhere none is missing.
     yield from (connected, current, packets, connections, ended, elements)
-    yield from (learned, drift, apply, shared, silent, refused)
+    yield from (learned, drift, apply, shared, silent, refused, turned_away)
 
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:

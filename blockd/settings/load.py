@@ -132,12 +132,22 @@ def _check_transfer(settings: Settings, document: Document) -> list[Problem]:
 
 def _check_egress(settings: Settings, document: Document) -> list[Problem]:
     egress = settings.egress
-    lacking = [key for key in ("certificate", "key", "authority") if getattr(egress, key) is None]
-    if egress.listen is None or not lacking:
+    if egress.listen is None:
         return []
-    needed = ", ".join(f"egress.{key}" for key in lacking)
-    text = f"it needs {needed}: who is told where devices are shows a certificate"
-    return [document.problem(("egress", "listen"), text)]
+    lacking = [key for key in ("certificate", "key", "authority") if getattr(egress, key) is None]
+    if lacking:
+        needed = ", ".join(f"egress.{key}" for key in lacking)
+        text = f"it needs {needed}: who is told where devices are shows a certificate"
+        return [document.problem(("egress", "listen"), text)]
+    everywhere = [str(address) for address, _ in settings.server.listen if address.is_unspecified]
+    takes_dns = any("encrypted-dns" in one.block for one in settings.policies.values())
+    if everywhere and takes_dns and not egress.resolvers:
+        text = (
+            f"another machine's gateway cannot know which addresses are ours where server.listen says {everywhere[0]}, "
+            "and would refuse devices to ask us, for encrypted-dns is blocked: name them under egress.resolvers"
+        )
+        return [document.problem(("egress", "listen"), text)]
+    return []
 
 
 def _check_twice(document: Document, place: tuple[str, ...]) -> list[Problem]:

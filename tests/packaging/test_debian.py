@@ -13,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.support.builds import one_build
 from tests.support.machine import Machine
 
 ROOT = Path(__file__).parents[2]
+EGRESS = (ROOT / "docs" / "egress.md").read_text()
 #: Highest exposure that `systemd-analyze security` may give; a tenth of it is setpriority, by which threads give way.
 WORST_EXPOSURE = 1.7
 
@@ -270,6 +272,52 @@ def test_a_decision_about_an_app(machine: Machine) -> None:
     people_session(machine, ROOT / "docs" / "review.md")
     write_config(machine, CONFIG)
     machine.run(f"systemctl stop blockd && {forget} && systemctl start blockd")
+
+
+def test_the_firewalls_unit_enforces_and_repairs(machine: Machine, tmp_path: Path) -> None:
+    """Started as it is shipped, by the socket; then for another machine, by the drop-in of the docs."""
+    authority = trustme.CA()
+    machine.run("mkdir -p /etc/blockd")
+    files = {"authority": tmp_path / "ca.pem"}
+    authority.cert_pem.write_to_path(files["authority"])
+    issued = authority.issue_cert("127.0.0.1")
+    for name, text in (("crt", issued.cert_chain_pems[0].bytes()), ("key", issued.private_key_pem.bytes())):
+        (tmp_path / name).write_bytes(text)
+        for who in ("resolver", "gateway"):
+            machine.copy(tmp_path / name, f"/etc/blockd/{who}.{name}")
+    for name in ("firewalls.crt", "resolvers.crt"):
+        machine.copy(files["authority"], f"/etc/blockd/{name}")
+    machine.run("chown blockd /etc/blockd/resolver.key && chown blockd-egress /etc/blockd/gateway.key")
+    machine.run("chmod 600 /etc/blockd/*.key")
+    far = re.search(r"(?m)^egress:\n  enabled: true\n  listen: .*\n(?:  .*\n)+", EGRESS)
+    assert far is not None, "the docs say how a gateway of another machine is let in"
+    write_config(machine, CONFIG + far[0].replace("10.0.0.53", "127.0.0.1"))
+    machine.run("systemctl restart blockd && systemctl start blockd-egress")
+    wait_until(machine, "blockd egress status >/dev/null && echo enforced", "enforced")
+    main = machine.out("systemctl show blockd-egress -p MainPID --value")
+    status = machine.out(f"cat /proc/{main}/status")
+    assert re.search(r"^CapEff:\s+0*1000$", status, re.MULTILINE), "CAP_NET_ADMIN alone"
+    assert machine.out(f"stat -c %U /proc/{main}") == "blockd-egress"
+    machine.run("nft flush ruleset")
+    wait_until(machine, "nft list tables", "table inet blockd")
+    assert "the table was removed by nft: repaired" in machine.out("journalctl -q -u blockd-egress")
+    drop_in = re.search(r"```ini\n(.*?)```", EGRESS, re.DOTALL)
+    assert drop_in is not None
+    place = "/etc/systemd/system/blockd-egress.service.d"
+    machine.run(f"mkdir -p {place}")
+    (tmp_path / "drop-in").write_text(drop_in[1].replace("10.0.0.53", "127.0.0.1"))
+    machine.copy(tmp_path / "drop-in", f"{place}/override.conf")
+    machine.run("systemctl daemon-reload && systemctl stop blockd-egress && nft delete table inet blockd")
+    machine.run("systemctl start blockd-egress")
+    wait_until(machine, "blockd egress status >/dev/null && echo enforced", "enforced")
+    assert "connected to 127.0.0.1:8530" in machine.out("journalctl -q -u blockd-egress")
+    assert "table inet blockd" in machine.out("nft list tables")
+    assert "firewalls have nothing of ours any more" in machine.out("blockd egress off")
+    assert machine.out("nft list tables") == ""
+    machine.run(f"systemctl stop blockd-egress && rm -r {place} && systemctl daemon-reload && blockd egress on")
+    machine.run("rm /etc/blockd/*.key /etc/blockd/*.crt")
+    write_config(machine, CONFIG)
+    machine.run("systemctl restart blockd")
 
 
 def test_an_upgrade_keeps_what_was_changed(machine: Machine, package: Path, tmp_path: Path) -> None:

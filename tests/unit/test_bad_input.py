@@ -35,9 +35,22 @@ def sample() -> dict[str, Any]:
 
 
 Change = Callable[[dict[str, Any]], Any]
+FAR = {"enabled": True, "listen": "127.0.0.1:8530", "certificate": "c", "key": "k", "authority": "a"}
 
 CASES: dict[str, tuple[Change, str]] = {
     "unknown-key": (lambda c: c["server"].update(lisen=1), r"server\.lisen: unknown key; known here: listen, threads"),
+    "firewalls-without-certificates": (
+        lambda c: c.update(egress={"enabled": True, "listen": "127.0.0.1:8530", "key": "k"}),
+        r"egress\.listen: it needs egress\.certificate, egress\.authority",
+    ),
+    "firewalls-that-would-cut-us-off": (
+        lambda c: (
+            c["server"].update(listen=["0.0.0.0:53"]),
+            c["policies"]["corporate"].update(block=["encrypted-dns"]),
+            c.update(egress=FAR),
+        ),
+        r"egress\.listen: .* where server\.listen says 0\.0\.0\.0, .* name them under egress\.resolvers",
+    ),
     "unknown-section": (lambda c: c.update(sever={}), r"sever: unknown key; known here: server, admin"),
     "unknown-policy-key": (
         lambda c: c["policies"]["personal"].update(blok=[]),
