@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -62,6 +62,7 @@ from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
 from blockd.settings.schema import Settings, State
 from blockd.settings.source import MANIFEST, Kept
+from blockd.settings.usual import EGRESS_OFF
 from blockd.settings.values import Address, show_endpoint
 from blockd.supervisor import Supervisor
 from blockd.transfers import Transfers
@@ -107,6 +108,8 @@ LEDGER = "exemptions.db"
 USAGE = "usage.db"
 #: In the state directory: zones as they were given to others.
 ZONES = "zones"
+#: In the state directory: where apps are, for firewalls.
+LEARNED = "egress.json"
 
 
 class _Live:
@@ -385,6 +388,7 @@ class Daemon:
             self._keep_the_rest()
             self._feeds.keep()
             if self._firewall is not None:
+                self._firewall.keep(self._generations.root / LEARNED, self._firewall.book.keep(time.monotonic()))
                 self._firewall.close(self._firewall_path())
         log.info("stopped")
 
@@ -1122,11 +1126,16 @@ class Daemon:
     def _firewall_path(self) -> Path:
         return self._live.inputs.relative(self._live.settings.egress.socket)
 
+    def _firewall_off(self) -> Path:
+        """Give the file that says that nothing is to be enforced, whoever put it there."""
+        return Path(f"{self._firewall_path()}{EGRESS_OFF}")
+
     def _open_firewall(self, loop: asyncio.AbstractEventLoop) -> None:
         path = self._firewall_path()
         self._firewall = self._metrics.firewall = Firewall(
-            self._fastpath.let_go, self._fastpath.look_up, self._fastpath.asked_within
+            self._fastpath.let_go, self._fastpath.look_up, self._fastpath.asked_within, self._addresses_beside
         )
+        self._firewall.is_off = self._firewall_off().exists()
         try:
             loop.run_until_complete(self._firewall.listen(path))
         except OSError as error:
@@ -1155,7 +1164,10 @@ class Daemon:
         wanted.places |= {address: group for address, group in moved.items() if group != ABSENT}
         wanted.exempt, wanted.exempt_macs, _ = self._exempt_now()
         self._fastpath.learn(settings.wait_ms)
+        is_first = self._firewall.wanted() is None
         self._firewall.want(wanted, settings, protected(inputs))
+        if is_first:
+            self._firewall.recall(self._generations.root / LEARNED)
         self._looked_up = 0.0
 
     def _group_in_firewall(self, address: Address, wanted: Wanted) -> str | None:
@@ -1198,6 +1210,20 @@ class Daemon:
             patience = min(60.0, max(0.05, change - self._fastpath.wall() + 0.01))
             self._exempt_timer = self._reactor.callLater(patience, self._tell_exempt)
 
+    def _addresses_beside(self, sources: Collection[str]) -> dict[str, set[str]]:
+        """Give all addresses of the devices that have these, by the MACs that feeds know."""
+        placement = self._feeds.placement
+        if placement is None or not sources:
+            return {}
+        with self._feeds.lock:
+            places = [(str(address), place.lease.mac) for address, place in placement.places.items() if place.lease.mac]
+        mac_of = {address: mac for address, mac in places if address in sources}
+        by_mac: dict[str, set[str]] = {mac: set() for mac in mac_of.values()}
+        for address, mac in places:
+            if mac in by_mac:
+                by_mac[mac].add(address)
+        return {address: by_mac[mac] for address, mac in mac_of.items()}
+
     def _note_numbers(self, numbers: tuple[int, int]) -> None:
         rules, self._views = numbers
         self._apps_by_rules[rules] = self._live.meta["apps"]
@@ -1220,6 +1246,8 @@ class Daemon:
     def _look_up_apps(self) -> None:
         """Ask where apps are, though nobody asks us: who walks round us does not."""
         now = time.monotonic()
+        if self._firewall is not None and self._firewall.is_off != self._firewall_off().exists():
+            self._firewall.turn(not self._firewall.is_off)
         wanted = None if self._firewall is None else self._firewall.wanted()
         if self._firewall is None or wanted is None or self._is_ending:
             return
@@ -1237,6 +1265,10 @@ class Daemon:
         do = str(request.get("do"))
         if do in ("on", "off"):
             log.warning("egress: turned %s by a command", do)
+            try:
+                self._firewall_off().touch() if do == "off" else self._firewall_off().unlink(missing_ok=True)
+            except OSError as error:
+                return {"ok": False, "error": f"{self._firewall_off()}: {error.strerror}"}
             firewall.turn(do == "off")
         elif do == "plan":
             wanted = firewall.wanted()
@@ -1360,7 +1392,11 @@ class Daemon:
     def _keep_leases(self) -> None:
         from twisted.internet.threads import deferToThreadPool
 
-        deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._feeds.keep)
+        pool = self._reactor.getThreadPool()
+        deferToThreadPool(self._reactor, pool, self._feeds.keep)
+        if self._firewall is not None:
+            kept = self._firewall.book.keep(time.monotonic())
+            deferToThreadPool(self._reactor, pool, self._firewall.keep, self._generations.root / LEARNED, kept)
 
     def _command_devices(self, request: dict[str, Any]) -> dict[str, Any]:
         self._look_at_busy()

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from blockd.egress.reconcile import Reconciler
 from blockd.egress.wanted import read_exempt, read_learned, read_macs, read_places, read_wanted
 from blockd.firewall import keep_alive
 from blockd.problems import StartError
+from blockd.settings.usual import EGRESS_OFF, EGRESS_OFF_KEPT, EGRESS_SOCKET
 from blockd.supervisor import Supervisor
 
 log = logging.getLogger("blockd")
@@ -39,8 +41,6 @@ REST = 0.5
 PATIENCE = 10.0
 #: Seconds that one thread keeps the others waiting, for answers wait for one of them.
 TURN = 0.0005
-#: Behind the socket's name: the file that says that nothing is to be enforced.
-OFF = ".off"
 #: In the state directory.
 KEPT = "wanted.json"
 
@@ -73,7 +73,15 @@ class Egress:
         self._kept = Path(directory) / KEPT if directory else None
         self._problem: str | None = None
         #: Put there by `blockd egress off`, which needs no daemon.
-        self._off_file = Path(f"{place}{OFF}") if isinstance(place, Path) else None
+        self._off_files = [Path(f"{place if isinstance(place, Path) else EGRESS_SOCKET}{EGRESS_OFF}")]
+        if directory:
+            # The other one is gone with the socket's directory, when the machine starts anew.
+            self._off_files.append(Path(directory) / EGRESS_OFF_KEPT)
+        else:
+            log.info("egress: nothing is kept for another start: STATE_DIRECTORY is not set")
+        self._was_off = False
+        self._writer: asyncio.StreamWriter | None = None
+        self._looks: set[asyncio.Task[bool]] = set()
 
     async def run(self) -> None:
         """Do it until it is told to end; rules stay."""
@@ -82,7 +90,7 @@ class Egress:
         tasks: list[asyncio.Task[Any]] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ending.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(asyncio.create_task(self._look(is_all=True))))
+        loop.add_signal_handler(signal.SIGHUP, self._look_at_all)
         await self._restore()
         tasks += [asyncio.create_task(self._follow()), asyncio.create_task(self._watch())]
         tasks.append(asyncio.create_task(self._hear()))
@@ -94,17 +102,27 @@ class Egress:
         waiting = [asyncio.create_task(ending.wait()), *tasks]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         supervisor.stopping()
+        failures = [task.exception() for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
         for pool in (self._worker, self._aside):
             pool.shutdown(wait=True)
         log.info("egress: stopped; the rules stand. `blockd egress off` takes them away")
+        for failure in failures:
+            if failure is not None:
+                # Started anew by the supervisor: half of it must not go on.
+                raise failure
+
+    def _look_at_all(self) -> None:
+        task = asyncio.create_task(self._look(is_all=True))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
 
     async def _work(self, call: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._worker, call, *arguments)
 
-    def _end_connections(self) -> None:
-        ended = self._reconciler.take_ended()
+    async def _end_connections(self) -> None:
+        ended = await self._work(self._reconciler.take_ended)
         if not ended:
             return
 
@@ -120,8 +138,6 @@ class Egress:
         if self._kept is None or not self._kept.exists() or self._is_off():
             return
         try:
-            if await self._work(self._reconciler.is_there):
-                return
             wanted = read_wanted(json.loads(self._kept.read_text()))
             await self._work(self._reconciler.want, wanted, [])
             log.info("egress: what was wanted before is in force, until the daemon says more")
@@ -158,11 +174,16 @@ class Egress:
             if self._is_off():
                 if self._reconciler.wanted is not None:
                     await self._work(self._reconciler.off)
-                    log.warning("egress: %s is there: everything of ours was taken away", self._off_file)
+                    log.warning("egress: it is off: everything of ours was taken away")
                 await self._work(self._nft.changes)
+                self._was_off = True
                 return False
+            if self._was_off and self._writer is not None:
+                # What is wanted is told anew to whoever connects.
+                self._writer.close()
+            self._was_off = False
             is_repaired = await self._work(self._reconciler.look, is_all)
-            self._end_connections()
+            await self._end_connections()
             if self._reconciler.has_strangers:
                 found = await asyncio.get_running_loop().run_in_executor(self._aside, self._reconciler.strangers)
                 await self._work(self._reconciler.evict, found)
@@ -175,7 +196,7 @@ class Egress:
         return is_repaired
 
     def _is_off(self) -> bool:
-        return self._off_file is not None and self._off_file.exists()
+        return any(file.exists() for file in self._off_files)
 
     async def _follow(self) -> None:
         was_there = True
@@ -188,7 +209,7 @@ class Egress:
                 was_there = False
                 await asyncio.sleep(AGAIN)
                 continue
-            was_there = True
+            was_there, self._writer = True, writer
             log.info("egress: connected to %s", self._place)
             telling = asyncio.create_task(self._tell(writer))
             keep_alive(writer)
@@ -238,11 +259,12 @@ class Egress:
                 if "exempt" in said:
                     await self._work(own.exempt, read_exempt(said["exempt"]), read_macs(said["exempt_macs"]))
                     self._keep()
-            self._end_connections()
+            await self._end_connections()
             if not own.is_due:
                 self._complain(own.problem)
         except NftError as error:
             self._complain(str(error))
+            writer.write(json.dumps({"failed": int(said["serial"])}).encode() + b"\n")
             return
         writer.write(json.dumps({"done": int(said["serial"])}).encode() + b"\n")
         if "off" in said or "wanted" in said:
@@ -272,13 +294,13 @@ class Egress:
         try:
             # Beside the other thread, for answers wait for that one.
             status = await asyncio.get_running_loop().run_in_executor(self._aside, self._status)
-        except NftError as error:
-            self._complain(str(error))
+        except Exception as error:  # noqa: BLE001  whatever it is: an old status must not be taken for that of now
+            self._complain(str(error) or type(error).__name__)
             status = {"generation": None}
         status["ended"] = self._ended
         status["problem"] = self._problem or status.get("problem")
         if self._is_off():
-            status = {"generation": None, "problem": f"it is off: `blockd egress on`, or remove {self._off_file}"}
+            status = {"generation": None, "problem": f"it is off: `blockd egress on`, or remove {self._off_files[0]}"}
         writer.write(json.dumps({"status": status}).encode() + b"\n")
 
 
@@ -295,6 +317,12 @@ def read_moves(value: Any, groups: Any) -> dict[Any, str | None]:
 
 def run(place: Path | Far) -> None:
     """Run it. StartError when it cannot work at all."""
+    # Of this network namespace: two would take each other's changes for somebody's, and repair them for ever.
+    alone = socket.socket(socket.AF_UNIX)
+    try:
+        alone.bind("\0blockd-egress")
+    except OSError:
+        raise StartError("egress: another `blockd egress` is at work on this machine's packet filter") from None
     try:
         nft = Nftables()
         nft.objects()

@@ -16,12 +16,12 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from blockd.egress.learned import Book
-from blockd.egress.ruleset import REFUSED
+from blockd.egress.ruleset import SEEN
 from blockd.egress.wanted import Wanted, exempt_json, read_status
 from blockd.settings.schema import Egress as Settings
 from blockd.settings.values import Address
@@ -29,7 +29,7 @@ from blockd.settings.values import Address
 log = logging.getLogger("blockd")
 
 #: Octets of a line of a firewall's, and lines that may wait for a slow one.
-LINE, BACKLOG = 4 << 20, 64 << 20
+LINE, BACKLOG = 4 << 20, 256 << 20
 #: Firewalls at once, and handshakes; seconds for one of those.
 MOST, HANDSHAKE = 16, 5.0
 #: Seconds that a firewall may be at one message before the next is sent all the same, and until one says anything.
@@ -82,15 +82,17 @@ class Firewall:
         let_go: Callable[[list[int]], None],
         look_up: Callable[[str, int], None],
         asked_within: Callable[[str, int], bool],
+        beside: Callable[[Collection[str]], dict[str, set[str]]],
     ) -> None:
         """`let_go` sends answers that are held, by serial; `look_up` asks an upstream for a name and type.
 
-        `asked_within` says whether an address asked us anything within so many seconds.
+        `asked_within` says whether an address asked us anything within so many seconds, `beside` which other addresses
+        are of the same devices.
         """
         self.book = Book()
         self.peers: set[_Peer] = set()
         self.is_off = False
-        self._let_go, self._look_up, self._asked_within = let_go, look_up, asked_within
+        self._let_go, self._look_up, self._asked_within, self._beside = let_go, look_up, asked_within, beside
         #: Sources that are refused something by a firewall and do not ask us: packets. They have another resolver.
         self.silent: dict[str, int] = {}
         self._wanted: Wanted | None = None
@@ -168,6 +170,28 @@ class Firewall:
             peer.writer.close()
         path.unlink(missing_ok=True)
 
+    # What is known over restarts
+
+    def keep(self, file: Path, kept: dict[str, Any]) -> None:
+        """Write down what `self.book.keep` gave. It may wait for a disk: on any thread."""
+        new = file.with_suffix(".new")
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as written:
+                json.dump({**kept, "at": time.time()}, written)
+            new.replace(file)
+        except OSError as error:
+            log.error("egress: %s cannot be written: %s", file, error.strerror)
+
+    def recall(self, file: Path) -> None:
+        """Know again what was written there: firewalls have it still, and what is shared is not seen at once."""
+        if not file.exists():
+            return
+        try:
+            kept = json.loads(file.read_text())
+            self.book.recall(kept, max(0.0, time.time() - float(kept["at"])), time.monotonic())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.error("egress: %s cannot be read, and is left out: %s", file, error)
+
     # What is wanted
 
     def want(self, wanted: Wanted, settings: Settings, protected: frozenset[Address]) -> None:
@@ -236,7 +260,10 @@ class Firewall:
         for app, address in news.drop:
             self._add.pop((app, address), None)
             self._drop[app, address] = None
-        if serial and not news.add and self._waiting:
+        if serial and not news.add and self._batch:
+            # What it would tell is told next, most likely.
+            self._batch.append(serial)
+        elif serial and not news.add and self._waiting:
             # What it would tell is on its way, most likely.
             next(reversed(self._waiting.values())).append(serial)
         elif serial and not news.add:
@@ -275,6 +302,8 @@ class Firewall:
         }
         self._add, self._drop = {}, {}
         self._flying, self._flying_until = self._send(message), now + PATIENCE
+        # Whether it is confirmed or not: what is new by then must not wait for the next answer.
+        self._loop().call_later(PATIENCE + 0.01, self._flush)
         batch, self._batch = self._batch, []
         if batch:
             self._waiting[self._flying] = batch
@@ -295,10 +324,9 @@ class Firewall:
 
     def look_up(self, names: list[str]) -> None:
         """Have names looked up one after the other, so that it is known where they lead though nobody asks."""
-        if self._names:
-            return
-        self._names = list(names)
-        self._look_up_some()
+        is_at_it, self._names = bool(self._names), list(names)
+        if not is_at_it:
+            self._look_up_some()
 
     def _look_up_some(self) -> None:
         now, self._names = self._names[:LOOK_UPS], self._names[LOOK_UPS:]
@@ -346,6 +374,10 @@ class Firewall:
                 if "done" in said:
                     peer.done, peer.is_ready = int(said["done"]), True
                     self._done()
+                if "failed" in said:
+                    # It tries again by itself, and nobody waits for it meanwhile.
+                    peer.is_ready = False
+                    self._done()
                 if "status" in said:
                     peer.status = read_status(said["status"])
                     self._look_for_silent()
@@ -360,16 +392,19 @@ class Firewall:
             log.warning("egress: a firewall is gone; what it enforced stands as it is")
 
     def _look_for_silent(self) -> None:
-        refused: dict[str, int] = {}
+        wanting: dict[str, int] = {}
         for peer in self.peers:
-            for source, packets in dict(peer.status.get("refused_sources") or {}).items():
-                refused[source] = refused.get(source, 0) + int(packets)
-        silent = {source: packets for source, packets in refused.items() if not self._asked_within(source, REFUSED)}
+            for source, packets in dict(peer.status.get("seen") or {}).items():
+                wanting[source] = wanting.get(source, 0) + int(packets)
+        silent = {source: packets for source, packets in wanting.items() if not self._asked_within(source, SEEN)}
+        # A device may ask by one of its addresses, and go elsewhere by another.
+        for source, others in self._beside(silent.keys()).items():
+            if any(self._asked_within(other, SEEN) for other in others):
+                del silent[source]
         for source in silent.keys() - self.silent.keys():
             log.warning(
-                "egress: %s is refused something of apps, and asked us nothing for %d min: it has another resolver",
+                "egress: %s wants what is an app's, and asked us nothing of late: it has another resolver",
                 source,
-                REFUSED // 60,
             )
         self.silent = silent
 

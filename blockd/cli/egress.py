@@ -116,19 +116,18 @@ def off(context: typer.Context, config: Config = None, socket: Socket = None) ->
     """
     from blockd.egress.nftables import Nftables, NftError
 
-    with contextlib.suppress(ControlError):
-        # Firewalls of other machines are told, too.
-        answer = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
-        if answer["ok"] and answer["firewalls"]:
-            _wait_until_off(context, config, socket)
     try:
-        file = _off_file(context, config)
-        if file is not None:
+        for file in _off_files(context, config):
             file.touch()
         removed = Nftables().remove()
     except (NftError, OSError) as error:
         refuse("egress off", str(error), as_json=False)
     say("off: the table inet blockd is gone" if removed else "off: nothing of ours is there")
+    with contextlib.suppress(ControlError):
+        # Firewalls of other machines are told, too.
+        answer = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
+        if answer["ok"] and answer["firewalls"]:
+            _wait_until_off(context, config, socket)
 
 
 def _wait_until_off(context: typer.Context, config: Path | None, socket: Path | None) -> None:
@@ -144,25 +143,29 @@ def _wait_until_off(context: typer.Context, config: Path | None, socket: Path | 
         time.sleep(0.1)
 
 
-def _off_file(context: typer.Context, config: Path | None) -> Path | None:
-    """Give the file that keeps this machine's firewall off; none where no config says which it is."""
-    from blockd.egressing import OFF
+def _off_files(context: typer.Context, config: Path | None) -> list[Path]:
+    """Give the files that keep this machine's firewall off: beside the socket, and where its unit keeps its state."""
     from blockd.settings.load import load_settings
     from blockd.settings.source import Disk
+    from blockd.settings.usual import EGRESS_OFF, EGRESS_OFF_KEPT, EGRESS_SOCKET, EGRESS_STATE
 
-    try:
+    place = Path(EGRESS_SOCKET)
+    with contextlib.suppress(typer.BadParameter, InputError):
         file = Path(os.path.abspath(config_path(config or (context.obj or (None,))[0])))
         settings, _ = load_settings(file, Disk())
-    except (typer.BadParameter, InputError):
-        return None
-    return Path(f"{file.parent / settings.egress.socket}{OFF}")
+        place = file.parent / settings.egress.socket
+    place.parent.mkdir(parents=True, exist_ok=True)
+    state = Path(EGRESS_STATE)
+    return [Path(f"{place}{EGRESS_OFF}"), *([state / EGRESS_OFF_KEPT] if state.is_dir() else [])]
 
 
 def on(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
     """Enforce again."""
-    file = _off_file(context, config)
-    if file is not None:
-        file.unlink(missing_ok=True)
+    try:
+        for file in _off_files(context, config):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        refuse("egress on", str(error), as_json=False)
     answer = _ask(context, config, socket, False, "on")
     say(f"on: {len(answer['firewalls'])} firewalls were told what to refuse")
 
@@ -183,7 +186,8 @@ def _print(answer: dict[str, Any]) -> None:
         is_current = one["generation"] == answer["generation"]
         say(
             f"generation {one['generation']}{'' if is_current else ', which is not the one in force'}; "
-            f"{one['sources']} sources by address; last transaction {one['took'] * 1000:.0f} ms; "
+            f"sources: {one['ranges']} networks, {one['sources']} addresses, {one['macs']} MACs; "
+            f"last transaction {one['took'] * 1000:.0f} ms; "
             f"repaired {one['drift']} times"
         )
         apps = sorted(one["learned"])
@@ -199,7 +203,7 @@ def _print(answer: dict[str, Any]) -> None:
                 row[4] = begun.get((row[0], row[1]), 0) if row[2] == "blocked" else ""
             print_table(["GROUP", "APP", "WHAT", "PACKETS", "CONNECTIONS"], rows, right=["PACKETS", "CONNECTIONS"])
     for source, packets in list(answer["silent"].items())[:20]:
-        say(f"{source} was refused {packets} packets, and asks us nothing: it has another resolver")
+        say(f"{source} sent {packets} packets to apps, and asks us nothing: it has another resolver")
     if answer["shared"]:
         say()
         rows = [

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from ipaddress import ip_address
+from typing import Any, Literal
 
 from blockd.egress.ends import Ends
 from blockd.egress.ruleset import LEARNED
@@ -19,7 +20,7 @@ from blockd.settings.values import Address, Network
 #: Addresses of names of nobody's apps that are remembered, and names of one.
 OTHERS, NAMES = 200_000, 8
 #: Seconds: an address stands at least so long, and at most.
-LEAST, MOST = 300, 86_400
+LEAST, MOST = 300, 14 * 86_400
 #: What is left of a bound for the kernel, whose own count is of elements that have ended, too.
 ROOM = LEARNED - 5_000
 
@@ -68,7 +69,11 @@ class Book:
                 continue
             if address in self._others and address not in self.shared:
                 self._share(address, news)
+            is_spared = address in self.shared and self.shared_is != "block"
             for app in wanted:
+                if is_spared and address not in self.apps[app]:
+                    # A firewall may have it of before.
+                    news.drop.append((app, address))
                 self._learn(app, address, seconds, now, news)
         return news
 
@@ -127,7 +132,27 @@ class Book:
     def left_alone(self) -> list[tuple[str, Address]]:
         """Give what a firewall may have of before and is to let go: shared addresses, and what is ours."""
         shared = [] if self.shared_is == "block" else self.shared
-        return [*self.not_ours, *((app, a) for a in shared for app, known in self.apps.items() if a in known)]
+        ours = [(app, address) for app in self.apps for address in self.protected]
+        spared = [(app, a) for a in shared for app, known in self.apps.items() if a in known]
+        return [*self.not_ours, *ours, *spared]
+
+    def keep(self, now: float) -> dict[str, Any]:
+        """Give what is known, as JSON, for a start later on: seconds left, and names of shared addresses."""
+        self._end(now)
+        learned = {app: [[str(a), int(end - now)] for a, end in known.items()] for app, known in self.apps.items()}
+        return {"learned": learned, "shared": [[str(a), names] for a, names in self.shared.items()]}
+
+    def recall(self, kept: dict[str, Any], passed: float, now: float) -> None:
+        """Know again what was kept so many seconds ago, of apps that are followed. ValueError when it is no such."""
+        try:
+            for written, names in kept["shared"]:
+                self._others[ip_address(written)] = self.shared[ip_address(written)] = [str(name) for name in names]
+            for app, known in self.apps.items():
+                for written, left in kept["learned"].get(app, ()):
+                    if left > passed and (address := ip_address(written)) not in known and len(known) < ROOM:
+                        known.put(address, now + min(left - passed, MOST))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def enforced(self, now: float) -> list[tuple[str, Address, int]]:
         """Give all that the firewall is to have: app, address, seconds left."""

@@ -59,14 +59,18 @@ class NftError(Exception):
     """The kernel or `nft` does not take it; nothing was changed."""
 
 
+class SetFullError(NftError):
+    """A set of learned addresses has no room for more."""
+
+
 @dataclass(frozen=True)
 class Counted:
     """What the rules counted."""
 
     #: Packets and octets by a counter's name.
     counters: dict[str, tuple[int, int]]
-    #: Sources that were refused something of late: packets.
-    refused: dict[str, int]
+    #: Sources that wanted what is an app's of late: packets.
+    seen: dict[str, int]
 
 
 class Nftables:
@@ -143,6 +147,8 @@ class Nftables:
         except OSError as error:
             raise NftError(f"the kernel takes no addresses: {error.strerror}") from None
         number = max(answers, default=errno.EIO)
+        if number in (errno.ENFILE, errno.ENOSPC):
+            raise SetFullError(f"a set of learned addresses is full: {os.strerror(number)}")
         if number or len(answers) < len(steps):
             raise NftError(f"the kernel takes no addresses: {os.strerror(number or errno.EIO)}")
 
@@ -206,13 +212,13 @@ class Nftables:
         counters = {
             item["name"]: (item["packets"], item["bytes"]) for kind, item in self._listed() if kind == "counter"
         }
-        refused: dict[str, int] = {}
-        for name in ("refused4", "refused6") if counters else ():
+        seen: dict[str, int] = {}
+        for name in ("seen4", "seen6") if counters else ():
             for listed, item in self._list("list", "set", *TABLE.split(), name):
                 for one in item.get("elem", []) if listed == "set" else []:
                     if isinstance(one, dict) and "elem" in one:
-                        refused[str(one["elem"]["val"])] = int(one["elem"].get("counter", {}).get("packets", 0))
-        return Counted(counters, refused)
+                        seen[str(one["elem"]["val"])] = int(one["elem"].get("counter", {}).get("packets", 0))
+        return Counted(counters, seen)
 
     def remove(self) -> bool:
         """Take all of ours away; False when there was nothing. NftError when the table is somebody else's."""

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -17,8 +17,8 @@ from blockd.egress import ruleset
 from blockd.egress.connections import Destinations
 from blockd.egress.ends import Ends
 from blockd.egress.learned import ROOM
-from blockd.egress.nftables import Counted, Nftables, NftError
-from blockd.egress.ruleset import ABSENT, GRACE, TYPES, Objects
+from blockd.egress.nftables import Counted, Nftables, NftError, SetFullError
+from blockd.egress.ruleset import ABSENT, GRACE, TABLE, TYPES, Objects
 from blockd.egress.wanted import Wanted
 from blockd.settings.values import Address
 
@@ -30,7 +30,9 @@ Outcome = TypeVar("Outcome")
 KEEPS_TIME = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < (6, 12)
 #: For an app that is not known; an end that was not there.
 NONE, NEVER = Ends(), -1.0
-#: Refused sources that are told, the busiest first.
+#: Seconds for which an address that has ended is remembered, for connections that are open to it.
+PAST = 86_400.0
+#: Sources that are told, the busiest first.
 MOST_SOURCES = 1_000
 
 
@@ -49,8 +51,9 @@ class Reconciler:
         self.took = 0.0
         self.applied = 0
         self.refused: Counter[str] = Counter()
-        #: What was learned, by app.
+        #: What was learned, by app, and what of it has ended while somebody was exempt.
         self._known: dict[str, Ends] = {}
+        self._past: dict[str, Ends] = {}
         #: Who was exempt when that was looked at last, and whose exemptions ended: app, and source or MAC.
         self._was_exempt: set[tuple[str, Address | str]] = set()
         self._ended: set[tuple[str, Address | str]] = set()
@@ -97,7 +100,8 @@ class Reconciler:
                 if (text := exempt + self._forgetting()).strip():
                     self._do(self._nft.apply, text)
                 if new:
-                    self._do(self._nft.learn, new, KEEPS_TIME)
+                    with self._counting_full():
+                        self._do(self._nft.learn, new, KEEPS_TIME)
                 self._gone, self.is_due = set(), False
                 self._note_ended()
                 return
@@ -137,20 +141,38 @@ class Reconciler:
         # If somebody else changed something just then, once more: and what he changes from now on is heard.
         for is_all in (True, False):
             there = self._nft.objects(self._is_ours) or Objects()
-            text = ruleset.ruleset(self.wanted, time.time(), there, before) + self._forgetting()
+            if not there.maps:
+                # It is gone by now.
+                before = None
             self.has_strangers &= bool(there.sets)
-            if self._do(self._nft.apply, text, is_all):
+            text = ruleset.ruleset(self.wanted, time.time(), there, before) + self._forgetting()
+            try:
+                is_alone = self._do(self._nft.apply, text, is_all)
+            except NftError as error:
+                if there == Objects():
+                    raise
+                # Something of ours has another definition: somebody else's, or that of another version of blockd.
+                text = f"delete table {TABLE}\n{ruleset.ruleset(self.wanted, time.time())}"
+                is_alone = self._do(self._nft.apply, text, is_all)
+                log.error("egress: the table could not be changed, and was made anew: %s", error)
+                there, before = Objects(), None
+                self._is_adopted = self.has_strangers = False
+            if is_alone:
                 break
             before = None
-        try:
+        # A generation is in force though there may be no room for all that is known of addresses.
+        with self._counting_full():
             self._nft.learn(self._known_best(there, None if before is None else new), KEEPS_TIME)
-        except NftError as error:
-            if not _is_full(error):
-                raise
-            # A generation is in force though there is no room for all that is known of addresses.
-            self.refused["full"] += 1
         self._is_ours, self._gone, self.is_due = True, set(), False
         self._note_ended()
+
+    @contextlib.contextmanager
+    def _counting_full(self) -> Iterator[None]:
+        try:
+            yield
+        except SetFullError as error:
+            self.refused["full"] += 1
+            self.problem = str(error)
 
     def _note_ended(self) -> None:
         """See whose exemption is not in force any more."""
@@ -173,7 +195,8 @@ class Reconciler:
             return {}
         there = {}
         for app in {app for app, _ in self._ended}:
-            there[app] = Destinations(app, frozenset(self._known.get(app, NONE)), self.wanted.apps.get(app, ()))
+            addresses = frozenset((*self._known.get(app, NONE), *self._past.get(app, NONE)))
+            there[app] = Destinations(app, addresses, self.wanted.apps.get(app, ()))
         ended: dict[Address | str, list[Destinations]] = {}
         for app, one in self._ended:
             ended.setdefault(one, []).append(there[app])
@@ -211,17 +234,14 @@ class Reconciler:
             self._gone.discard((app, address))
         try:
             self._step(self._nft.learn, learned, KEEPS_TIME)
-        except NftError as error:
-            if not _is_full(error):
-                raise
-            self.is_due = False
+        except SetFullError as error:
             for (app, address), end in before.items():
                 if end == NEVER:
                     self._known[app].drop(address)
                 else:
                     self._known[app].put(address, end)
             self.refused["full"] += len(learned)
-            self.problem = f"a set of learned addresses is full: {error}"
+            self.problem = str(error)
 
     def forget(self, addresses: list[tuple[str, Address]]) -> None:
         """Take addresses out."""
@@ -272,8 +292,14 @@ class Reconciler:
         if what is not None and self.wanted is not None:
             self._repair(what)
             return True
-        for known in self._known.values():
-            known.tidy(time.monotonic())
+        now, exempt = time.monotonic(), {app for app, _ in self._was_exempt}
+        for app, known in self._known.items():
+            past = self._past.setdefault(app, Ends())
+            past.tidy(now)
+            for address in known.tidy(now):
+                # Connections that are open to it end with the exemption all the same.
+                if app in exempt:
+                    past.put(address, now + PAST)
         if self.wanted is not None and (self.is_due or is_all):
             self._put()
         elif self.wanted is not None:
@@ -293,8 +319,11 @@ class Reconciler:
         try:
             self._do(do, *arguments)
             self.is_due = was_due
-        except NftError as error:
-            what = None if _is_full(error) else self._nft.changes()
+        except SetFullError:
+            self.is_due = was_due
+            raise
+        except NftError:
+            what = self._nft.changes()
             if what is None:
                 raise
             # It stands on what somebody took away.
@@ -318,7 +347,7 @@ class Reconciler:
             if rest:
                 group, _, app = rest.partition("/")
                 counters[name] = {"what": kind, "group": group, "app": app, "packets": packets, "octets": octets}
-        most = sorted(counted.refused.items(), key=lambda one: -one[1])[:MOST_SOURCES]
+        most = sorted(counted.seen.items(), key=lambda one: -one[1])[:MOST_SOURCES]
         return {
             "generation": wanted.generation,
             "problem": self.problem,
@@ -327,22 +356,20 @@ class Reconciler:
             "took": self.took,
             "refused": dict(self.refused),
             "sources": len(wanted.places),
+            "ranges": len(wanted.networks),
+            "macs": len(wanted.macs),
             "learned": {app: len(known) for app, known in list(self._known.items())},
             "networks": {app: len(own) for app, own in wanted.apps.items()},
             "exempt": {app: len(own) for app, own in wanted.exempt.items()},
             "is_due": self.is_due,
             "counters": list(counters.values()),
-            "refused_sources": dict(most),
+            "seen": dict(most),
         }
 
 
 def _named(wanted: Wanted) -> set[str]:
     """Name the apps that have sets."""
     return {app for one in wanted.groups.values() for app in one.apps}
-
-
-def _is_full(error: NftError) -> bool:
-    return any(text in str(error) for text in ("space", "Too many open files in system", "No buffer"))
 
 
 def _lasting(wanted: Wanted) -> Wanted:

@@ -24,8 +24,8 @@ DNS_PORTS = "{ 53, 853 }"
 CONNECTIONS = "connections"
 #: Addresses of a set of learned ones; it is a hash, whose size is a bound and takes no memory before.
 LEARNED = 65_535
-#: Seconds for which sources are remembered that were refused something, and how many: a sample, not a list of all.
-REFUSED, REFUSED_SOURCES = 900, 4_096
+#: Seconds for which sources are remembered that wanted what is an app's, and how many: a sample, not a list of all.
+SEEN, SEEN_SOURCES = 900, 4_096
 #: Seconds that an exempt source stays beyond its end, so that one which goes on is not cut off before that is said.
 GRACE = 0.5
 #: Of a set whose elements end by themselves.
@@ -86,9 +86,9 @@ def ruleset(wanted: Wanted, now: float, there: Objects = Objects(), before: Want
         resolvers = [str(network) for network in wanted.resolvers if network.version == version]
         lines += _set(f"resolvers{version}", kind, " flags interval; auto-merge;", resolvers)
         # Full, it takes no more in; the rule goes on.
-        flags = f"flags dynamic,timeout; timeout {REFUSED}s; size {REFUSED_SOURCES};"
-        lines.append(f"add set {TABLE} refused{version} {{ type {kind}; {flags} }}")
-        sets |= {f"resolvers{version}", f"refused{version}"}
+        flags = f"flags dynamic,timeout; timeout {SEEN}s; size {SEEN_SOURCES};"
+        lines.append(f"add set {TABLE} seen{version} {{ type {kind}; {flags} }}")
+        sets |= {f"resolvers{version}", f"seen{version}"}
         for app in apps:
             lines.append(f"add set {TABLE} {learned(app, version)} {{ type {kind}; flags timeout; size {LEARNED}; }}")
             networks = [str(network) for network in wanted.apps[app] if network.version == version]
@@ -104,7 +104,7 @@ def ruleset(wanted: Wanted, now: float, there: Objects = Objects(), before: Want
     maps.add("macs")
     lines += [f"add rule {TABLE} forward {rule}" for rule in _forward(wanted)]
     for group, verdicts in wanted.groups.items():
-        lines += [f"add rule {TABLE} {_group(group)} {rule}" for rule in _rules(group, verdicts)]
+        lines += [f"add rule {TABLE} {_group(group)} {rule}" for rule in _rules(wanted, group, verdicts)]
         for app in verdicts.block:
             rules = _refusals(wanted, group, app, verdicts.is_named)
             lines += [f"add rule {TABLE} {_refusal(group, app)} {rule}" for rule in rules]
@@ -223,7 +223,7 @@ def _to(app: str) -> Iterator[tuple[int, str]]:
             yield version, f"meta nfproto {protocol} meta l4proto {{ tcp, udp }} th dport {DNS_PORTS}"
 
 
-def _rules(group: str, verdicts: Verdicts) -> Iterator[str]:
+def _rules(wanted: Wanted, group: str, verdicts: Verdicts) -> Iterator[str]:
     for version, word in WORDS.items():
         yield f"{word} daddr @resolvers{version} meta l4proto {{ tcp, udp }} th dport {DNS_PORTS} accept"
     for app in verdicts.block:
@@ -235,16 +235,24 @@ def _rules(group: str, verdicts: Verdicts) -> Iterator[str]:
         for _, match in _to(app):
             yield f"{match} accept"
     for app in verdicts.block:
-        for _, match in _to(app):
-            yield f"{match} goto {_refusal(group, app)}"
+        for version, match in _to(app):
+            spared = _spared(wanted, verdicts, version) if match.endswith(learned(app, version)) else ""
+            yield f"{match}{spared} goto {_refusal(group, app)}"
     for app in verdicts.monitor:
-        for _, match in _to(app):
-            yield f"{match} counter name {counter('monitored', group, app)}"
+        for version, match in _to(app):
+            seen = f" update @seen{version} {{ {WORDS[version]} saddr counter }}" if verdicts.is_named else ""
+            yield f"{match}{seen} counter name {counter('monitored', group, app)}"
+
+
+def _spared(wanted: Wanted, verdicts: Verdicts, version: int) -> str:
+    """Match what is no address of an app that this group may reach: it is shared, and let through."""
+    others = {app for one in wanted.groups.values() for app in one.apps} - set(verdicts.block) if wanted.spares else ()
+    return "".join(f" {WORDS[version]} daddr != @{learned(app, version)}" for app in sorted(others))
 
 
 def _refusals(wanted: Wanted, group: str, app: str, is_named: bool) -> Iterator[str]:
     for version, word in WORDS.items() if is_named else ():
-        yield f"update @refused{version} {{ {word} saddr counter }}"
+        yield f"update @seen{version} {{ {word} saddr counter }}"
     yield f"counter name {counter('blocked', group, app)}"
     yield f"tcp flags & (syn | ack) == syn counter name {counter(CONNECTIONS, group, app)}"
     if wanted.answer == "drop":

@@ -63,6 +63,8 @@ class Wanted:
     resolvers: tuple[Network, ...] = ()
     #: `reject` or `drop`.
     answer: str = "reject"
+    #: Whether an address that another app has, too, is let through for a group that may reach that one.
+    spares: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Write it for the other side."""
@@ -79,6 +81,7 @@ class Wanted:
             **exempt_json(self.exempt, self.exempt_macs),
             "resolvers": [str(network) for network in self.resolvers],
             "answer": self.answer,
+            "spares": self.spares,
         }
 
 
@@ -110,6 +113,7 @@ def read_wanted(value: Any) -> Wanted:
             exempt_macs=read_macs(value["exempt_macs"]),
             resolvers=tuple(map(_network, value["resolvers"])),
             answer=str(value["answer"]),
+            spares=bool(value["spares"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"what the daemon says is not whole: {type(error).__name__}: {error}") from None
@@ -150,15 +154,15 @@ def read_status(value: Any) -> dict[str, Any]:
             key: {_name(app): int(count) for app, count in value[key].items()}
             for key in ("refused", "learned", "networks", "exempt")
         }
-        sources = list(value["refused_sources"].items())[:1_000]
+        sources = list(value["seen"].items())[:1_000]
         return {
             "generation": str(generation)[:200],
             "problem": _text(value.get("problem")),
-            **{key: int(value[key]) for key in ("drift", "applied", "sources", "ended")},
+            **{key: int(value[key]) for key in ("drift", "applied", "sources", "ranges", "macs", "ended")},
             "took": float(value["took"]),
             **counts,
             "counters": rows,
-            "refused_sources": {str(_address(source)): int(packets) for source, packets in sources},
+            "seen": {str(_address(source)): int(packets) for source, packets in sources},
         }
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is no status: {type(error).__name__}: {error}") from None
@@ -166,7 +170,7 @@ def read_status(value: Any) -> dict[str, Any]:
 
 def read_learned(value: Any) -> list[tuple[str, Address, int]]:
     """Read app, address and seconds. ValueError when it is something else."""
-    return [(_name(app), _address(address), min(max(int(seconds), 1), 7 * 86_400)) for app, address, seconds in value]
+    return [(_name(app), _address(address), min(max(int(seconds), 1), 15 * 86_400)) for app, address, seconds in value]
 
 
 def ranges(networks: Mapping[Network, str | None], version: int) -> list[tuple[Address, Address, str | None]]:

@@ -469,7 +469,7 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
     apply = GaugeMetricFamily("blockd_egress_apply_seconds", "How long the slowest firewall's last transaction took.")
     shared = GaugeMetricFamily("blockd_egress_shared", "Addresses of apps that names of nobody's apps lead to, too.")
     silent = GaugeMetricFamily(
-        "blockd_egress_silent", "Devices that a firewall refuses something and that ask us nothing."
+        "blockd_egress_silent", "Devices that want what is an app's, as a firewall sees it, and that ask us nothing."
     )
     refused = CounterMetricFamily(
         "blockd_egress_refused", "Addresses that are not learned: reserved, protected, full.", labels=["reason"]

@@ -47,6 +47,7 @@ def wanted_of(inputs: Inputs, generation: str) -> Wanted:
         apps={app: tuple(inputs.catalogue.entries[app].app.networks) for app in sorted(apps)},
         resolvers=tuple(dict.fromkeys((*settings.egress.resolvers, *map(ip_network, own_addresses(inputs))))),
         answer=settings.egress.answer,
+        spares=settings.egress.shared != "block",
     )
 
 
@@ -84,17 +85,23 @@ def exempt_at(
     macs: dict[str, dict[str, float]] = {}
     moments: list[float] = []
     for whose, number in devices:
-        view, end = number, now + HORIZON
+        view, later = number, list[tuple[float, int]]()
         if number >= first_view + len(apps):
             slot = slots[number - first_view - len(apps)]
             view = max((step for step in slot if step[0] <= now), default=(0.0, 0))[1]
-            later = [moment for moment, _ in slot if moment > now]
-            moments += later
-            end = min(later, default=end)
-        for app in apps[view - first_view] if first_view <= view < first_view + len(apps) else ():
+            later = sorted(step for step in slot if step[0] > now)
+            moments += [moment for moment, _ in later]
+        for app in _apps_of(view, first_view, apps):
+            # Not where another one's exemption ends: this goes on though nobody says so.
+            ends = (moment for moment, to in later if app not in _apps_of(to, first_view, apps))
+            end = next(ends, now + HORIZON)
             if isinstance(whose, int):
                 digits = f"{whose:012x}"
                 macs.setdefault(app, {})[":".join(digits[at : at + 2] for at in range(0, 12, 2))] = end
             else:
                 addresses.setdefault(app, {})[whose] = end
     return addresses, macs, min(moments, default=None)
+
+
+def _apps_of(view: int, first_view: int, apps: Sequence[frozenset[str]]) -> frozenset[str]:
+    return apps[view - first_view] if first_view <= view < first_view + len(apps) else frozenset()

@@ -4,3 +4,7 @@
 SOCKET = "/run/blockd/control.sock"
 #: Where the firewall's process reaches the daemon.
 EGRESS_SOCKET = "/run/blockd/egress.sock"
+#: Behind the socket's name: the file that says that nothing is to be enforced.
+EGRESS_OFF = ".off"
+#: The same in the state directory of its unit, which outlasts a start of the machine.
+EGRESS_STATE, EGRESS_OFF_KEPT = "/var/lib/blockd-egress", "off"

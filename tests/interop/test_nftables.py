@@ -154,6 +154,29 @@ print(json.dumps(nft("list", "tables").split()))
     assert inside(tmp_path, code) == ["table", "inet", "others"]
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "add chain inet blockd forward { type filter hook input priority 0; }",
+        "add set inet blockd resolvers4 { type ipv4_addr; }",
+        "add set inet blockd learned4-tiktok { type ipv4_addr; flags interval; }",
+    ],
+)
+def test_what_has_another_definition_is_made_anew(tmp_path: Path, theirs: str) -> None:
+    """Somebody else's, or that of another version of blockd: the table goes, and all of ours is in force."""
+    code = f"""
+one.want(wanted(places={{ip_address("10.1.1.1"): "corporate"}}), [("tiktok", address(1), 500)])
+before = chains()
+nft("delete", "table", "inet", "blockd")
+nft("add", "table", "inet", "blockd")
+nft(*{theirs!r}.split(" "))
+assert look() and not look()
+assert sorted(chains().split()) == sorted(before.split())
+print(json.dumps([list(kernel.elements("sources4", "map")), list(kernel.elements("learned4-tiktok"))]))
+"""
+    assert inside(tmp_path, code) == [["10.1.1.1"], ["32.0.0.1"]]
+
+
 def test_a_reload_of_names_touches_no_rule_and_others_may_be_busy(tmp_path: Path) -> None:
     """What is the same stays in force as it is; changes of others' tables at the same time are no drift."""
     code = """

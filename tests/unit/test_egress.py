@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from blockd.egress.ends import Ends
 from blockd.egress.learned import LEAST, Book
+from blockd.egress.nftables import Nftables, NftError, SetFullError
+from blockd.egress.reconcile import Reconciler
 from blockd.egress.ruleset import ABSENT, Objects, moving, ruleset
 from blockd.egress.wanted import Verdicts, Wanted, ranges, read_learned, read_status, read_wanted
 from blockd.exemptions.schedule import HORIZON
@@ -79,10 +81,20 @@ def test_what_is_wanted_is_read_as_it_was_written() -> None:
 def test_a_status_is_read_or_refused() -> None:
     """What a peer says must not break what others show."""
     good: dict[str, Any] = {
-        **{"generation": "7", "problem": None, "drift": 1, "applied": 2, "sources": 3, "ended": 4, "took": 0.1},
+        **{
+            "generation": "7",
+            "problem": None,
+            "drift": 1,
+            "applied": 2,
+            "sources": 3,
+            "ranges": 2,
+            "macs": 1,
+            "ended": 4,
+            "took": 0.1,
+        },
         **{"refused": {"full": 1}, "learned": {"tiktok": 2}, "networks": {}, "exempt": {}},
         "counters": [{"what": "blocked", "group": "g", "app": "tiktok", "packets": 1, "octets": 2}],
-        "refused_sources": {"10.0.0.1": 5},
+        "seen": {"10.0.0.1": 5},
     }
     assert read_status(good) == good
     assert read_status({"generation": None}) == {"generation": None, "problem": None}
@@ -158,7 +170,7 @@ def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     assert "add rule inet blockd refuse/corporate/tiktok meta l4proto tcp reject with tcp reset" in lines
     assert "add element inet blockd exempt4-tiktok { 10.20.0.7 timeout 1000500ms }" in lines
     assert "exempt4-tiktok {" not in "\n".join(ruleset(WANTED, 2_000.0).split("exempt4-tiktok { type")[1:2])
-    assert "add rule inet blockd refuse/corporate/tiktok update @refused6 { ip6 saddr counter }" in lines
+    assert "add rule inet blockd refuse/corporate/tiktok update @seen6 { ip6 saddr counter }" in lines
     begun = "tcp flags & (syn | ack) == syn counter name connections/corporate/tiktok"
     assert f"add rule inet blockd refuse/corporate/tiktok {begun}" in lines
     drop = ruleset(Wanted("1", {"a": Verdicts(("tiktok",))}, apps={"tiktok": ()}, answer="drop"), 0.0).splitlines()
@@ -260,6 +272,98 @@ def test_an_address_that_others_have_too(shared: str) -> None:
     assert one.shared == {}, "nobody's any more"
 
 
+def test_what_is_shared_is_let_go_whatever_a_firewall_has_of_before() -> None:
+    """Others' name first, with a firewall that has the address from an earlier daemon; and it is kept over restarts."""
+    one = book()
+    one.hear("shop.example", [], [EDGE], 60, 0.0)
+    assert one.hear("a.example", ["tiktok"], [EDGE], 60, 1.0).drop == [("tiktok", EDGE)]
+    one.hear("a.example", ["tiktok"], [OTHER], 600, 1.0)
+    kept = json.loads(json.dumps(one.keep(1.0)))
+    again = book()
+    again.recall(kept, 100.0, 50.0)
+    assert again.shared == {EDGE: ["shop.example"]}
+    assert again.enforced(50.0) == [("tiktok", OTHER, 500)]
+    assert again.hear("news.example", [], [OTHER], 60, 60.0).drop == [("tiktok", OTHER)]
+    late = book()
+    late.recall(kept, 10_000.0, 50.0)
+    assert late.enforced(50.0) == []
+    others: list[Any] = [{}, {"shared": 7, "learned": {}}, {"shared": [["x", []]], "learned": {}}]
+    for other in others:
+        with pytest.raises(ValueError, match=r"."):
+            book().recall(other, 0.0, 0.0)
+
+
+def test_an_exemption_ends_for_its_own_apps() -> None:
+    """Where one of two ends, the other goes on, though nobody says so."""
+    apps = [frozenset({"tiktok", "temu"}), frozenset({"temu"})]
+    slots = [[(0.0, 2), (100.0, 3), (500.0, 0)]]
+    addresses, _, change = exempt_at([(EDGE, 4)], slots, 2, apps, 50.0)
+    assert addresses == {"tiktok": {EDGE: 100.0}, "temu": {EDGE: 500.0}}
+    assert change == 100.0
+
+
+def test_an_app_that_a_group_may_reach_spares_what_it_shares() -> None:
+    """An address of two apps is refused by a group that blocks both; `shared: block` spares none."""
+    groups = {"a": Verdicts(("tiktok",), ("temu",)), "b": Verdicts(("temu", "tiktok"))}
+    wanted = Wanted("1", groups, apps={"tiktok": (), "temu": ()})
+    text = ruleset(wanted, 0.0)
+    assert "group-a ip daddr @learned4-tiktok ip daddr != @learned4-temu goto refuse/a/tiktok" in text
+    assert "group-a ip daddr @networks4-tiktok goto refuse/a/tiktok" in text
+    assert "group-b ip daddr @learned4-tiktok goto refuse/b/tiktok" in text
+    text = ruleset(replace(wanted, spares=False), 0.0)
+    assert "group-a ip daddr @learned4-tiktok goto refuse/a/tiktok" in text
+
+
+class Refusing(Nftables):
+    """A kernel that takes nothing any more, when it is told so."""
+
+    def __init__(self) -> None:
+        """Take everything, at first."""
+        self.error: NftError | None = None
+        self.full: NftError | None = None
+        self.there, self.heard = Objects(), 0
+
+    def apply(self, text: str, is_all: bool = False) -> bool:
+        """Take it, or not."""
+        if self.error is not None:
+            raise self.error
+        return True
+
+    def learn(self, addresses: Any, is_renewed: bool = False) -> None:
+        """Have room, or none."""
+        if self.full is not None:
+            raise self.full
+
+    def objects(self, is_ours: bool = False) -> Objects:
+        """Have nothing."""
+        return self.there
+
+    def changes(self) -> str | None:
+        """Hear nothing of others, or that the table is gone."""
+        self.heard -= 1
+        return "the table was removed" if self.heard == 0 else None
+
+
+def test_a_full_set_does_not_make_what_is_due_forgotten() -> None:
+    """A generation that failed stays due over an address for which there is no room; so does a repair."""
+    kernel = Refusing()
+    one = Reconciler(kernel)
+    kernel.error, kernel.full = NftError("busy"), SetFullError("full")
+    with pytest.raises(NftError, match="busy"):
+        one.want(replace(WANTED), [])
+    one.learn([("tiktok", EDGE, 60)])
+    assert one.is_due
+    assert one.refused["full"] == 1
+    kernel.error = kernel.full = None
+    one.look()
+    assert not one.is_due
+    kernel.error = kernel.full = NftError("No buffer space available")
+    kernel.heard = 1
+    with pytest.raises(NftError, match="buffer"):
+        one.learn([("tiktok", EDGE, 60)])
+    assert one.is_due, "the table is gone, and is to be put back"
+
+
 def test_who_is_exempt_follows_the_clock() -> None:
     """By the slots that the hot path is told: now, and when it changes next; addresses and MACs."""
     apps = [frozenset({"tiktok", "bytedance-platform"})]
@@ -280,7 +384,7 @@ def test_a_thousand_answers_a_second_are_few_transactions(tmp_path: Path) -> Non
 
     async def play() -> tuple[Firewall, list[dict[str, Any]], list[int], float]:
         gone: list[int] = []
-        firewall = Firewall(gone.extend, lambda name, qtype: None, lambda source, seconds: True)
+        firewall = Firewall(gone.extend, lambda name, qtype: None, lambda source, seconds: True, lambda sources: {})
         place = tmp_path / "egress.sock"
         await firewall.listen(place)
         settings = Egress()
@@ -325,13 +429,23 @@ def test_the_last_word_about_an_address_counts(tmp_path: Path) -> None:
     """Learned and found to be others' in one turn: the firewall is told to let it go, and not to refuse it."""
 
     async def play() -> list[dict[str, Any]]:
-        firewall = Firewall(lambda serials: None, lambda name, qtype: None, lambda source, seconds: True)
+        gone: list[int] = []
+        firewall = Firewall(gone.extend, lambda name, qtype: None, lambda source, seconds: True, lambda sources: {})
         place = tmp_path / "egress.sock"
         await firewall.listen(place)
         firewall.want(replace(WANTED), Egress(), frozenset())
         reader, writer = await asyncio.open_unix_connection(str(place), limit=1 << 24)
         await reader.readline()
-        firewall.learned(1, "a.example", ["tiktok"], [EDGE], 60)
+        # Known, and not told yet: who asks in the same turn waits as well.
+        writer.write(json.dumps({"done": 0}).encode() + b"\n")
+        while not any(peer.is_ready for peer in firewall.peers):
+            await asyncio.sleep(0.01)
+        firewall.learned(1, "a.example", ["tiktok"], [EDGE], 3600)
+        firewall.learned(2, "b.example", ["tiktok"], [EDGE], 60)
+        await asyncio.sleep(0.1)
+        assert gone == []
+        await reader.readline()
+        firewall.learned(1, "a.example", ["tiktok"], [EDGE], 3700)
         firewall.learned(0, "shop.example", [], [EDGE], 60)
         said = json.loads(await reader.readline())
         writer.close()
