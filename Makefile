@@ -77,9 +77,11 @@ build/run.stamp: $(RUST) pyproject.toml
 	.venv/bin/pip install --quiet --disable-pip-version-check -e .
 	@mkdir -p build && touch $@
 
-build/dev.stamp: build/run.stamp
+build/dev.stamp: $(RUST) pyproject.toml
+	@$(MAKE) --no-print-directory toolchain .venv/bin/python
+	@echo "building blockd: a few minutes the first time"
 	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+	@mkdir -p build && touch build/run.stamp $@
 
 lint-tools:
 	@if ! { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1; then \
