@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -26,6 +27,9 @@ from blockd.firewall import Firewall
 from blockd.policy.egress import exempt_at
 from blockd.settings.schema import Egress
 from blockd.settings.values import Address, Network
+from tests.conftest import Serve
+from tests.support.questions import PERSONAL, ask
+from tests.support.upstream import Upstream
 
 EDGE, OTHER = ip_address("151.101.2.73"), ip_address("151.101.2.74")
 WANTED = Wanted(
@@ -456,3 +460,29 @@ def test_the_last_word_about_an_address_counts(tmp_path: Path) -> None:
 
     [said] = asyncio.run(play())
     assert (said["learn"], said["forget"]) == ([], [["tiktok", str(EDGE)]])
+
+
+def test_without_nft_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that lacks the program is told its package."""
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(NftError, match="install the package nftables"):
+        Nftables()
+
+
+def test_what_was_learned_outlasts_the_daemon(serve: Serve, upstream: Upstream) -> None:
+    """A firewall has it still; the next daemon knows it, and could let it go."""
+    upstream.records["www.tiktok.com"] = [f"www.tiktok.com. 60 IN A {EDGE}"]
+    blockd = serve([upstream.address], egress={"enabled": True, "socket": "egress.sock"})
+
+    def learned() -> int:
+        status = json.loads(blockd.run("egress", "status", "--json").stdout)
+        return int(status["learned"]["tiktok"])
+
+    ask(blockd, "www.tiktok.com", client=PERSONAL)
+    deadline = time.monotonic() + 10
+    while learned() != 1:
+        assert time.monotonic() < deadline
+    blockd.stop()
+    upstream.records.clear()
+    blockd.start()
+    assert learned() == 1
