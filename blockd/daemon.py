@@ -1265,10 +1265,15 @@ class Daemon:
         do = str(request.get("do"))
         if do in ("on", "off"):
             log.warning("egress: turned %s by a command", do)
+            file = self._firewall_off()
             try:
-                self._firewall_off().touch() if do == "off" else self._firewall_off().unlink(missing_ok=True)
+                if do == "on":
+                    file.unlink(missing_ok=True)
+                elif not file.exists():
+                    # Where it is there, the command put it there: as root, whose file is not ours to touch.
+                    file.touch()
             except OSError as error:
-                return {"ok": False, "error": f"{self._firewall_off()}: {error.strerror}"}
+                return {"ok": False, "error": f"{file}: {error.strerror}"}
             firewall.turn(do == "off")
         elif do == "plan":
             wanted = firewall.wanted()

@@ -126,7 +126,9 @@ def off(context: typer.Context, config: Config = None, socket: Socket = None) ->
     with contextlib.suppress(ControlError):
         # Firewalls of other machines are told, too.
         answer = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
-        if answer["ok"] and answer["firewalls"]:
+        if not answer["ok"]:
+            complain(f"no other machine's firewall was told: {answer['error']}")
+        elif answer["firewalls"]:
             _wait_until_off(context, config, socket)
 
 
