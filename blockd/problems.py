@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+#: Skipped records of one source that are kept with place and reason; the others are only counted.
+MAX_SAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,33 @@ class Problem:
     def as_json(self) -> dict[str, Any]:
         """Give the fields by name."""
         return asdict(self)
+
+
+@dataclass
+class Skipped:
+    """Records of one source that cannot be used: all counted by reason, the first few kept with their place.
+
+    A reason is one of a fixed set of texts and never repeats what the record contains, so that counts stay bounded and
+    nothing personal reaches a log or a metric.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    samples: list[Problem] = field(default_factory=list)
+
+    def add(self, problem: Problem) -> None:
+        """Count a record by the text of its problem; keep the problem while there is room."""
+        self.counts[problem.text] += 1
+        if len(self.samples) < MAX_SAMPLES:
+            self.samples.append(problem)
+
+    @property
+    def total(self) -> int:
+        """Give the number of skipped records."""
+        return self.counts.total()
+
+    def as_json(self) -> dict[str, Any]:
+        """Give counts by reason, and the samples."""
+        return {"skipped": dict(self.counts), "samples": [problem.as_json() for problem in self.samples]}
 
 
 class StartError(Exception):
