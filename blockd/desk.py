@@ -122,11 +122,7 @@ def site_of(inputs: Inputs) -> Site:
         frozenset(known),
         frozenset(identity for identity, devices in whose.items() if len(devices) > 1),
     )
-    decidable: dict[str, list[str]] = defaultdict(list)
-    for group, policy in inputs.settings.policies.items():
-        for app in {*policy.block, *policy.monitor} if policy.block else ():
-            decidable[app].append(group)
-    return Site(rules, dict(addresses), dict(macs), sets, dict(decidable), inputs.catalogue.needs, wanted.stands)
+    return Site(rules, dict(addresses), dict(macs), sets, inputs.decidable, inputs.catalogue.needs, wanted.stands)
 
 
 class Desk:

@@ -78,8 +78,9 @@ def _show(answer: dict[str, Any]) -> None:
         print_table(["  GROUP", *numbers, "FIRST", "LAST"], rows, right=numbers)
         touched = app["block_would_touch"]
         if touched["queries"]:
-            devices = "" if touched["devices"] is None else f" from {touched['devices']} devices"
-            say(f"  a block would have refused {touched['queries']} queries{devices}")
+            devices = "" if touched["devices"] is None else f", from {touched['devices']} devices"
+            groups = ", ".join(touched["groups"])
+            say(f"  a block would have refused {touched['queries']} queries of {groups}{devices}")
     unused = [app["app"] for app in answer["apps"] if not app["groups"]]
     if unused:
         say()

@@ -39,6 +39,8 @@ class Inputs:
     devices: dict[str, list[Device]]
     #: What was decided of apps, over what policies say of them.
     decided: Decided
+    #: App -> groups that a decision on it concerns, by their policies as they were written.
+    decidable: dict[str, list[str]]
 
     def relative(self, path: str) -> Path:
         """Find a path that the config gives: relative to the config file."""
@@ -90,8 +92,9 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     file = decided_file(config, settings)
     data = source.read_if_there(file)
     decided = {} if data is None else read_decided(file, data)
+    decidable = _decidable(settings)
     settings = _as_decided(settings, decided)
-    inputs = Inputs(config, settings, document, catalogue, system, source, devices, decided)
+    inputs = Inputs(config, settings, document, catalogue, system, source, devices, decided, decidable)
     for name in inputs.live_apps():
         entry = catalogue.entries.get(name)
         for at in range(len(entry.app.lists) if entry else 0):
@@ -122,7 +125,7 @@ def _as_decided(settings: Settings, decided: Decided) -> Settings:
     def policy(own: Policy) -> Policy:
         named = {*own.block, *own.monitor} & decided.keys()
         if not own.block:
-            # Devices of a policy that blocks nothing are nobody's to ban.
+            # A policy that blocks nothing is for devices that no decision may ban anything from.
             named -= {app for app in named if decided[app][0] == "block"}
         block = [app for app in own.block if app not in named]
         monitor = [app for app in own.monitor if app not in named]
@@ -132,6 +135,15 @@ def _as_decided(settings: Settings, decided: Decided) -> Settings:
 
     policies = {group: policy(own) for group, own in settings.policies.items()}
     return settings.model_copy(update={"policies": policies})
+
+
+def _decidable(settings: Settings) -> dict[str, list[str]]:
+    """Give, by app, the groups whose policy names it and blocks something: no decision bans an app from the others."""
+    found: dict[str, list[str]] = {}
+    for group, policy in settings.policies.items():
+        for app in {*policy.block, *policy.monitor} if policy.block else ():
+            found.setdefault(app, []).append(group)
+    return found
 
 
 def _in_config(problem: Problem, directory: Path | None, document: Document) -> Problem:

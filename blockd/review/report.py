@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,8 @@ class AppFacts:
     takes: Mapping[str, str]
     #: `block`, `monitor`, `allow` -> groups.
     standing: Mapping[str, list[str]]
+    #: Groups that a decision to block it would concern.
+    decidable: Collection[str] = ()
 
 
 def report(
@@ -56,7 +58,8 @@ def facts_of(inputs: Inputs) -> dict[str, AppFacts]:
                 standing[app][key].append(view.group)
     entries = {name: inputs.catalogue.entries[name].app for name in inputs.live_apps()}
     return {
-        name: AppFacts(app.title, app.owner or "", dict(app.takes), standing[name]) for name, app in entries.items()
+        name: AppFacts(app.title, app.owner or "", dict(app.takes), standing[name], inputs.decidable.get(name, ()))
+        for name, app in entries.items()
     }
 
 
@@ -81,7 +84,9 @@ def _app(app: str, kept: Kept, facts: AppFacts | None, since: float, until: floa
         for group, counts in sorted(by_group.items())
     ]
     days = range(int(since // DAY), int(until // DAY) + 1)
-    touched = [row for row in groups if row["queries"].get("monitor")]
+    # A decision to block never reaches a group whose policy blocks nothing, whatever that group's devices query.
+    concerned = facts.decidable if facts else ()
+    touched = [row for row in groups if row["queries"].get("monitor") and row["group"] in concerned]
     return {
         "app": app,
         "title": facts.title if facts else app,

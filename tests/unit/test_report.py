@@ -25,7 +25,8 @@ from tests.support.upstream import Upstream
 
 #: A day of 2026, at noon.
 NOON = 20_600 * DAY + 12 * 3_600.0
-FACTS = {"temu": AppFacts("Temu", "PDD", {"contacts": "somebody"}, {"block": [], "monitor": ["guest"], "allow": []})}
+STANDING = {"block": [], "monitor": ["guest", "personal"], "allow": []}
+FACTS = {"temu": AppFacts("Temu", "PDD", {"contacts": "somebody"}, STANDING, ["guest"])}
 
 
 def test_what_grows_is_counted_by_hour() -> None:
@@ -111,6 +112,20 @@ def test_what_is_kept_adds_up_and_ends(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_block_touches_only_groups_that_a_decision_concerns(tmp_path: Path) -> None:
+    """Personal devices are counted where their policy monitors an app, and no decision blocks it for them."""
+    store = Store(f"sqlite:///{tmp_path}/x.db")
+    usage = Usage()
+    usage.count(Counter({("guest", "temu", "monitor"): 3, ("personal", "temu", "monitor"): 50}), NOON)
+    for group, device in (("guest", "a"), ("personal", "b"), ("personal", "c")):
+        usage.saw("temu", group, "monitor", device, NOON)
+    store.keep(usage.take(), 0, ["guest", "personal"])
+    [app] = report(store.read(NOON - DAY, NOON), FACTS, NOON - DAY, NOON, [])["apps"]
+    assert app["block_would_touch"] == {"queries": 3, "devices": 1, "groups": ["guest"]}
+    assert [group["group"] for group in app["groups"]] == ["guest", "personal"]
+    store.close()
+
+
 class Reader(HTMLParser):
     """Sees that every element is closed."""
 
@@ -168,7 +183,7 @@ def test_a_daemon_reports(serve: Serve, upstream: Upstream, tmp_path: Path) -> N
         "www.tiktok.com. 300 IN A 192.0.2.1",
     ]
     groups = {"corporate": {"networks": ["127.0.0.1/32"]}, "guest": {"networks": ["127.0.0.32/28"], "log": "decisions"}}
-    policies = {"personal": {"monitor": ["tiktok"]}}
+    policies = {"personal": {"monitor": ["tiktok"]}, "guest": {"monitor": ["tiktok"], "block": ["wechat"]}}
     blockd = serve([upstream.address], groups=groups, policies=policies, report={"min_devices": 3})
     empty = blockd.run("report")
     assert (empty.returncode, "not used: " in empty.stdout) == (0, True), empty.stderr
@@ -190,7 +205,7 @@ def test_a_daemon_reports(serve: Serve, upstream: Upstream, tmp_path: Path) -> N
     ask(blockd, "x.hidden.example", client="127.0.0.35")
     shown = blockd.run("report", "--app", "tiktok").stdout
     assert "x.hidden.example" in shown
-    assert "a block would have refused 6 queries from 3 devices" in shown
+    assert "a block would have refused 5 queries of guest, from 3 devices" in shown
     file = tmp_path / "page.html"
     assert blockd.run("report", "--html", str(file)).stdout == f"written to {file}\n"
     assert "TikTok" in file.read_text()
