@@ -29,8 +29,6 @@ from blockd.settings.values import Address
 
 log = logging.getLogger("blockd")
 
-#: Seconds: what runs out within them is counted as expiring.
-SOON = 7 * 86_400.0
 #: What reading a ledger may end with that somebody else has written.
 UNREADABLE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)
 #: Others that may write between a read and a write of ours.
@@ -364,10 +362,8 @@ class Desk:
         return Counter(exemption.state(now) for exemption in self._known.values())
 
     def expiring(self, now: float) -> int:
-        """Count those that hold, and run out within a week."""
-        return sum(
-            exemption.is_granted(now) and exemption.terms.expires_at - now <= SOON for exemption in self._known.values()
-        )
+        """Count granted exemptions of more than two weeks that end within a week."""
+        return sum(exemption.is_expiring(now) for exemption in self._known.values())
 
     # Commands
 

@@ -12,6 +12,11 @@ from blockd.exemptions.ledger import Entry
 from blockd.exemptions.schedule import Term, read_hours
 from blockd.settings.values import Address, Network, read_network
 
+#: Seconds before its end in which an exemption counts as expiring.
+SOON = 7 * 86_400.0
+#: Seconds: a shorter exemption never counts as expiring, because its end was near when it was approved.
+SHORT = 2 * SOON
+
 REQUESTED, APPROVED, ACTIVE, EXPIRED, REVOKED = "requested", "approved", "active", "expired", "revoked"
 
 
@@ -79,6 +84,11 @@ class Exemption:
     def is_granted(self, now: float) -> bool:
         """Say whether it holds, or will without anybody's doing."""
         return self.state(now) in (APPROVED, ACTIVE)
+
+    def is_expiring(self, now: float) -> bool:
+        """Say whether it is a granted exemption of more than two weeks that ends within a week."""
+        length, left = self.terms.expires_at - self.terms.not_before, self.terms.expires_at - now
+        return self.is_granted(now) and length > SHORT and left <= SOON
 
     def term(self, apps: frozenset[str]) -> Term:
         """Give when it holds, for its apps and what they need."""

@@ -190,7 +190,7 @@ class Exempting(Protocol):
         """Count them by how they stand."""
 
     def expiring(self, now: float) -> int:
-        """Count those that run out within a week."""
+        """Count granted exemptions of more than two weeks that end within a week."""
 
     def standing(self) -> dict[str, Any]:
         """Give entries and head of the ledger."""
@@ -522,18 +522,20 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
 
 def _exemption_families(desk: Exempting | None) -> Iterator[Metric]:
     states = GaugeMetricFamily("blockd_exemptions", "Exemptions by how they stand.", labels=["state"])
-    expiring = GaugeMetricFamily("blockd_exemptions_expiring", "Those that hold and run out within 7 days.")
+    expiring = GaugeMetricFamily(
+        "blockd_exemptions_expiring", "Granted exemptions of more than 14 days that end within 7 days."
+    )
     current = GaugeMetricFamily("blockd_ledger_current", "Whether the ledger of exemptions is read, and whole.")
-    entries = GaugeMetricFamily("blockd_ledger_entries", "Entries of the ledger, and its head.", labels=["head"])
+    entries = GaugeMetricFamily("blockd_ledger_entries", "Entries in the ledger of exemptions.")
     if desk is not None:
         now = wall_clock()
         counts = desk.states(now)
         for state in ("requested", "approved", "active", "expired", "revoked"):
             states.add_metric([state], counts[state])
         expiring.add_metric([], desk.expiring(now))
-        current.add_metric([], desk.standing()["problem"] is None)
         standing = desk.standing()
-        entries.add_metric([standing["head"]], standing["entries"])
+        current.add_metric([], standing["problem"] is None)
+        entries.add_metric([], standing["entries"])
     yield from (states, expiring, current, entries)
 
 

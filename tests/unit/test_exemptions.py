@@ -15,6 +15,7 @@ import pytest
 
 from blockd.control import ask as ask_control
 from blockd.exemptions.ledger import Ledger
+from blockd.exemptions.records import Exemption, Terms
 from tests.conftest import Serve
 from tests.support import warm
 from tests.support.daemon import Blockd
@@ -89,6 +90,20 @@ def granted(place: Path, **values: Any) -> str:
     return name
 
 
+@pytest.mark.parametrize(
+    ("length", "age", "is_expiring"),
+    [(5, 0, False), (5, 4, False), (14, 10, False), (30, 0, False), (30, 22.9, False), (30, 23, True), (30, 31, False)],
+)
+def test_only_long_exemptions_count_as_expiring(length: float, age: float, is_expiring: bool) -> None:
+    """A short exemption ends soon from its first day, and nobody has to be told. Times in days."""
+    day, now = 86_400.0, 1.8e9
+    start = now - age * day
+    terms = Terms("SER-1", ("tiktok",), "-", "cyber", "-", (), start, start + length * day, "", ())
+    approved = Exemption("E1", terms, "a", start, "b", start)
+    assert approved.is_expiring(now) is is_expiring
+    assert not Exemption("E1", terms, "a", start).is_expiring(now), "what is only requested needs no renewal"
+
+
 def verdict(blockd: Blockd, client: str, name: str = "www.tiktok.com") -> str:
     """Ask as a device."""
     return rcode(ask(blockd, name, client=client))
@@ -123,7 +138,7 @@ def test_the_next_query_obeys(blockd: Blockd, place: Path, upstream: Upstream) -
     assert "exempt bytedance-platform, tiktok" in explained
     assert "laptop-1, serial SER-4711" in explained
     assert blockd.metric("blockd_exemptions", state="active") == 1
-    assert blockd.metric("blockd_exemptions_expiring") == 1
+    assert blockd.metric("blockd_exemptions_expiring") == 0, "the end of a short exemption surprises nobody"
     assert blockd.reload().returncode == 0
     assert verdict(blockd, LAPTOP) == "NOERROR", "a reload takes nothing away"
     revoked = ask_as(ALICE, place, "revoke", exemption=name, reason="the work is done")
