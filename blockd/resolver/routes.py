@@ -25,6 +25,8 @@ SHORTEST_BACK_OFF, LONGEST_BACK_OFF, FORGIVEN_AFTER = 1.0, 32.0, 60.0
 
 #: States in the order in which servers are asked.
 STATES = ("up", "slow", "failing", "dead")
+#: Those in which a server gives no answers.
+UNUSABLE_STATES = frozenset({"dead"})
 
 Endpoint = tuple[str, int]
 
@@ -95,6 +97,11 @@ class Routes:
     def dead(self) -> frozenset[Endpoint]:
         """The servers that do not answer."""
         return frozenset(server for server, health in self.health.items() if health.state == "dead")
+
+    @property
+    def is_any_usable(self) -> bool:
+        """Whether a server of any route may answer; true until one was found that does not."""
+        return not self.health or any(health.state not in UNUSABLE_STATES for health in self.health.values())
 
     def look(self, now: float) -> dict[Endpoint, str]:
         """Compare, publish, probe those that stand back; give the new state of those that changed. ``now``: seconds."""
