@@ -377,9 +377,13 @@ thread_local! {
 
 /// Makes a panic anywhere but in [`guarded`] end the process: shared state may be torn, a supervisor restarts us.
 pub fn abort_on_unguarded_panic() {
-    let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+        let thread = std::thread::current();
+        let trace = std::backtrace::Backtrace::capture();
+        let has_trace = trace.status() == std::backtrace::BacktraceStatus::Captured;
+        let trace = if has_trace { trace.to_string() } else { String::new() };
+        // The usual hook would wait for whoever reads the log, and with it every client of this thread.
+        crate::sockets::complain(&format!("thread '{}' {panic}\n{trace}\n", thread.name().unwrap_or("unnamed")));
         if !GUARDED.with(std::cell::Cell::get) {
             std::process::abort();
         }

@@ -162,6 +162,19 @@ pub fn keep_no_large_blocks() {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10) };
 }
 
+/// Writes to stderr what it takes without waiting, a page at most; the rest is lost.
+pub fn complain(text: &str) {
+    const PAGE_OCTETS: usize = 4096;
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointers are to one live structure and to as many octets as are written. A pipe that is ready has room
+    // for a page.
+    unsafe {
+        if libc::poll(&raw mut stderr, 1, 0) == 1 && stderr.revents & libc::POLLOUT != 0 {
+            libc::write(stderr.fd, text.as_ptr().cast(), text.len().min(PAGE_OCTETS));
+        }
+    }
+}
+
 /// Has the kernel kill this process when its parent ends; false when that has ended before.
 pub fn end_with_parent(parent: u32) -> bool {
     // SAFETY: no pointers; it changes what happens to this process when its parent ends, and nothing else.
