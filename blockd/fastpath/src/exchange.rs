@@ -13,14 +13,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Open sockets of a family that each exchange picks among.
-pub const SOURCE_SOCKETS: usize = 256;
+/// Sockets that a thread may have open for each of `source_sockets`: two families, and as many worn ones with exchanges
+/// under way.
+pub const SOCKETS_A_SOURCE: usize = 4;
 /// Exchanges after which a socket is replaced.
 const MAX_USES: u32 = 100;
 /// Milliseconds after which a socket is replaced, when it is next picked.
 const MAX_AGE_MS: u64 = 5_000;
 /// Most questions that leave from one socket together. More would save less and less; each still has a random ID, and a
-/// port that nobody can tell among [`SOURCE_SOCKETS`].
+/// port that nobody can tell among [`Exchanger::source_sockets`].
 const GROUP: usize = 8;
 /// Ports are drawn from here to 65535: 49,152 of them.
 const FIRST_PORT: u16 = 16_384;
@@ -75,6 +76,8 @@ fn probe_key() -> Key {
 /// One thread's exchanges.
 pub struct Exchanger {
     lane: usize,
+    /// Open sockets of a family that each exchange picks among.
+    source_sockets: usize,
     sources: HashMap<u32, Source>,
     active: [Vec<u32>; 2],
     next_source: u32,
@@ -96,9 +99,10 @@ pub struct Exchanger {
 
 impl Exchanger {
     /// For the thread of a lane.
-    pub fn new(lane: usize) -> Self {
+    pub fn new(lane: usize, source_sockets: usize) -> Self {
         Self {
             lane,
+            source_sockets,
             sources: HashMap::new(),
             active: [Vec::new(), Vec::new()],
             next_source: 0,
@@ -263,7 +267,7 @@ impl Exchanger {
     /// A random socket among the open ones, replaced first when it is worn.
     fn pick(&mut self, core: &Core, poller: &Poller, is_ipv4: bool, now_ms: u64) -> Option<u32> {
         let family = usize::from(is_ipv4);
-        while self.active[family].len() < SOURCE_SOCKETS {
+        while self.active[family].len() < self.source_sockets {
             match self.open(core, poller, is_ipv4, now_ms) {
                 Some(at) => self.active[family].push(at),
                 None => break,
@@ -292,6 +296,9 @@ impl Exchanger {
     }
 
     fn open(&mut self, core: &Core, poller: &Poller, is_ipv4: bool, now_ms: u64) -> Option<u32> {
+        if self.sources.len() >= SOCKETS_A_SOURCE * self.source_sockets {
+            return None;
+        }
         for _ in 0..16 {
             let span = u64::from(u16::MAX - FIRST_PORT) + 1;
             let port = FIRST_PORT + (self.entropy.draw() % span) as u16;

@@ -398,6 +398,7 @@ struct Fastpath {
     listeners: Mutex<Option<Listeners>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lane: usize,
+    source_sockets: usize,
 }
 
 fn io_error(what: &str, error: &io::Error) -> PyErr {
@@ -433,15 +434,17 @@ fn zone_act<'py>(py: Python<'py>, rules: &crate::decide::Rules, act: u16) -> PyR
 impl Fastpath {
     /// Opens the sockets and puts the snapshot in force; `start` begins to answer.
     ///
-    /// `inherited` are bound UDP sockets that a supervisor opened, grouped by address.
+    /// `inherited` are bound UDP sockets that a supervisor opened, grouped by address. `source_sockets` is the number of
+    /// sockets of a family that each thread asks upstreams from.
     #[new]
-    #[pyo3(signature = (snapshot, listen, threads, cache_octets, inherited=vec![]))]
+    #[pyo3(signature = (snapshot, listen, threads, cache_octets, inherited=vec![], source_sockets=256))]
     fn new(
         snapshot: &Snapshot,
         listen: Vec<(IpAddr, u16)>,
         threads: usize,
         cache_octets: usize,
         inherited: Vec<Vec<i32>>,
+        source_sockets: usize,
     ) -> PyResult<Self> {
         let core = Core::new(threads, cache_octets, Arc::clone(&snapshot.rules), snapshot.views.clone())
             .map_err(|error| io_error("eventfd", &error))?;
@@ -456,6 +459,7 @@ impl Fastpath {
             listeners: Mutex::new(Some(listeners)),
             threads: Mutex::default(),
             lane: threads,
+            source_sockets,
         })
     }
 
@@ -464,7 +468,8 @@ impl Fastpath {
         let listeners = lock(&self.listeners).take();
         let listeners = listeners.ok_or_else(|| PyRuntimeError::new_err("the hot path was started before"))?;
         abort_on_unguarded_panic();
-        let threads = listeners.serve(&self.core).map_err(|error| io_error("a serve thread", &error))?;
+        let threads =
+            listeners.serve(&self.core, self.source_sockets).map_err(|error| io_error("a serve thread", &error))?;
         *lock(&self.threads) = threads;
         Ok(())
     }

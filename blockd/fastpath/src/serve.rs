@@ -97,13 +97,13 @@ impl Listeners {
     }
 
     /// Starts the threads.
-    pub fn serve(self, core: &Arc<Core>) -> io::Result<Vec<JoinHandle<()>>> {
+    pub fn serve(self, core: &Arc<Core>, source_sockets: usize) -> io::Result<Vec<JoinHandle<()>>> {
         self.0
             .into_iter()
             .enumerate()
             .map(|(lane, listeners)| {
                 let core = Arc::clone(core);
-                let server = Thread::new(lane, listeners, &core)?;
+                let server = Thread::new(lane, listeners, &core, source_sockets)?;
                 std::thread::Builder::new().name(format!("blockd-serve-{lane}")).spawn(move || server.run(&core))
             })
             .collect()
@@ -114,16 +114,17 @@ struct Thread {
     lane: usize,
     listeners: Vec<Listener>,
     poller: Poller,
+    source_sockets: usize,
 }
 
 impl Thread {
-    fn new(lane: usize, listeners: Vec<Listener>, core: &Core) -> io::Result<Self> {
+    fn new(lane: usize, listeners: Vec<Listener>, core: &Core, source_sockets: usize) -> io::Result<Self> {
         let poller = Poller::new()?;
         for (at, listener) in listeners.iter().enumerate() {
             poller.watch_shared(listener.socket.as_raw_fd(), at as u64)?;
         }
         poller.watch(core.inboxes[lane].bell.fd(), INBOX)?;
-        Ok(Self { lane, listeners, poller })
+        Ok(Self { lane, listeners, poller, source_sockets })
     }
 
     fn run(mut self, core: &Core) {
@@ -132,7 +133,7 @@ impl Thread {
         let mut at_once = Replies::default();
         let mut names = vec![FoldedName::ROOT; BATCH];
         let mut replies = Outbound::default();
-        let mut exchanger = Exchanger::new(self.lane);
+        let mut exchanger = Exchanger::new(self.lane, self.source_sockets);
         let mut ready = Vec::new();
         let mut swept_ms = 0;
         let mut is_listening = true;
