@@ -40,7 +40,7 @@ from blockd.lists.gate import RELOAD, limits, moved, refusals
 from blockd.lists.remote import State as FetchState
 from blockd.lists.remote import Task
 from blockd.memory import LOAD_FACTOR, too_large
-from blockd.observe import log_format
+from blockd.observe import log_format, log_writer
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.forwarders import network_text
 from blockd.observe.health import AliveCheck, admin_site
@@ -268,6 +268,7 @@ class Daemon:
 
     def run(self) -> None:
         """Open the sockets, serve until SIGINT or SIGTERM. StartError when a socket cannot be opened."""
+        log_writer.hear_twisted()
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         asyncioreactor.install(loop)

@@ -37,6 +37,7 @@ import dns.tsig
 
 from blockd.fastpath import end_with_parent
 from blockd.lists.keys import read_key
+from blockd.observe import log_format
 from blockd.policy.compile import SNAPSHOT
 from blockd.policy.inputs import read_inputs
 from blockd.policy.zones import policy_zone
@@ -526,6 +527,7 @@ def main(words: list[str]) -> int:
     if not end_with_parent(int(parent)):
         return 1
     os.umask(0o027)
+    log_format.set_up()
     lock = threading.Lock()
 
     def say(what: dict[str, Any]) -> None:

@@ -17,12 +17,13 @@ def register(app: typer.Typer) -> None:
 
 def serve(config: Config = None) -> None:
     """Answer queries until SIGINT or SIGTERM."""
-    from blockd.daemon import Daemon
     from blockd.observe import log_format
+
+    log_format.set_up()
+    from blockd.daemon import Daemon
     from blockd.problems import StartError
     from blockd.supervisor import Supervisor
 
-    log_format.set_up()
     path = config_path(config)
     try:
         Daemon(path, Supervisor(os.environ)).run()

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from blockd.observe.log_writer import the_writer
+
 #: Levels as syslog numbers them (sd-daemon(3)).
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -38,8 +40,10 @@ class LineFormatter(logging.Formatter):
         return f"<{PRIORITIES.get(record.levelno, 6)}>{line}" if self._with_priority else line
 
 
-def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+def is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
     """Say whether a stream leads to journald, which names device and inode of its own (systemd.exec(5))."""
+    if stream is None:
+        return False
     try:
         stat = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -48,10 +52,10 @@ def is_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
 
 
 def set_up(as_json: bool = False) -> None:
-    """Write the log of this process to stderr."""
-    formatter = LineFormatter(as_json, is_journal(sys.stderr, os.environ))
-    writer = logging.StreamHandler(sys.stderr)
-    writer.setFormatter(formatter)
+    """Write the log of this process to stderr, without waiting for whoever reads it."""
+    with_priority = is_journal(sys.__stderr__, os.environ)
+    writer = the_writer(f"<{PRIORITIES[logging.ERROR]}>" if with_priority else "")
+    writer.setFormatter(LineFormatter(as_json, with_priority))
     root = logging.getLogger()
     root.handlers[:] = [writer]
     root.setLevel(logging.INFO)

@@ -16,8 +16,10 @@ from prometheus_client.registry import Collector
 from blockd import __version__
 from blockd.egress.ruleset import CONNECTIONS
 from blockd.fastpath import LATENCY_BOUNDS, Fastpath
+from blockd.observe import log_writer
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.forwarders import LikelyForwarders
+from blockd.observe.log_writer import QUEUE_OCTETS
 from blockd.resolver.routes import STATES, Health, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings.values import show_endpoint
@@ -277,6 +279,14 @@ class Metrics(Collector):
             yield GaugeMetricFamily(name, text, value=sizes[size])
         yield self._decision_family()
         yield _counter("blockd_decisions_log_lines", "Lines written to the decisions log.", self._decisions_log.written)
+        lost = CounterMetricFamily(
+            "blockd_log_lines_dropped",
+            "Lines of the log that were dropped because stderr did not accept them in time, by kind.",
+            labels=["kind"],
+        )
+        for kind in QUEUE_OCTETS:
+            lost.add_metric([kind], log_writer.dropped()[kind])
+        yield lost
         pages = CounterMetricFamily("blockd_block_page_requests", "Requests to the block page.", labels=["result"])
         for result, count in self._page.seen.items():
             pages.add_metric([result], count)

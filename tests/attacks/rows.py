@@ -34,5 +34,6 @@ ROWS: dict[str, str | None] = {
     "reload-races": None,
     "clock-jumps": None,
     "egress-race": None,
+    "log-reader": None,
     "doq-doh3": "DoQ and DoH do not exist yet",
 }
