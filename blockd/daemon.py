@@ -19,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import uvloop
 from prometheus_client import CollectorRegistry
 from twisted.internet import asyncioreactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
 
 from blockd import __version__
 from blockd.compiler import Compiler
@@ -31,11 +31,12 @@ from blockd.control.caller import Caller
 from blockd.control.server import ControlFactory
 from blockd.devices.inventory import lines_of, mac_number
 from blockd.egress.ruleset import ABSENT
-from blockd.fastpath import Fastpath, Snapshot, load, proxy_header
+from blockd.fastpath import Fastpath, Snapshot, _native, load, proxy_header
 from blockd.feeds import Feeds
 from blockd.fetches import Fetches
 from blockd.firewall import Firewall, tls
 from blockd.generations import CURRENT, Generations
+from blockd.guard import Guard
 from blockd.lists.gate import RELOAD, limits, moved, refusals
 from blockd.lists.remote import State as FetchState
 from blockd.lists.remote import Task
@@ -100,6 +101,8 @@ USAGE_INTERVAL = 60.0
 BUSY_INTERVAL = 60.0
 #: Seconds between two looks at whether names of apps are to be looked up for firewalls.
 LOOK_UP_INTERVAL = 2.0
+#: Seconds until firewalls are told of exemptions again, after that failed.
+EXEMPT_RETRY_SECONDS = 5.0
 #: Kinds of what a forwarder may say, as the hot path knows them.
 SAYS = {"mac": 1, "subnet": 2, "proxy": 4}
 #: In the state directory: the ledger, where no database is named.
@@ -164,6 +167,7 @@ class Daemon:
         self.not_loaded: list[Problem] = []
         inputs, self._generations, generation = self._first_generation()
         self._live = _Live(inputs, generation, load(str(generation / SNAPSHOT)))
+        self._guard = Guard()
         log_format.set_up(self._live.settings.log.format == "json")
         self._reload_running: Deferred[list[Problem]] | None = None
         self._reload_wanted: Deferred[list[Problem]] | None = None
@@ -269,7 +273,9 @@ class Daemon:
     def run(self) -> None:
         """Open the sockets, serve until SIGINT or SIGTERM. StartError when a socket cannot be opened."""
         log_writer.hear_twisted()
-        loop = uvloop.new_event_loop()
+        # asyncio's own loop: uvloop does not report most resets to Twisted's reactor.
+        loop = asyncio.new_event_loop()
+        loop.set_debug(False)
         asyncio.set_event_loop(loop)
         asyncioreactor.install(loop)
         from twisted.internet import reactor
@@ -314,6 +320,7 @@ class Daemon:
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
         )
         self._metrics.fetches = self._fetches
+        self._metrics.internal_errors = self._guard.failures
         self._likely = self._metrics.likely_forwarders
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
@@ -353,17 +360,17 @@ class Daemon:
         # From here on: the serve threads were started before, and keep the niceness that the daemon was given.
         give_way(0, PYTHON)
         self._compiler.gives_way = True
-        self._every(reactor, LOOK_INTERVAL, self._look)
+        self._every(reactor, LOOK_INTERVAL, "upstream_health", self._look)
         self._watch = Watch(self._signature())
         self._is_watching = False
-        self._every(reactor, WATCH_INTERVAL, self._look_at_files)
-        self._every(reactor, FETCH_INTERVAL, self._fetch_what_is_due)
-        self._every(reactor, LEDGER_INTERVAL, self._look_at_ledger)
-        self._every(reactor, LEASES_INTERVAL, self._feeds.look)
-        self._every(reactor, KEEP_INTERVAL, self._keep_leases)
-        self._every(reactor, USAGE_INTERVAL, self._keep_usage)
-        self._every(reactor, BUSY_INTERVAL, self._look_at_busy)
-        self._every(reactor, LOOK_UP_INTERVAL, self._look_up_apps)
+        self._every(reactor, WATCH_INTERVAL, "watch", self._look_at_files)
+        self._every(reactor, FETCH_INTERVAL, "fetches", self._fetch_what_is_due)
+        self._every(reactor, LEDGER_INTERVAL, "ledger", self._look_at_ledger)
+        self._every(reactor, LEASES_INTERVAL, "leases", self._feeds.look)
+        self._every(reactor, KEEP_INTERVAL, "keep_leases", self._keep_leases)
+        self._every(reactor, USAGE_INTERVAL, "usage", self._keep_usage)
+        self._every(reactor, BUSY_INTERVAL, "busy_clients", self._look_at_busy)
+        self._every(reactor, LOOK_UP_INTERVAL, "look_up_apps", self._look_up_apps)
         reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
@@ -451,21 +458,30 @@ class Daemon:
         )
 
     def _work(self, fastpath: Fastpath, tcp: TcpListener, streams: Streams) -> None:
+        """Do what the hot path handed over: pieces of many clients, none of which may cost another."""
         for item in fastpath.take_work():
             if item[0] == "reply":
-                tcp.reply(item[1], item[2])
+                self._guard.run("tcp_reply", tcp.reply, item[1], item[2])
             elif item[0] == "log":
-                if (fields := self._decisions_log.write(item[1])) is not None and item[1]["more"] is None:
-                    self._saw(fields, item[1]["qtype"])
+                self._guard.run("decisions_log", self._log_decision, item[1])
             elif item[0] == "learned":
-                self._learned(*item[1:])
+                self._guard.run("learned_addresses", self._learned, *item[1:])
             else:
-                streams.ask(item[1], item[2], item[3], item[4])
+                is_asked = self._guard.run("upstream_stream", streams.ask, item[1], item[2], item[3], item[4])
+                if not is_asked:
+                    # Those who wait for it must not wait for their own deadline.
+                    self._guard.run("upstream_stream", fastpath.complete, item[1], None)
 
-    def _every(self, reactor: Any, interval: float, call: Callable[[], object]) -> None:
+    def _log_decision(self, row: _native.LogRow) -> None:
+        if (fields := self._decisions_log.write(row)) is not None and row["more"] is None:
+            self._saw(fields, row["qtype"])
+
+    def _every(self, reactor: Any, interval: float, work: str, call: Callable[[], object]) -> None:
+        """Call it again and again, also after it raised."""
+
         def again() -> None:
             reactor.callLater(interval, again)
-            call()
+            self._guard.run(work, call)
 
         reactor.callLater(interval, again)
 
@@ -515,6 +531,9 @@ class Daemon:
         """Begin the fetches that are due; a list that changed is taken in by a reload of its own."""
         from twisted.internet.threads import deferToThreadPool
 
+        def fail(failure: Failure) -> None:
+            self._guard.failed("fetch", cast(Exception, failure.value))
+
         def begin(task: Task) -> None:
             def end(state: FetchState) -> None:
                 self._fetches.end(task, state)
@@ -523,9 +542,9 @@ class Daemon:
             self._fetches.begin(task)
             running = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._fetches.run, task)
             running.addCallback(end)
+            running.addErrback(fail)
 
-        for task in [] if self._is_ending else self._fetches.due():
-            begin(task)
+        self._guard.each("fetch", begin, [] if self._is_ending else self._fetches.due())
         # One that was left waiting by a daemon that was killed, or by a rollback.
         self._look_at_arrived()
 
@@ -1209,7 +1228,15 @@ class Daemon:
         if change is not None:
             # A clock that is set is looked at anew within the minute.
             patience = min(60.0, max(0.05, change - self._fastpath.wall() + 0.01))
-            self._exempt_timer = self._reactor.callLater(patience, self._tell_exempt)
+            self._tell_exempt_later(patience)
+
+    def _tell_exempt_later(self, seconds: float) -> None:
+        def again() -> None:
+            # An exemption that ends must end in firewalls, too: try again, whatever went wrong.
+            if not self._guard.run("egress_exempt", self._tell_exempt):
+                self._tell_exempt_later(EXEMPT_RETRY_SECONDS)
+
+        self._exempt_timer = self._reactor.callLater(seconds, again)
 
     def _addresses_beside(self, sources: Collection[str]) -> dict[str, set[str]]:
         """Give all addresses of the devices that have these, by the MACs that feeds know."""

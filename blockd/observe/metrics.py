@@ -247,6 +247,8 @@ class Metrics(Collector):
         self.desk: Exempting | None = None
         self.placement: Placing | None = None
         self.firewall: Enforcing | None = None
+        #: Pieces of work that failed inside the daemon, by kind.
+        self.internal_errors: Counter[str] = Counter()
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -294,6 +296,14 @@ class Metrics(Collector):
         yield self._latency_family()
         yield from self._server_families()
         yield from self._stream_families()
+        errors = CounterMetricFamily(
+            "blockd_internal_errors",
+            "Pieces of work that failed by a bug, by kind; the others went on. The log has the first of each kind.",
+            labels=["work"],
+        )
+        for work, count in sorted(self.internal_errors.items()):
+            errors.add_metric([work], count)
+        yield errors
         yield from self._reload_families()
         yield from self._list_families()
 

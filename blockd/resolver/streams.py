@@ -96,10 +96,15 @@ class Streams:
             if timer.active():
                 timer.cancel()
             connector.disconnect()
-            if answer is not None and self._complete(exchange, answer):
-                self.under_way -= 1
-            else:
-                self._try(exchange, rest, query, deadline)
+            is_used = False
+            try:
+                is_used = answer is not None and self._complete(exchange, answer)
+            finally:
+                # Also after an exception: the exchange must end, and be counted out.
+                if is_used:
+                    self.under_way -= 1
+                else:
+                    self._try(exchange, rest, query, deadline)
 
         timer = self._reactor.callLater(patience, done, None)
         try:

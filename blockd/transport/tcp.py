@@ -148,8 +148,12 @@ class _Connection(Int16StringReceiver):
     def _close_if_done(self) -> None:
         # Not abort: what was written and not sent yet must still go out.
         if self._is_closing and not self._unanswered:
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            self.end()
+
+    def end(self) -> None:
+        """Close it, once what was written to it is sent."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
 
     @property
     def is_waiting(self) -> bool:
@@ -260,8 +264,7 @@ class TcpListener(ServerFactory):
     def close(self) -> None:
         """Close every connection, once what was written to it is sent."""
         for connection in list(self._connections):
-            connection.transport.unregisterProducer()
-            connection.transport.loseConnection()
+            connection.end()
 
     @property
     def open_connections(self) -> int:
@@ -321,8 +324,15 @@ class TcpListener(ServerFactory):
     def reply(self, token: int, reply: bytes | None) -> None:
         """Bring the answer of a query that had to wait."""
         connection = self._waiting.get(token)
-        if connection is not None:
+        if connection is None:
+            return
+        try:
             connection.reply(token, reply)
+        except Exception:
+            # It cannot be written to: it is not counted any more, and its client may connect anew.
+            self.gone(connection)
+            connection.transport.abortConnection()
+            raise
 
     def used(self, connection: _Connection) -> None:
         """Note that a connection is in use."""
