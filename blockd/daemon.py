@@ -315,6 +315,7 @@ class Daemon:
         self._reloads = ReloadCounts()
         self._decisions = DecisionCounts()
         self._decisions_log = DecisionsLog()
+        self._decisions_log.exempting = self._exempting
         page = BlockPage(self._look_up_page)
         self._metrics = Metrics(
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
@@ -1437,6 +1438,14 @@ class Daemon:
             found = devices_of(self._live.inputs, self._feeds.placement, str(request.get("who") or ""), wall_clock())
         return {**found, "likely_forwarders": [self._show_address(address) for address in self._likely.found]}
 
+    def _exempting(self, client: str, app: str) -> list[str]:
+        """Name the exemptions by which a client may use an app; the client as the decisions log has it."""
+        if self._folded is None:
+            return []
+        mac, _, address = client.rpartition(" by ")
+        whose = mac_number(mac) if mac else read_client(address)
+        return self._folded.exempting(whose, app, self._fastpath.wall())
+
     def _fold_anew(self) -> None:
         if not self._is_ending:
             self._learn(self._fold_and_publish()[1])
@@ -1664,9 +1673,13 @@ class Daemon:
                 else place_text(live.inputs, self._feeds.placement, client, wall_clock())
             )
 
+        exempting: list[str] = []
+        if decision["action"] == "exempt" and decision["app"] is not None:
+            exempting = self._exempting(str(client), meta["apps"][decision["app"]])
+
         def reason() -> dict[str, Any]:
             inputs = read_inputs(self.config, Kept(generation))
-            explanation = explain(inputs, decision, meta, client, name, str(request["type"]).upper(), known)
+            explanation = explain(inputs, decision, meta, client, name, str(request["type"]).upper(), known, exempting)
             return {"ok": True, "explanation": explanation.as_json(), "rows": explanation.rows()}
 
         from twisted.internet.threads import deferToThreadPool

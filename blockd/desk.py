@@ -59,6 +59,14 @@ class Folded:
     floor: float = 0.0
     #: Of each view, the apps that are exempt in it.
     apps: list[frozenset[str]] = field(default_factory=list)
+    #: Address, or MAC as a number -> the exemptions of its device, each with its term.
+    granted: dict[Address | int, list[tuple[str, Term]]] = field(default_factory=dict)
+
+    def exempting(self, whose: Address | int, app: str, now: float) -> list[str]:
+        """Name the exemptions by which a device may use an app now; `now` in seconds since 1970."""
+        return [
+            name for name, term in self.granted.get(whose, ()) if app in term.apps and any(term.windows(now, now + 1))
+        ]
 
     def meta(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Say what the numbers of all views mean, those of a snapshot and those behind them."""
@@ -311,19 +319,24 @@ class Desk:
                 if exemption.terms.device in site.sets and identity in site.rules.ambiguous:
                     log.error("exemptions: %s: a device of its set is more than one, and left out", exemption.name)
                     continue
-                for address, group in _addresses(site, placement, identity):
-                    if exemption.holds_at(address):
-                        terms[address, group].append(term)
-                # Where a device is that a forwarder names by its MAC, nobody knows.
-                for mac, group in site.macs.get(identity, ()) if not exemption.terms.networks else ():
-                    terms[mac, group].append(term)
+                held: list[tuple[Address | int, str]] = [
+                    (address, group)
+                    for address, group in _addresses(site, placement, identity)
+                    if exemption.holds_at(address)
+                ]
+                if not exemption.terms.networks:
+                    # The network of a device that a forwarder names by its MAC is not known.
+                    held += site.macs.get(identity, ())
+                for whose, group in held:
+                    terms[whose, group].append(term)
+                    folded.granted.setdefault(whose, []).append((exemption.name, term))
         numbers: dict[tuple[str, frozenset[str]], int] = {}
         slots: dict[tuple[tuple[float, int], ...], int] = {}
         bits = {app: 1 << at for at, app in enumerate(apps)}
         planned: list[tuple[Address | int, tuple[tuple[float, int], ...]]] = []
-        for (whose, group), held in sorted(terms.items(), key=lambda item: str(item[0])):
+        for (whose, group), own in sorted(terms.items(), key=lambda item: str(item[0])):
             base = groups.index(group)
-            steps, found = [], changes(held, now)
+            steps, found = [], changes(own, now)
             if len(found) > MAX_CHANGES:
                 # What comes after the last of them is told in time.
                 self._fold_again = min(self._fold_again, found[-1][0] - 1)

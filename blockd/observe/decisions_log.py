@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from dnslib import QTYPE
@@ -23,6 +24,8 @@ class DecisionsLog:
         """Start knowing no generation."""
         self._names: OrderedDict[int, tuple[list[str], list[str]]] = OrderedDict()
         self.written = 0
+        #: Names the exemptions by which a client, as rows have it, may use an app now.
+        self.exempting: Callable[[str, str], list[str]] = lambda client, app: []
 
     def published(self, generation: int, meta: dict[str, Any]) -> None:
         """Learn what the numbers of a new generation mean."""
@@ -45,6 +48,8 @@ class DecisionsLog:
             "type": str(QTYPE.get(row["qtype"])),
             "rule": row["rule"],
         }
+        if row["action"] == "exempt" and (own := self.exempting(fields["client"], fields["app"])):
+            fields["exemption"] = ", ".join(own)
         if row["more"] is not None:
             fields["more"] = row["more"]
         self.written += 1
@@ -56,4 +61,6 @@ def readable(fields: dict[str, Any]) -> str:
     """Write one line of words; names come from the crate escaped, in presentation form."""
     who = f"{fields['client']} ({fields['group']})"
     what = f"{fields['action']} {fields['app']} for {who}: {fields['name']} {fields['type']}, by {fields['rule']}"
+    if "exemption" in fields:
+        what += f", exemption {fields['exemption']}"
     return f"{what}; {fields['more']} more in this minute" if "more" in fields else what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -53,6 +54,8 @@ class Explanation:
     answer: list[str]
     masks: dict[str, int]
     zone: str | None
+    #: By which it passes, where that is the verdict.
+    exemptions: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Give the fields by name."""
@@ -87,6 +90,8 @@ class Explanation:
         if self.zone is not None:
             rows.append(("zone", self.zone))
         rows.append(("verdict", f"{self.action} ({self.app})" if self.app else self.action))
+        if self.exemptions:
+            rows.append(("exemption", ", ".join(self.exemptions)))
         rows += [("answer" if at == 0 else "", line) for at, line in enumerate(self.answer)]
         return rows
 
@@ -99,10 +104,12 @@ def explain(
     name: str,
     qtype: str,
     known: str | None = None,
+    exemptions: Collection[str] = (),
 ) -> Explanation:
     """Give names to a native decision, and places in the inputs that it was compiled from.
 
-    `known` says who has the address, where that is known by other evidence than the inputs.
+    `known` says who has the address, where that is known by other evidence than the inputs; `exemptions` names those
+    by which the device may use the app.
     """
     apps: list[str] = meta["apps"]
 
@@ -137,6 +144,7 @@ def explain(
         app=app,
         answer=_answer(decision),
         zone=_zone(inputs, decision),
+        exemptions=list(exemptions),
         masks={"asked": decision["asked"], "found": decision["found"], **meta["masks"][decision["view"]]},
     )
 

@@ -137,6 +137,12 @@ def test_the_next_query_obeys(blockd: Blockd, place: Path, upstream: Upstream) -
     assert "exempt (tiktok)" in explained, explained
     assert "exempt bytedance-platform, tiktok" in explained
     assert "laptop-1, serial SER-4711" in explained
+    assert f"exemption {name}" in explained
+    deadline = time.monotonic() + 10
+    line = f"exempt tiktok for {LAPTOP} (corporate): www.tiktok.com A, by suffix tiktok.com, exemption {name}"
+    while line not in blockd.log.read_text():
+        assert time.monotonic() < deadline, blockd.log.read_text()
+        time.sleep(0.05)
     assert blockd.metric("blockd_exemptions", state="active") == 1
     assert blockd.metric("blockd_exemptions_expiring") == 0, "the end of a short exemption surprises nobody"
     assert blockd.reload().returncode == 0
