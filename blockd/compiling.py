@@ -22,7 +22,7 @@ from blockd.memory import compile_octets, too_large
 from blockd.policy.changes import changes
 from blockd.policy.compile import CHANGES, SNAPSHOT, Compiled, compile_snapshot, write_inputs
 from blockd.policy.inputs import read_inputs
-from blockd.problems import InputError, Problem
+from blockd.problems import InputError, Problem, os_text
 from blockd.settings.source import INPUTS, Arrived, Disk, Kept
 
 
@@ -66,7 +66,8 @@ def write_generation(
     except InputError as error:
         raise CompileError(error.problems, source.tried) from None
     except OSError as error:
-        raise CompileError([Problem(str(output), 0, "", f"cannot be written: {error}")], source.tried) from None
+        problem = Problem(str(output), 0, "", f"cannot be written: {os_text(error)}")
+        raise CompileError([problem], source.tried) from None
     finally:
         # Nothing is left behind, whatever happened; what was renamed is not there any more.
         shutil.rmtree(building, ignore_errors=True)

@@ -56,6 +56,12 @@ class Skipped:
         return {"skipped": dict(self.counts), "samples": [problem.as_json() for problem in self.samples]}
 
 
+def os_text(error: OSError) -> str:
+    """Say what the system refused, and of which file: without the number that `str` begins with."""
+    text = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {text}" if error.filename else text
+
+
 class StartError(Exception):
     """The daemon cannot start; the message says what to do."""
 

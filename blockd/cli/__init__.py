@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd import __version__
-from blockd.problems import InputError
+from blockd.problems import InputError, os_text
 
 #: Every command: its module has ``register(app)``.
 COMMANDS = (
@@ -31,6 +32,11 @@ COMMANDS = (
     "top",
     "schema",
 )
+
+#: In the environment, not empty: an unexpected error ends with its traceback.
+TRACEBACK = "BLOCKD_TRACEBACK"
+#: The commands that go on until they are ended.
+SERVING = (["serve"], ["egress"])
 
 #: Exit codes: 0 done, 1 the inputs or the daemon said no, 2 the command line is wrong.
 EXIT_NO, EXIT_USAGE = 1, 2
@@ -69,7 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough.
         sys.stderr.close()
         return EXIT_NO
+    except Exception as error:
+        # A process that serves leaves a trace in its log, unless the system itself says what to do.
+        if os.environ.get(TRACEBACK) or (words[:1] in SERVING and not isinstance(error, PermissionError)):
+            raise
+        _tell(words, error)
+        return EXIT_NO
     return 0
+
+
+def _tell(words: list[str], error: Exception) -> None:
+    """Print in one line why a command failed, in the form that was asked for."""
+    if isinstance(error, OSError):
+        text = os_text(error)
+        if isinstance(error, PermissionError):
+            text += "; run this as root or as the daemon's user"
+    else:
+        text = f"failed unexpectedly: {type(error).__name__}: {error}; {TRACEBACK}=1 shows where"
+    command = " ".join(word for word in words[:1] if not word.startswith("-"))
+    if "--json" in words:
+        print(json.dumps({"ok": False, "error": text}))
+    else:
+        print(f"{f'blockd {command}'.strip()}: {text}", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:

@@ -15,12 +15,16 @@ from blockd.policy.compile import compile_snapshot, unmet
 from blockd.policy.inputs import read_inputs
 from blockd.policy.review import review
 from blockd.policy.views import group_views
-from blockd.problems import InputError, Problem
+from blockd.problems import InputError, Problem, os_text
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(check)
+
+
+def _unwritten(config: Path, error: OSError) -> Problem:
+    return Problem(str(config), 0, "", f"a snapshot cannot be written to try it: {os_text(error)}")
 
 
 def check(config: Config = None, as_json: Json = False) -> None:
@@ -35,8 +39,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
         if against:
             raise InputError(against)
     except (InputError, OSError) as problem:
-        text = f"a snapshot cannot be written to try it: {problem}"
-        error = problem if isinstance(problem, InputError) else InputError([Problem(str(path), 0, "", text)])
+        error = problem if isinstance(problem, InputError) else InputError([_unwritten(path, problem)])
         if not as_json:
             raise error from None
         print(json.dumps({"ok": False, "problems": [problem.as_json() for problem in error.problems]}))

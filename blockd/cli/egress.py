@@ -13,7 +13,7 @@ import typer
 from blockd.cli.options import Config, Json, Socket, config_path, socket_path
 from blockd.cli.output import complain, print_json, print_table, refuse, say
 from blockd.control import ControlError, ask
-from blockd.problems import InputError
+from blockd.problems import InputError, os_text
 
 #: Seconds that firewalls have to take rules away.
 OFF_PATIENCE = 10.0
@@ -78,7 +78,7 @@ def _far(connect: str, certificate: Path | None, key: Path | None, authority: Pa
     try:
         context = tls(False, certificate, key, authority)
     except OSError as error:
-        raise StartError(f"egress: the certificates cannot be read: {error}") from None
+        raise StartError(f"egress: the certificates cannot be read: {os_text(error)}") from None
     return Far(host.strip("[]"), int(port), context)
 
 
@@ -121,7 +121,7 @@ def off(context: typer.Context, config: Config = None, socket: Socket = None) ->
             file.touch()
         removed = Nftables().remove()
     except (NftError, OSError) as error:
-        refuse("egress off", str(error), as_json=False)
+        refuse("egress off", os_text(error) if isinstance(error, OSError) else str(error), as_json=False)
     say("off: the table inet blockd is gone" if removed else "off: nothing of ours is there")
     with contextlib.suppress(ControlError):
         # Firewalls of other machines are told, too.
@@ -167,7 +167,7 @@ def on(context: typer.Context, config: Config = None, socket: Socket = None) -> 
         for file in _off_files(context, config):
             file.unlink(missing_ok=True)
     except OSError as error:
-        refuse("egress on", str(error), as_json=False)
+        refuse("egress on", os_text(error), as_json=False)
     answer = _ask(context, config, socket, False, "on")
     say(f"on: {len(answer['firewalls'])} firewalls were told what to refuse")
 

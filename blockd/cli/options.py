@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,11 @@ def socket_path(config: Path | None, socket: Path | None) -> Path:
         place = usual.SOCKET
     except InputError as error:
         place = find_scalar(file, "admin", "socket") or usual.SOCKET
+        if place == usual.SOCKET and not Path(place).exists():
+            # A config that this user may not read, most likely: without it the daemon cannot be found.
+            problem = error.problems[0]
+            text = f"{problem.text}; give --socket S, the path that admin.socket names"
+            raise InputError([replace(problem, text=text)]) from None
         if place == usual.SOCKET:
             # It may be another, and whoever asks has a broken config to mend.
             complain(f"{error.problems[0]}; looking for the daemon at {usual.SOCKET}, or give --socket S")

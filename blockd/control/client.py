@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from blockd.problems import os_text
+
 #: Seconds; longer than the daemon gives a compile, so that it is the daemon that says what happened.
 PATIENCE = 660.0
 
@@ -26,8 +28,13 @@ def ask(path: Path, command: str, **arguments: Any) -> dict[str, Any]:
             while chunk := connection.recv(65536):
                 received += chunk
         answer = json.loads(received)
-    except (OSError, ValueError) as error:
-        raise ControlError(f"no daemon answers at {path}: {error}") from None
+    except PermissionError:
+        text = "this user may not use it; run the command as root or as the daemon's user"
+        raise ControlError(f"{path}: {text}") from None
+    except OSError as error:
+        raise ControlError(f"no daemon answers at {path}: {os_text(error)}") from None
+    except ValueError as error:
+        raise ControlError(f"the answer at {path} is not a blockd daemon's: {error}") from None
     if not isinstance(answer, dict):
         raise ControlError(f"what answers at {path} is no blockd")
     return answer

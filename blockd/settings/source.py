@@ -110,10 +110,14 @@ class Disk(Source):
             raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
 
     def _has(self, path: Path) -> bool:
-        return path.exists()
+        try:
+            return path.exists()
+        except OSError as error:
+            # Whether it is there cannot be known: that is no reason to go on as if it were not.
+            raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
 
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
-        if may_lack and not path.exists():
+        if may_lack and not self._has(path):
             self.lacking.add(path)
             return self._copied(path, Path(os.devnull))
         return self._copied(path, path)

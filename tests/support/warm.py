@@ -7,10 +7,14 @@ hooks) start it as anybody does.
 from __future__ import annotations
 
 import atexit
+import codecs
 import ctypes
 import gc
+import importlib
 import json
 import os
+import pkgutil
+import pwd
 import select
 import signal
 import socket
@@ -19,6 +23,8 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
+
+import blockd
 
 #: Of prctl(2): whoever is left by its parent becomes a child of this process, which can wait for it.
 SET_CHILD_SUBREAPER = 36
@@ -71,7 +77,7 @@ class _Forks:
         self._way: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, words: list[str], out: int, error: int, environment: dict[str, str]) -> Process:
+    def start(self, words: list[str], out: int, error: int, environment: dict[str, str], user: str = "") -> Process:
         if self._way is None:
             ctypes.CDLL(None, use_errno=True).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             self._way, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -80,8 +86,8 @@ class _Forks:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
             theirs.close()
             atexit.register(self.close)
-        message = json.dumps({"words": words, "environment": {**os.environ, **environment}, "directory": os.getcwd()})
-        socket.send_fds(self._way, [message.encode()], [out, error])
+        place = {"environment": {**os.environ, **environment}, "directory": os.getcwd(), "user": user}
+        socket.send_fds(self._way, [json.dumps({"words": words, **place}).encode()], [out, error])
         return Process(words, int(self._way.recv(64)))
 
     def close(self) -> None:
@@ -103,11 +109,14 @@ def start(words: list[str], log: IO[Any]) -> Process:
 
 
 def run(
-    words: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 60
+    words: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 60, user: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``blockd`` with these words to its end, with more in its environment; TimeoutExpired after some seconds."""
+    """Run ``blockd`` with these words to its end, with more in its environment, as a user of this machine.
+
+    TimeoutExpired after some seconds.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
-        process = _forks.start(list(words), out.fileno(), error.fileno(), dict(environment or {}))
+        process = _forks.start(list(words), out.fileno(), error.fileno(), dict(environment or {}), user)
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -135,7 +144,25 @@ def _run_forked(request: dict[str, Any], descriptors: list[int], way: socket.soc
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from blockd.cli import main
 
+    if request["user"]:
+        _become(request["user"])
     raise SystemExit(main())
+
+
+def _import_all() -> None:
+    """Import what an ordinary user may have no right to read: Python and the package may be in root's directories."""
+    for module in pkgutil.walk_packages(blockd.__path__, "blockd."):
+        if not module.name.endswith(("__main__", "_native")):
+            importlib.import_module(module.name)
+    for encoding in ("idna", "latin-1", "utf-8-sig", "utf-16", "cp1252"):
+        codecs.lookup(encoding)
+
+
+def _become(user: str) -> None:
+    entry = pwd.getpwnam(user)
+    os.setgroups([])
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
 
 
 def serve_forks(way: socket.socket) -> None:
@@ -155,6 +182,9 @@ def serve_forks(way: socket.socket) -> None:
         message, descriptors, _, _ = socket.recv_fds(way, MESSAGE_OCTETS, 2)
         if not message:
             return
+        request = json.loads(message)
+        if request["user"]:
+            _import_all()
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
@@ -162,7 +192,7 @@ def serve_forks(way: socket.socket) -> None:
             if child == 0:
                 os.close(reading)
                 os.close(writing)
-                return _run_forked(json.loads(message), descriptors, way)
+                return _run_forked(request, descriptors, way)
             os.write(writing, str(child).encode())
             os._exit(0)
         # Whose parent has gone is taken over by the tests, who may wait for it from then on.

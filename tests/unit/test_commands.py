@@ -9,16 +9,18 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from blockd.cli import COMMANDS
 from tests.conftest import Serve
 from tests.support import warm
 from tests.support.daemon import BLOCKD
-from tests.support.questions import CORPORATE, PERSONAL, ask
+from tests.support.questions import CORPORATE, PERSONAL, ask, rcode
 from tests.support.upstream import Upstream
 
 ESCAPE = "\x1b"
@@ -48,6 +50,64 @@ def on_a_terminal(*words: str, seconds: float = 0, columns: int = 120) -> str:
     os.close(parent)
     assert process.wait(20) == 0
     return shown.decode(errors="replace")
+
+
+#: Every command that an ordinary user could try, as it is tried with a config.
+TRIED = [
+    ["serve"],
+    ["check"],
+    ["check", "--json"],
+    ["compile", "--output", "out"],
+    ["reload"],
+    ["reload", "--dry-run"],
+    ["explain", "--client", "127.0.0.1", "www.tiktok.com"],
+    ["apps"],
+    ["lists"],
+    ["lists", "fetch"],
+    ["lists", "rollback"],
+    ["rpz", "export", "--group", "corporate"],
+    ["devices"],
+    ["devices", "who", "127.0.0.1"],
+    ["exempt", "list"],
+    ["report"],
+    ["report", "--html", "page.html"],
+    ["egress"],
+    ["egress", "status"],
+    ["egress", "plan"],
+    ["egress", "off"],
+    ["egress", "on"],
+    ["status"],
+    ["status", "--json"],
+    ["top", "--json"],
+]
+
+
+def test_an_ordinary_user_gets_one_line(serve: Serve, upstream: Upstream) -> None:
+    """With a config that cannot be read, and with one that can beside state and sockets that cannot: never a trace."""
+    blockd = serve([upstream.address])
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        state = str(blockd.directory / "state")
+        values = {
+            **blockd.values,
+            "admin": {**blockd.values["admin"], "socket": str(blockd.directory / "control.sock")},
+            "state": {"directory": state},
+            "apps": {},
+            "egress": {"enabled": True, "socket": str(blockd.directory / "egress.sock")},
+        }
+        open_config = place / "blockd.yaml"
+        open_config.write_text(yaml.safe_dump(values))
+        for config in (blockd.file, open_config):
+            for words in TRIED:
+                done = warm.run([*words, "--config", str(config)], user="nobody")
+                said = f"{words} {config}: exit {done.returncode}\n{done.stdout[-500:]}{done.stderr}"
+                assert "Traceback" not in done.stderr, said
+                assert "failed unexpectedly" not in done.stdout + done.stderr, said
+                assert done.returncode in (0, 1, 2), said
+                if done.returncode == 1:
+                    assert 1 <= len((done.stderr or done.stdout).splitlines()) <= 3 or "--json" in words, said
+    assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
 
 
 def test_status_is_one_screen(serve: Serve, upstream: Upstream) -> None:
