@@ -1697,6 +1697,7 @@ class Daemon:
             meta=self._live.meta,
             devices=self._live.devices,
             lists=self._metrics.lists,
+            leases=self._feeds.standing(),
             version=__version__,
             listen=[show_endpoint(endpoint) for endpoint in self._live.settings.server.listen],
             uptime=time.monotonic() - self._started,

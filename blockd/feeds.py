@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from blockd.devices.placement import Placement, Source
 from blockd.observe.metrics import wall_clock
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import group_views
+from blockd.problems import Problem
 from blockd.settings.values import Address
 
 log = logging.getLogger("blockd")
@@ -30,12 +31,31 @@ log = logging.getLogger("blockd")
 SLOW = 10.0
 #: Seconds that a start waits for what devices' addresses are.
 FIRST = 3.0
-#: What reading the file may end with that somebody else has written.
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 #: Leases that are taken in at once.
 SLICE = 2_000
 #: In the state directory: what was said last of devices of ours.
 KEPT = "leases.json"
+
+
+def lease_sources(inputs: Inputs) -> Iterator[Feed | KeaSocket]:
+    """Give the lease files and sockets of a config, unread."""
+    for item in inputs.settings.devices.leases:
+        path = Path(os.path.abspath(inputs.relative(item.file or item.socket or "")))
+        if item.socket is None:
+            yield Feed(path, item.format)
+        else:
+            source = KeaSocket(path)
+            source.read = KeaReader(path, item.every).read
+            yield source
+
+
+def unread_leases(inputs: Inputs) -> Iterator[Problem]:
+    """Read each lease file and socket of a config once; give what cannot be read, and records that cannot be used."""
+    for at, source in enumerate(lease_sources(inputs)):
+        source.take(source.fetch(), wall_clock())
+        if source.problem is not None:
+            yield inputs.document.problem(("devices", "leases", at), source.problem)
+        yield from source.skipped.samples
 
 
 class Feeds:
@@ -48,6 +68,9 @@ class Feeds:
         self._file, self._changed = state / KEPT, changed
         #: By source: its thread, and when that began.
         self._readers: dict[Source, tuple[threading.Thread, float]] = {}
+        #: By source: reasons for skipped records that were logged. Each is logged once: a client that comes back each
+        #: minute with a record that cannot be used must not fill the log.
+        self._told: dict[Source, set[str]] = {}
         self._keeping = threading.Lock()
         #: Groups whose devices may be kept by address.
         self._logged: set[str] = set()
@@ -60,14 +83,12 @@ class Feeds:
             if self.placement is not None:
                 before = {(feed.file, feed.format): feed for feed in self.placement.feeds}
             feeds: list[Any] = []
-            for item in wanted.leases:
-                path = Path(os.path.abspath(inputs.relative(item.file or item.socket or "")))
-                known = before.pop((path, item.format), None)
-                if item.socket is None:
-                    feeds.append(known if isinstance(known, Feed) else Feed(path, item.format))
-                else:
-                    feeds.append(known if isinstance(known, KeaSocket) else KeaSocket(path))
-                    feeds[-1].read = KeaReader(path, item.every).read
+            for new in lease_sources(inputs):
+                known = before.pop((new.file, new.format), None)
+                if isinstance(known, KeaSocket) and isinstance(new, KeaSocket):
+                    # It may be asked at another pace from now on.
+                    known.read = new.read
+                feeds.append(known if type(known) is type(new) else new)
             table = before.pop((Neighbours.file, Neighbours.format), None)
             if wanted.neighbours:
                 feeds.append(table or Neighbours())
@@ -96,11 +117,14 @@ class Feeds:
                     self._take(feed, Part(problem=f"{feed.file}: does not answer"))
             try:
                 kept = json.loads(self._file.read_text())
-                self.placement.restore(kept["sources"], wall_clock())
             except FileNotFoundError:
-                pass
-            except UNREADABLE as error:
+                return
+            except (OSError, ValueError, RecursionError) as error:
                 log.error("leases: %s cannot be read: %s", self._file, error)
+                return
+            skipped = self.placement.restore(kept.get("sources") if isinstance(kept, dict) else kept, wall_clock())
+            if skipped.total:
+                log.error("leases: %s: %d records skipped; the others count", self._file, skipped.total)
 
     def look(self) -> None:
         """Have each source read that is not being read."""
@@ -119,6 +143,7 @@ class Feeds:
                     self._tell(self._take(feed, Part(problem=f"{feed.file}: does not answer")))
         for gone in self._readers.keys() - set(feeds):
             del self._readers[gone]
+            self._told.pop(gone, None)
 
     def _read(self, feed: Source) -> None:
         try:
@@ -136,11 +161,25 @@ class Feeds:
             return set()
         before = feed.problem
         changed = self.placement.take(feed, part, wall_clock())
+        told = self._told.setdefault(feed, set())
+        for reason in feed.skipped.counts.keys() - told:
+            file = Problem(str(feed.file), 0, "", reason)
+            first = next((one for one in feed.skipped.samples if one.text == reason), file)
+            log.warning("leases: %s; the record is skipped, the others count", first)
+            told.add(reason)
         if feed.problem is not None and feed.problem != before:
             log.error("leases: %s; what it said stands for %g s", feed.problem, self.placement.stands)
         elif feed.problem is None and before is not None:
             log.info("leases: %s is read again", feed.file)
         return changed
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Say how each source does: the problem that keeps it from being read, and records that cannot be used."""
+        with self.lock:
+            return [
+                {"file": str(feed.file), "problem": feed.problem, **feed.skipped.as_json()}
+                for feed in (self.placement.feeds if self.placement is not None else ())
+            ]
 
     def _tell(self, changed: set[Address]) -> None:
         if changed:

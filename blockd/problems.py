@@ -46,6 +46,11 @@ class Skipped:
         if len(self.samples) < MAX_SAMPLES:
             self.samples.append(problem)
 
+    def update(self, other: Skipped) -> None:
+        """Add what another has."""
+        self.counts.update(other.counts)
+        self.samples += other.samples[: MAX_SAMPLES - len(self.samples)]
+
     @property
     def total(self) -> int:
         """Give the number of skipped records."""

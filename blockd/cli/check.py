@@ -10,6 +10,7 @@ import typer
 
 from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain, say
+from blockd.feeds import unread_leases
 from blockd.lists.gate import limits, refusals
 from blockd.policy.compile import compile_snapshot, unmet
 from blockd.policy.inputs import read_inputs
@@ -48,7 +49,7 @@ def check(config: Config = None, as_json: Json = False) -> None:
         view.group: {key: sorted(getattr(view, key)) for key in ("block", "monitor", "allow")}
         for view in group_views(inputs)
     }
-    doubts = list(review(inputs))
+    doubts = [*review(inputs), *unread_leases(inputs)]
     if as_json:
         listed = [doubt.as_json() for doubt in doubts]
         print(json.dumps({"ok": True, "groups": views, "lists": compiled.lists, "doubts": listed}))

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import duration, print_json, print_table, refuse, say
+from blockd.cli.output import complain, duration, print_json, print_table, refuse, say
 from blockd.control import ControlError, ask
+from blockd.problems import Problem
 
 
 def register(app: typer.Typer) -> None:
@@ -33,12 +34,15 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
     print_table(heads, [[row[key] for key in keys] for row in answer["groups"]], right=heads[1:])
     if answer["feeds"]:
         say()
-        heads = ["LEASES", "FORMAT", "COUNT", "READ", "PROBLEM"]
+        heads = ["LEASES", "FORMAT", "COUNT", "SKIPPED", "READ", "PROBLEM"]
         rows = [
-            [row["file"], row["format"], row["leases"], _age(row["age"]), row["problem"] or ""]
+            [row["file"], row["format"], row["leases"], row["skipped"], _age(row["age"]), row["problem"] or ""]
             for row in answer["feeds"]
         ]
-        print_table(heads, rows, right=["COUNT"])
+        print_table(heads, rows, right=["COUNT", "SKIPPED"])
+        for row in answer["feeds"]:
+            for sample in row["records"]["samples"]:
+                complain(f"{Problem(**sample)}; the record is skipped")
     if answer["states"]:
         say()
         say("leases: " + ", ".join(f"{count} {state}" for state, count in sorted(answer["states"].items())))

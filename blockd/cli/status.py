@@ -38,6 +38,7 @@ def complaints(state: dict[str, Any]) -> list[str]:
     if not state["config_in_force"]:
         wrong.append("the config as it stands is not in force:")
         wrong += state["problems"]
+    wrong += [f"leases: {source['problem']}" for source in state["leases"] if source["problem"]]
     dead = [server["server"] for server in state["upstreams"] if server["state"] == "dead"]
     if dead and len(dead) == len(state["upstreams"]):
         wrong.append("no upstream answers")
@@ -67,6 +68,10 @@ def show(state: dict[str, Any], wrong: list[str]) -> None:
             rows.append((f"{path}es" if path == "miss" else f"{path}s", shares))
     if state["lost"]:
         rows.append(("lost", ", ".join(f"{name} {count}" for name, count in state["lost"].items())))
+    skipped = {source["file"]: sum(source["skipped"].values()) for source in state["leases"]}
+    if any(skipped.values()):
+        text = ", ".join(f"{file}: {count}" for file, count in skipped.items() if count)
+        rows.append(("skipped", f'{text}; "blockd devices" shows which records'))
     rows += [("WRONG" if at == 0 else "", text) for at, text in enumerate(wrong)]
     print_rows(rows, {"blockd": "bold", "WRONG": "bold red"})
     say()

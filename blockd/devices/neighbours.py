@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from blockd.devices.leases.feed import Part
-from blockd.devices.leases.lease import ENDLESS, Lease, read_lease
+from blockd.devices.leases.lease import ENDLESS, Lease, Unusable, read_lease
+from blockd.problems import Problem, Skipped
 from blockd.settings.values import Address
 
 log = logging.getLogger("blockd")
@@ -38,8 +39,11 @@ class Neighbours:
         self.leases: dict[Address, Lease] = {}
         self.problem: str | None = None
         self.confirmed = 0.0
-        self.skipped = self.left_out = 0
+        self.skipped = Skipped()
+        self.left_out = 0
         self._heard: deque[Lease] = deque()
+        #: Messages that could not be used, since the last look.
+        self._odd = Skipped()
         #: Addresses that the kernel knows.
         self._seen: set[Address] = set()
         self._failed: str | None = None
@@ -59,13 +63,15 @@ class Neighbours:
         heard = []
         while self._heard:
             heard.append(self._heard.popleft())
-        return Part(leases=heard)
+        odd, self._odd = self._odd, Skipped()
+        return Part(heard, odd)
 
     def take(self, part: Part, now: float) -> set[Address]:
         """Take in what was heard; give the addresses of which something else is said than before."""
         self.problem = part.problem
         if part.problem is not None:
             return set()
+        self.skipped.update(part.skipped)
         if self._is_open:
             self.confirmed = now
         changed = set()
@@ -115,11 +121,32 @@ class Neighbours:
                     raise OverflowError("more changes than anybody looks at")
 
     def _hear(self, message: Any) -> None:
-        address, mac = message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
-        is_there = message.get("event") == "RTM_NEWNEIGH" and message["state"] & HAS_MAC
-        if address is None or (is_there and not mac):
-            return
-        lease = read_lease(str(address), mac or "", "", ENDLESS if is_there else 0.0)
-        if lease is not None and not lease.address.is_multicast and (lease.mac or not is_there):
+        lease = read_message(message)
+        if isinstance(lease, Unusable):
+            self._odd.add(Problem(str(self.file), 0, "", lease.reason))
+        elif lease is not None:
             self._heard.append(lease)
-            (self._seen.add if is_there else self._seen.discard)(lease.address)
+            (self._seen.add if lease.expires else self._seen.discard)(lease.address)
+
+
+#: Families of entries that say which MAC has an address: IPv4 and IPv6. A bridge's say behind which port a MAC is.
+FAMILIES = (2, 10)
+
+_STRANGE = Unusable("a message of the kernel that is not an entry of the table")
+
+
+def read_message(message: Any) -> Lease | Unusable | None:
+    """Read an entry as a lease, one without end of an entry that is gone; None for what says nothing of a device."""
+    try:
+        if message["family"] not in FAMILIES:
+            return None
+        address, mac = message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
+        is_there = bool(message.get("event") == "RTM_NEWNEIGH" and message["state"] & HAS_MAC)
+    except Exception:  # noqa: BLE001  of the library's own objects; an entry that is odd must not hide the others
+        return _STRANGE
+    if address is None:
+        return None
+    lease = read_lease(str(address), str(mac or ""), "", ENDLESS if is_there else 0.0)
+    if isinstance(lease, Unusable):
+        return lease
+    return None if lease.address.is_multicast or (is_there and not lease.mac) else lease

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from blockd.devices.inventory import Device, is_randomised
 from blockd.devices.leases import Lease, Part
-from blockd.devices.leases.lease import ENDLESS, read_lease
+from blockd.devices.leases.lease import ENDLESS, Unusable, read_lease
+from blockd.problems import Problem, Skipped
 from blockd.settings.values import Address
 
 #: Of an outcome: evidence counts for nothing, and networks decide.
@@ -50,7 +51,8 @@ class Source(Protocol):
     problem: str | None
     #: When it was read, or seen to be as it was read; seconds since 1970.
     confirmed: float
-    skipped: int
+    #: Records that cannot be used.
+    skipped: Skipped
     left_out: int
 
     def fetch(self) -> Part:
@@ -127,24 +129,35 @@ class Placement:
             if feed.leases
         ]
 
-    def restore(self, kept: Iterable[Mapping[str, Any]], now: float) -> None:
-        """Have feeds that said nothing yet say what they said before. KeyError and the like when it is not `kept`'s."""
-        said = {(one["file"], one["format"]): one for one in kept}
+    def restore(self, kept: Any, now: float) -> Skipped:
+        """Have feeds that said nothing yet say what they said before; give what of it cannot be used."""
+        skipped = Skipped()
+
+        def skip(at: int) -> None:
+            skipped.add(Problem("", at, "", "is not what blockd keeps of a lease"))
+
+        said = {}
+        for at, one in enumerate(kept if isinstance(kept, list) else [kept], 1):
+            if isinstance(one, dict) and isinstance(one.get("leases"), list):
+                said[str(one.get("file")), str(one.get("format"))] = one
+            else:
+                skip(at)
         for feed in self.feeds:
-            one = said.get((str(feed.file), feed.format))
-            if one is None or feed.problem is None or feed.leases:
+            found = said.get((str(feed.file), feed.format))
+            if found is None or feed.problem is None or feed.leases:
                 continue
-            leases = [
-                read_lease(str(address), str(mac), "", ENDLESS if end >= NEVER else float(end))
-                for address, mac, end in one["leases"]
-                if end == end
-            ]
-            feed.leases.update({lease.address: lease for lease in leases if lease is not None})
-            confirmed = float(one["confirmed"])
+            for at, row in enumerate(found["leases"], 1):
+                lease = _kept_lease(row)
+                if lease is None:
+                    skip(at)
+                else:
+                    feed.leases[lease.address] = lease
             # Nothing was confirmed later than now, whatever the file says.
-            feed.confirmed = min(confirmed, now) if confirmed == confirmed else 0.0
+            confirmed = _moment(found.get("confirmed"))
+            feed.confirmed = 0.0 if confirmed is None else min(confirmed, now)
             self.take(feed, Part(problem=feed.problem), now)
             self._join(feed.leases)
+        return skipped
 
     def _drop_ended(self, feed: Source, now: float) -> set[Address]:
         """Forget leases that have ended; give their addresses. A device of ours keeps its own for a while.
@@ -223,6 +236,24 @@ class Placement:
         return Counter(
             (place.group or NETWORKS, place.feed.format, place.state) for place in list(self.places.values())
         )
+
+
+def _kept_lease(row: Any) -> Lease | None:
+    """Read a lease as :meth:`Placement.kept` writes it; None for anything else."""
+    if not isinstance(row, list) or len(row) != 3:
+        return None
+    address, mac, end = row
+    expires = _moment(end)
+    if expires is None or not isinstance(address, str) or not isinstance(mac, str):
+        return None
+    lease = read_lease(address, mac, "", ENDLESS if expires >= NEVER else expires)
+    return None if isinstance(lease, Unusable) else lease
+
+
+def _moment(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= NEVER:
+        return None
+    return float(value)
 
 
 def _where(place: Place | None) -> tuple[str | None, frozenset[str]]:

@@ -20,6 +20,7 @@ from blockd.observe import log_writer
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.forwarders import LikelyForwarders
 from blockd.observe.log_writer import QUEUE_OCTETS
+from blockd.problems import Skipped
 from blockd.resolver.routes import STATES, Health, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings.values import show_endpoint
@@ -170,6 +171,7 @@ class LeaseFeed(Protocol):
 
     file: Path
     problem: str | None
+    skipped: Skipped
 
 
 class Placing(Protocol):
@@ -439,6 +441,7 @@ class Metrics(Collector):
         yield from _zone_families(self.transfers)
         yield from _exemption_families(self.desk)
         yield from _device_families(self.placement)
+        yield _skipped_family(self.placement)
         yield from _egress_families(self.firewall)
         yield GaugeMetricFamily(
             "blockd_likely_forwarders",
@@ -460,6 +463,17 @@ def _device_families(placement: Placing | None) -> Iterator[Metric]:
         for feed in placement.feeds:
             current.add_metric([str(feed.file)], feed.problem is None)
     yield from (placed, current)
+
+
+def _skipped_family(placement: Placing | None) -> Metric:
+    family = GaugeMetricFamily(
+        "blockd_records_skipped",
+        "Records of a file that cannot be used and were left out; the others count.",
+        labels=["source", "file"],
+    )
+    for feed in placement.feeds if placement is not None else ():
+        family.add_metric(["leases", str(feed.file)], feed.skipped.total)
+    return family
 
 
 def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:

@@ -23,6 +23,7 @@ def status(
     meta: dict[str, Any],
     devices: dict[str, int],
     lists: list[dict[str, Any]],
+    leases: list[dict[str, Any]],
     version: str,
     listen: list[str],
     uptime: float,
@@ -62,6 +63,7 @@ def status(
             {key: report[key] for key in ("app", "file", "kept")} | {"skipped": sum(report["skipped"].values())}
             for report in lists
         ],
+        "leases": leases,
     }
 
 

@@ -80,7 +80,8 @@ def devices_of(inputs: Inputs, placement: Placement | None, who: str, now: float
             "file": str(feed.file),
             "format": feed.format,
             "leases": len(feed.leases),
-            "skipped": feed.skipped,
+            "skipped": feed.skipped.total,
+            "records": feed.skipped.as_json(),
             "age": None if not feed.confirmed else now - feed.confirmed,
             "problem": feed.problem,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from blockd.devices.inventory import Device, is_randomised, read_inventory, read_mac
 from blockd.devices.leases import FORMATS, Feed, KeaSocket, Lease
-from blockd.devices.leases.lease import ENDLESS
+from blockd.devices.leases.lease import ENDLESS, Unusable
 from blockd.devices.placement import Placement
 from tests.conftest import Serve
 from tests.support.daemon import Blockd
@@ -75,9 +76,19 @@ lease 10.0.0.7 {{
 SIGNS = '0123456789abcdef:., {}"\\;leasndirt-\n'
 
 
+def write(file: Path, text: str) -> None:
+    """Write a file in 1970, from where the small numbers of dnsmasq's leases count."""
+    file.write_text(text)
+    os.utime(file, ns=(0, next(_ticks)))
+
+
+#: A time of its own for each file that is written, so that it is seen to be another.
+_ticks = itertools.count()
+
+
 def feed(tmp_path: Path, format: str, text: str, name: str = "leases") -> Feed:
     """Read a file once."""
-    (tmp_path / name).write_text(text)
+    write(tmp_path / name, text)
     one = Feed(tmp_path / name, format)
     one.look(1000.0)
     assert one.problem is None
@@ -113,7 +124,7 @@ def test_each_format_says_who_has_what(
     """The last word for an address counts; what was given back, declined or is being written is none."""
     one = feed(tmp_path, format, text)
     assert shown(one) == wanted
-    assert one.skipped == skipped
+    assert one.skipped.total == skipped
 
 
 @pytest.mark.parametrize(("format", "text"), [("kea", KEA), ("dnsmasq", DNSMASQ), ("dhcpd", DHCPD + "}\n")])
@@ -125,7 +136,7 @@ def test_a_file_that_is_being_written_is_read_in_parts(tmp_path: Path, format: s
     one = Feed(file, format)
     for end in range(0, len(text) + 7, 7):
         if format == "dnsmasq":
-            file.write_text(text[:end])
+            write(file, text[:end])
         else:
             with file.open("a") as growing:
                 growing.write(text[max(0, end - 7) : end])
@@ -138,8 +149,9 @@ def test_a_file_that_is_being_written_is_read_in_parts(tmp_path: Path, format: s
 def test_any_lines_are_read(format: str, lines: list[str | bytes]) -> None:
     """What is no lease says nothing; nothing that a server's file may hold ends the daemon."""
     texts = [line if isinstance(line, str) else line.decode(errors="replace") for line in lines]
-    for lease in FORMATS[format]().read(iter(texts)):
-        assert lease is None or isinstance(lease, Lease)
+    reader = FORMATS[format]()
+    for text in texts:
+        assert all(isinstance(found, Lease | Unusable) for found in reader.read(text))
 
 
 def test_a_file_by_another_name_takes_its_place(tmp_path: Path) -> None:
@@ -170,7 +182,7 @@ def test_a_file_that_is_being_written_anew_ends_no_lease(tmp_path: Path) -> None
     one = feed(tmp_path, "dnsmasq", DNSMASQ)
     have = set(one.leases)
     for text in ("", DNSMASQ.splitlines()[0] + "\n"):
-        (tmp_path / "leases").write_text(text)
+        write(tmp_path / "leases", text)
         assert one.look(1001.0) == set()
         assert set(one.leases) == have
     assert one.look(1002.0) == have - {ip_address("10.0.0.5")}
@@ -184,7 +196,7 @@ def test_a_file_that_is_cut_or_overwritten_frees_no_device_of_ours(tmp_path: Pat
     placement = Placement([one], 100.0)
     placement.learn({"corporate": [device(MAC, "SER-1")]})
     placement.look(1000.0)
-    (tmp_path / "leases").write_text(text)
+    write(tmp_path / "leases", text)
     for now in (1001.0, 1002.0, 1050.0):
         placement.look(now)
     assert states(placement)["10.0.0.5"] == ("corporate", "stale")
@@ -192,9 +204,9 @@ def test_a_file_that_is_cut_or_overwritten_frees_no_device_of_ours(tmp_path: Pat
     placement.look(1200.0)
     assert "10.0.0.5" not in states(placement), "for a time"
     # A device that is somewhere else by now has left its address.
-    (tmp_path / "leases").write_text(f"9000 {MAC} 10.0.0.5 x *\n")
+    write(tmp_path / "leases", f"9000 {MAC} 10.0.0.5 x *\n")
     placement.look(1300.0)
-    (tmp_path / "leases").write_text(f"9000 {MAC} 10.0.0.7 x *\n")
+    write(tmp_path / "leases", f"9000 {MAC} 10.0.0.7 x *\n")
     placement.look(1301.0)
     placement.look(1302.0)
     assert states(placement) == {"10.0.0.7": ("corporate", "known")}
@@ -242,7 +254,7 @@ def test_a_feed_that_ends_makes_nobody_a_stranger(tmp_path: Path) -> None:
     assert placement.look(2100.0) == set(), "it is over since 2000, and nobody says so"
     assert states(placement)["10.0.0.5"] == ("corporate", "stale")
     assert placement.look(2301.0) == {ip_address("10.0.0.5")}
-    (tmp_path / "leases").write_text(KEA.replace(",2000,", ",3000,"))
+    write(tmp_path / "leases", KEA.replace(",2000,", ",3000,"))
     assert placement.look(2302.0) == {ip_address("10.0.0.5")}
     assert states(placement)["10.0.0.5"] == ("corporate", "known")
 
@@ -276,7 +288,7 @@ def test_what_kea_says_by_its_socket(tmp_path: Path) -> None:
         "10.0.0.6": (OTHER, ENDLESS),
         "2001:db8::5": (MAC, 2009.0),
     }
-    assert one.skipped == 2
+    assert one.skipped.total == 2
     assert placement.look(1501.0) == set()
     placement.look(1502.0)
     assert states(placement)["10.0.0.5"] == ("corporate", "stale"), "gone, and it stands a while"
@@ -420,6 +432,19 @@ def test_a_device_is_followed_where_it_goes(blockd: Blockd, tmp_path: Path) -> N
     shown = blockd.run("devices").stdout
     assert "corporate  1         1          1" in shown, shown
     assert "leases: 1 known, 1 randomised" in shown
+    leases.write_text(f"{soon} {MAC} 127.0.0.52 laptop-7 *\n{soon} {MAC}\nbad\n{soon} {MAC}\n")
+    deadline = time.monotonic() + 10
+    while blockd.metric("blockd_records_skipped", source="leases", file=str(leases)) != 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert rcode(ask(blockd, "www.tiktok.com", client="127.0.0.52")) == "NXDOMAIN"
+    listed = f"{leases}:3: expected the time at which the lease ends"
+    assert listed in blockd.run("devices").stderr
+    assert listed in blockd.run("check").stderr
+    healthy = blockd.run("status")
+    assert f"{leases}: 3;" in healthy.stdout
+    assert healthy.returncode == 0, healthy.stdout
+    assert blockd.log.read_text().count("the record is skipped") == 2, "one line a reason"
     leases.unlink()
     deadline = time.monotonic() + 10
     while blockd.metric("blockd_lease_file_current", file=str(leases)) != 0:
@@ -427,6 +452,12 @@ def test_a_device_is_followed_where_it_goes(blockd: Blockd, tmp_path: Path) -> N
         time.sleep(0.05)
     assert rcode(ask(blockd, "www.tiktok.com", client="127.0.0.52")) == "NXDOMAIN", "a feed that stops frees nobody"
     assert "No such file" in blockd.log.read_text()
+    sick = blockd.run("status")
+    assert sick.returncode == 1
+    assert f"leases: {leases}: No such file or directory" in sick.stdout
+    checked = blockd.run("check")
+    assert checked.returncode == 0, "the config can be taken in"
+    assert f"devices.leases.0: {leases}: No such file or directory" in checked.stderr
 
 
 def test_a_source_that_hangs_or_is_gone_at_a_start_holds_up_no_other(blockd: Blockd, tmp_path: Path) -> None:
@@ -475,8 +506,7 @@ def test_what_was_kept_ends_in_its_time(tmp_path: Path) -> None:
         again.look(now)
         again.restore(kept, now)
         assert states(again) == wanted
-    with pytest.raises(KeyError):
-        again.restore([{"file": "x"}], 1.0)
+    assert again.restore([{"file": "x"}], 1.0).total == 1
 
 
 def test_who_has_an_address_is_said_with_all_evidence(blockd: Blockd, tmp_path: Path) -> None:

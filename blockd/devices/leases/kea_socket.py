@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from blockd.devices.leases.feed import MAX_LEASES, Part
-from blockd.devices.leases.lease import ENDLESS, Lease, mac_of_duid, read_lease
+from blockd.devices.leases.lease import (
+    ENDLESS,
+    INFINITE,
+    KEA_ENDED,
+    KEA_IN_USE,
+    NO_ADDRESS,
+    NO_END,
+    NO_STATE,
+    Lease,
+    Unusable,
+    mac_of_duid,
+    read_lease,
+    usable_mac,
+)
+from blockd.problems import Problem, Skipped
 from blockd.settings.values import Address
 
-#: A lifetime that has no end (RFC 2131 3.3).
-INFINITE = 4_294_967_295
-#: Gives every lease as Kea writes it, None when it is not time yet. OSError or ValueError says what is wrong.
-Read = Callable[[], list[dict[str, Any]] | None]
+#: Gives every lease as Kea writes it, None when it is not time yet. OSError or ValueError says what is wrong, also
+#: between two leases.
+Read = Callable[[], Iterable[Any] | None]
+
+_NO_OBJECT = Unusable("expected a lease as an object")
 
 
 class KeaSocket:
@@ -30,17 +45,30 @@ class KeaSocket:
         self.leases: dict[Address, Lease] = {}
         self.problem: str | None = None
         self.confirmed = 0.0
-        self.skipped = self.left_out = 0
+        self.skipped = Skipped()
+        self.left_out = 0
 
     def fetch(self) -> Part:
         """Ask for all of it, when it is time."""
+        found: dict[Address, Lease] = {}
+        skipped, left_out = Skipped(), 0
         try:
             rows = self.read()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if rows is None:
+                return Part(is_settled=True, problem=self.problem)
+            for number, row in enumerate(rows, 1):
+                lease = read_row(row)
+                if isinstance(lease, Unusable):
+                    skipped.add(Problem(str(self.file), number, "", lease.reason))
+                elif lease is not None and len(found) < MAX_LEASES:
+                    found[lease.address] = lease
+                elif lease is not None:
+                    left_out += 1
+        except (OSError, ValueError) as error:
             return Part(problem=f"{self.file}: {getattr(error, 'strerror', None) or error}")
-        if rows is None:
-            return Part(is_settled=True, problem=self.problem)
-        return Part([lease for row in rows if (lease := self._lease(row)) is not None], is_all=True)
+        if skipped.total and not found:
+            return Part(problem=f"{self.file}: Kea's answer has no lease that can be read")
+        return Part(list(found.values()), skipped, left_out, is_all=True)
 
     def take(self, part: Part, now: float) -> set[Address]:
         """Take it in; give the addresses of which something else is said than before."""
@@ -48,8 +76,8 @@ class KeaSocket:
         if part.problem is not None or part.is_settled:
             return set()
         self.confirmed = now
-        found = {lease.address: lease for lease in part.leases[:MAX_LEASES]}
-        self.left_out = max(0, len(part.leases) - MAX_LEASES)
+        found = {lease.address: lease for lease in part.leases}
+        self.skipped, self.left_out = part.skipped, part.left_out
         # What is gone ends now: a database that lost all of it, as one after a failover, must not free a fleet at once.
         gone = {
             address: Lease(address, lease.mac, lease.hostname, now)
@@ -60,19 +88,30 @@ class KeaSocket:
         self.leases |= {**gone, **found}
         return changed
 
-    def _lease(self, row: Any) -> Lease | None:
-        """Read one; none of a prefix, and one without end of what is declined or given back."""
-        try:
-            if row.get("type", "IA_NA") not in ("IA_NA", "IA_TA", "V4"):
-                return None
-            lifetime, began = int(row["valid-lft"]), int(row["cltt"])
-            until = ENDLESS if lifetime == INFINITE else float(began + lifetime)
-            mac = str(row.get("hw-address") or "") or mac_of_duid(str(row.get("duid") or ""))
-            lease = read_lease(str(row["ip-address"]), mac, str(row.get("hostname") or ""), until)
-            if lease is not None and row.get("state", 0) != 0:
-                lease = Lease(lease.address, lease.mac, lease.hostname, 0.0)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            lease = None
-        if lease is None:
-            self.skipped += 1
-        return lease
+
+def read_row(row: Any) -> Lease | Unusable | None:
+    """Read a lease as Kea answers it; None for a prefix, and a lease without end for what is declined or given back."""
+    if not isinstance(row, dict):
+        return _NO_OBJECT
+    if row.get("type", "V4") == "IA_PD":
+        return None
+    state = row.get("state", 0)
+    if not isinstance(state, int) or state not in (*KEA_IN_USE, *KEA_ENDED):
+        return NO_STATE
+    lifetime, began = _seconds(row.get("valid-lft")), _seconds(row.get("cltt"))
+    if lifetime is None or began is None:
+        return NO_END
+    expires = ENDLESS if lifetime == INFINITE else float(began + lifetime)
+    address = row.get("ip-address")
+    if not isinstance(address, str):
+        return NO_ADDRESS
+    mac = usable_mac(_text(row.get("hw-address"))) or mac_of_duid(_text(row.get("duid")))
+    return read_lease(address, mac, _text(row.get("hostname")), 0.0 if state in KEA_ENDED else expires)
+
+
+def _seconds(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 10**15 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
