@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control.caller import Caller
-from blockd.control.server import ControlFactory
+from blockd.control.server import Command, ControlFactory, OpenCommand
 from blockd.devices.inventory import lines_of, mac_number
 from blockd.egress.ruleset import ABSENT
 from blockd.fastpath import Fastpath, Snapshot, _native, load, proxy_header
@@ -415,7 +415,9 @@ class Daemon:
                     raise StartError(f"admin.socket: {path}: another blockd answers there")
             # Nobody answers: what is there was left by one that was killed.
             path.unlink(missing_ok=True)
-            factory = ControlFactory(self._commands(), {"exempt": self._command_exempt})
+            commands, reading = self._commands(), self._reading_commands()
+            open_commands = {name: self._for_people(name, command) for name, command in reading.items()}
+            factory = ControlFactory(commands, {**open_commands, "exempt": self._command_exempt})
             return reactor.listenUNIX(str(path), factory, mode=self._control_mode())
         except (OSError, CannotListenError) as error:
             cause = getattr(error, "socketError", error)
@@ -425,17 +427,38 @@ class Daemon:
     def _commands(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         return {
             "reload": self._command_reload,
-            "explain": self._command_explain,
             "ready": lambda _: self._ready(),
             "status": lambda _: self._status(),
             "lists": self._command_lists,
             "fetch": self._command_fetch,
             "accept": self._command_accept,
             "rollback": self._command_rollback,
-            "devices": self._command_devices,
-            "report": self._command_report,
             "egress": self._command_egress,
         }
+
+    def _reading_commands(self) -> dict[str, Command]:
+        """Give the commands that change nothing and keep to privacy classes, for those who decide on exemptions."""
+        return {"explain": self._command_explain, "devices": self._command_devices, "report": self._command_report}
+
+    def _for_people(self, name: str, command: Command) -> OpenCommand:
+        """Open a command to the users that exemptions name, beside operators."""
+
+        def run(request: dict[str, Any], caller: Caller) -> dict[str, Any] | Deferred[dict[str, Any]]:
+            if caller.is_operator:
+                return command(request)
+
+            def judged(is_among: bool) -> dict[str, Any] | Deferred[dict[str, Any]]:
+                error = f"{name} is for root, and for the users that exemptions.teams and exemptions.requesters name"
+                return command(request) if is_among else {"ok": False, "error": error}
+
+            # The names of a user's groups may come from a directory server that hangs.
+            from twisted.internet.threads import deferToThreadPool
+
+            people = self._live.settings.exemptions.people()
+            asking = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), caller.is_among, people)
+            return cast("Deferred[dict[str, Any]]", asking.addCallback(judged))
+
+        return run
 
     def _tell_ready(self) -> None:
         rules, views = self._generation_numbers()

@@ -98,6 +98,8 @@ class Site:
     needs: Callable[[str], frozenset[str]]
     #: Seconds for which what was known last holds while the ledger cannot be read.
     stands: float
+    #: Everybody with a part in exemptions.
+    people: frozenset[str]
 
 
 def site_of(inputs: Inputs) -> Site:
@@ -128,7 +130,8 @@ def site_of(inputs: Inputs) -> Site:
         frozenset(known),
         frozenset(identity for identity, devices in whose.items() if len(devices) > 1),
     )
-    return Site(rules, dict(addresses), dict(macs), sets, inputs.decidable, inputs.catalogue.needs, wanted.stands)
+    needs, decidable = inputs.catalogue.needs, inputs.decidable
+    return Site(rules, dict(addresses), dict(macs), sets, decidable, needs, wanted.stands, wanted.people())
 
 
 class Desk:
@@ -404,7 +407,7 @@ class Desk:
             self._read_again = 0.0
             self.read()
         if self.problem is not None and do != "verify":
-            has_part = caller.is_operator or caller.is_among(_people(site))
+            has_part = caller.is_operator or caller.is_among(site.people)
             return {"ok": False, "error": self.problem if has_part else "the ledger is not read just now"}
         for _ in range(WRITERS):
             try:
@@ -429,7 +432,7 @@ class Desk:
 
     def _may_write(self, site: Site, caller: Caller) -> bool:
         """Say whether a refusal becomes an entry: whoever has no part in it must not fill the disk with them."""
-        if caller.is_operator or caller.is_among(_people(site)):
+        if caller.is_operator or caller.is_among(site.people):
             return True
         now = time.monotonic()
         self._strangers = [(at, uid) for at, uid in self._strangers if now - at < 3_600.0]
@@ -525,7 +528,7 @@ class Desk:
 
     def _decide(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
         _is_a_person(caller)
-        if not caller.is_among(_people(site)):
+        if not caller.is_among(site.people):
             raise Refused(f"{caller.name} has no part in exemptions, nor in this", "no part in it")
         app, to, reason = (str(request.get(key) or "").strip() for key in ("app", "to", "reason"))
         if app not in site.decidable:
@@ -629,7 +632,7 @@ class Desk:
         return {}
 
     def _may_read(self, site: Site, caller: Caller) -> None:
-        if not caller.is_operator and not caller.is_among(_people(site)):
+        if not caller.is_operator and not caller.is_among(site.people):
             raise Refused(f"{caller.name} has no part in exemptions", "no part in exemptions")
 
     def _found(self, request: dict[str, Any]) -> tuple[str, Exemption]:
@@ -673,11 +676,6 @@ def _addresses(site: Site, placement: Placement | None, identity: str) -> Iterab
         if (group := placement.places[address].group) is not None:
             found[address] = group
     return found.items()
-
-
-def _people(site: Site) -> frozenset[str]:
-    """Name everybody who has a part in exemptions."""
-    return frozenset().union(site.rules.requesters, *site.rules.teams.values())
 
 
 def _is_a_person(caller: Caller) -> None:

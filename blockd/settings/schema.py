@@ -435,6 +435,10 @@ class Exemptions(Section):
         json_schema_extra={"default": "1h"},
     )
 
+    def people(self) -> frozenset[str]:
+        """Name every user, and `@group` of users, with a part in exemptions."""
+        return frozenset(self.requesters).union(*self.teams.values())
+
 
 class Report(Section):
     """How the use of apps is counted, for those who decide what becomes of them."""

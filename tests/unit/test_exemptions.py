@@ -279,6 +279,27 @@ def test_strangers_do_not_fill_the_ledger(shared: tuple[Blockd, Path]) -> None:
     assert blockd.log.read_text().count(f"refusals of {MALLORY} are not written any more") == 1, "nor the journal"
 
 
+def test_who_decides_may_read(shared: tuple[Blockd, Path]) -> None:
+    """Requesters and teams explain, look up devices and read reports; others learn only that they may not."""
+    _, place = shared
+    reading = [
+        (["explain", "--client", LAPTOP, "www.tiktok.com"], "laptop-1, serial SER-4711"),
+        (["devices", "who", LAPTOP], "laptop-1, serial SER-4711"),
+        (["devices"], "corporate"),
+        (["report"], "not used: "),
+    ]
+    for words, shown in reading:
+        for user in (ALICE, CAROL, BOB):
+            done = warm.run([*words, "--socket", str(place)], user=user)
+            assert (done.returncode, shown in done.stdout) == (0, True), (user, words, done.stdout, done.stderr)
+        done = warm.run([*words, "--socket", str(place)], user=MALLORY)
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert done.stderr.endswith(
+            f"{words[0]} is for root, and for the users that exemptions.teams and exemptions.requesters name\n"
+        )
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_commands_for_operators_stay_theirs(shared: tuple[Blockd, Path]) -> None:
     """The socket is open to all users; a reload is not."""
     _, place = shared
