@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from prometheus_client import CollectorRegistry
 from twisted.internet import asyncioreactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
@@ -44,8 +43,10 @@ from blockd.memory import LOAD_FACTOR, too_large
 from blockd.observe import log_format, log_writer
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.forwarders import network_text
-from blockd.observe.health import AliveCheck, admin_site
+from blockd.observe.health import AdminPages, AliveCheck, lists_page, metrics_page
+from blockd.observe.lag import ReactorLag
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
+from blockd.observe.rendering import SharedPage
 from blockd.observe.status import status
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
 from blockd.policy.egress import exempt_at, names_of, protected, wanted_of
@@ -68,6 +69,7 @@ from blockd.settings.values import Address, show_endpoint
 from blockd.supervisor import Supervisor
 from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
+from blockd.transport.http import HttpListener
 from blockd.transport.listen import Inherited, bind_advice, listen_tcp
 from blockd.transport.tcp import TcpListener
 from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
@@ -168,6 +170,8 @@ class Daemon:
         inputs, self._generations, generation = self._first_generation()
         self._live = _Live(inputs, generation, load(str(generation / SNAPSHOT)))
         self._guard = Guard()
+        self._guard.know("tcp_reply", "decisions_log", "learned_addresses", "upstream_stream")
+        self._guard.know("http", "fetch", "egress_exempt")
         log_format.set_up(self._live.settings.log.format == "json")
         self._reload_running: Deferred[list[Problem]] | None = None
         self._reload_wanted: Deferred[list[Problem]] | None = None
@@ -175,6 +179,8 @@ class Daemon:
         #: Digests of candidates that somebody was told of what speaks against: these alone can be accepted.
         self._shown: deque[str] = deque(maxlen=16)
         self._is_ending = False
+        #: Whether all sockets are open, and the hot path answers.
+        self._is_serving = False
         #: Where exemptions are granted, if they are.
         self._desk: Desk | None = None
         self._site: Site | None = None
@@ -322,6 +328,9 @@ class Daemon:
         )
         self._metrics.fetches = self._fetches
         self._metrics.internal_errors = self._guard.failures
+        self._lag = self._metrics.lag = ReactorLag(reactor)
+        page.listener.guard = self._guard
+        self._metrics.http["block_page"] = page.listener
         self._likely = self._metrics.likely_forwarders
         self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
@@ -340,24 +349,23 @@ class Daemon:
         self._reloads.last_success = (self._live.generation / MANIFEST).stat().st_mtime
         if self.not_loaded:
             self._reloads.was_last_successful = False
-        registry = CollectorRegistry()
-        registry.register(self._metrics)
         self._alive = AliveCheck(fastpath.beats)
         ports = []
         try:
             for endpoint in settings.server.listen:
                 ports += listen_tcp(reactor, endpoint, tcp, "server.listen", inherited.streams(endpoint))
             self._dns_ports = list(ports)
-            site = admin_site(registry, self._alive, self._ready, self._egress_lists)
-            ports += listen_tcp(reactor, settings.admin.listen, site, "admin.listen")
+            ports += listen_tcp(reactor, settings.admin.listen, self._open_admin(reactor), "admin.listen")
             for endpoint in settings.block_page.listen:
-                ports += listen_tcp(reactor, endpoint, page.site, "block_page.listen", inherited.streams(endpoint))
+                ports += listen_tcp(reactor, endpoint, page.listener, "block_page.listen", inherited.streams(endpoint))
             ports.append(self._listen_control(reactor))
         except StartError:
             fastpath.stop()
             raise
         loop.add_reader(fastpath.work_fd, self._work, fastpath, tcp, streams)
         fastpath.start()
+        self._is_serving = True
+        self._lag.start()
         # From here on: the serve threads were started before, and keep the niceness that the daemon was given.
         give_way(0, PYTHON)
         self._compiler.gives_way = True
@@ -400,6 +408,19 @@ class Daemon:
                 self._firewall.keep(self._generations.root / LEARNED, self._firewall.book.keep(time.monotonic()))
                 self._firewall.close(self._firewall_path())
         log.info("stopped")
+
+    def _open_admin(self, reactor: Any) -> HttpListener:
+        def max_age() -> float:
+            return self._live.settings.admin.metrics_max_age
+
+        metrics = SharedPage(
+            reactor, max_age, self._metrics.gather, lambda gathered: metrics_page(self._metrics.families(gathered))
+        )
+        lists = SharedPage(reactor, max_age, self._egress_lists, lambda write: lists_page(write()))
+        pages = AdminPages(metrics, lists, self._alive, self._ready, lambda: frozenset(self._live.settings.admin.hosts))
+        pages.listener.guard = self._guard
+        self._metrics.http["admin"] = pages.listener
+        return pages.listener
 
     def _control_path(self) -> Path:
         return Path(os.path.abspath(self.config.parent / self._live.settings.admin.socket))
@@ -502,6 +523,7 @@ class Daemon:
 
     def _every(self, reactor: Any, interval: float, work: str, call: Callable[[], object]) -> None:
         """Call it again and again, also after it raised."""
+        self._guard.know(work)
 
         def again() -> None:
             reactor.callLater(interval, again)
@@ -1307,8 +1329,8 @@ class Daemon:
             self._looked_up = now
             self._firewall.look_up(names_of(self._live.inputs, wanted.apps))
 
-    def _egress_lists(self) -> dict[str, list[str]]:
-        return {} if self._firewall is None else self._firewall.lists()
+    def _egress_lists(self) -> Callable[[], dict[str, list[str]]]:
+        return dict if self._firewall is None else self._firewall.lists()
 
     def _command_egress(self, request: dict[str, Any]) -> dict[str, Any]:
         firewall = self._firewall
@@ -1727,10 +1749,22 @@ class Daemon:
             now=wall_clock(),
         )
 
+    def _not_ready(self) -> list[str]:
+        """Say why no query should be sent here. A config that was refused is no reason: the last good one serves."""
+        reasons = [] if self._is_serving else ["the sockets are not open yet"]
+        if self._is_ending:
+            reasons.append("blockd is stopping")
+        if self._live.settings.admin.ready_needs_upstream and not self._routes.is_any_usable:
+            reasons.append("no upstream is usable")
+        return reasons
+
     def _ready(self) -> dict[str, Any]:
         rules, views = self._generation_numbers()
+        not_ready = self._not_ready()
         return {
             "ok": not self.not_loaded,
+            "is_ready": not not_ready,
+            "not_ready": not_ready,
             "config": str(self.config),
             "config_in_force": not self.not_loaded,
             "problems": [str(problem) for problem in self.not_loaded],

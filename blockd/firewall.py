@@ -23,6 +23,7 @@ from typing import Any
 from blockd.egress.learned import Book
 from blockd.egress.ruleset import SEEN
 from blockd.egress.wanted import Wanted, exempt_json, read_status
+from blockd.observe.rendering import paced
 from blockd.settings.schema import Egress as Settings
 from blockd.settings.values import Address
 
@@ -408,16 +409,26 @@ class Firewall:
             )
         self.silent = silent
 
-    def lists(self) -> dict[str, list[str]]:
-        """Give what is refused, by app, for firewalls that fetch it: networks, and addresses that are learned now."""
+    def lists(self) -> Callable[[], dict[str, list[str]]]:
+        """Give what is refused, by app, for firewalls that fetch it: networks, and addresses that are learned now.
+
+        What is given is a call that writes them, on any thread: there may be 50,000 addresses an app.
+        """
         if self._wanted is None or self.is_off:
-            return {}
-        blocked = {app for one in self._wanted.groups.values() for app in one.block}
-        found = {app: [str(network) for network in self._wanted.apps[app]] for app in sorted(blocked)}
-        for app, address, _ in self.book.enforced(time.monotonic()):
-            if app in found:
-                found[app].append(str(address))
-        return found
+            return dict
+        wanted, now, book = self._wanted, time.monotonic(), self.book
+        blocked = sorted({app for one in wanted.groups.values() for app in one.block})
+        known = {app: book.apps[app].items() if app in book.apps else [] for app in blocked}
+        spared: Collection[Address] = () if book.shared_is == "block" else book.shared
+
+        def write() -> dict[str, list[str]]:
+            return {
+                app: [str(network) for network in wanted.apps[app]]
+                + [str(address) for address, until in paced(known[app]) if until > now and address not in spared]
+                for app in blocked
+            }
+
+        return write
 
     def _close_if_silent(self, peer: _Peer) -> None:
         # A firewall says how it stands at once: whoever does not is none, and takes its place.

@@ -27,6 +27,10 @@ class Guard:
         #: Kind -> when it was logged last, and how many there were then.
         self._logged: dict[str, tuple[float, int]] = {}
 
+    def know(self, *kinds: str) -> None:
+        """Count these from zero on: a counter that appears with its first failure shows no increase."""
+        self.failures.update(dict.fromkeys(kinds, 0))
+
     def run(self, work: str, call: Callable[..., Any], *arguments: Any) -> bool:
         """Call it; False when it raised."""
         try:

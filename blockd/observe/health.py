@@ -1,35 +1,30 @@
-"""/metrics, /healthz and /readyz over HTTP."""
+"""/metrics, /healthz, /readyz and the lists for firewalls, over HTTP."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from twisted.web.resource import Resource
-from twisted.web.server import Request
+from twisted.internet.defer import Deferred
 
-from blockd.transport.http import BoundedSite
+from blockd.observe.rendering import SharedPage, paced
+from blockd.transport.http import HttpListener, Request, Response, is_host_of
 
-#: A dashboard or two, and people.
-MAX_CONNECTIONS = 64
+#: A dashboard or two, and people; half of it for one address, behind which may be all of these.
+MAX_CONNECTIONS, MAX_CONNECTIONS_OF_CLIENT = 64, 32
 
-
-class _Page(Resource):
-    isLeaf = True
-
-    def __init__(self, content_type: str, page: Callable[[], tuple[int, bytes]]) -> None:
-        super().__init__()
-        self._content_type = content_type
-        self._page = page
-
-    def render_GET(self, request: Request) -> bytes:
-        code, body = self._page()
-        request.setResponseCode(code)
-        request.setHeader("content-type", self._content_type)
-        return body
+#: The list of all apps.
+ALL = "all.json"
+TEXT, JSON = "text/plain; charset=utf-8", "application/json"
+#: Of every answer: what is shown here is for no page of others.
+FIELDS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class AliveCheck:
@@ -48,45 +43,68 @@ class AliveCheck:
         self._last = beats
 
 
-class _Lists(Resource):
-    isLeaf = True
+class AdminPages:
+    """What operators and dashboards look at."""
 
-    def __init__(self, lists: Callable[[], dict[str, list[str]]]) -> None:
-        super().__init__()
-        self._lists = lists
+    def __init__(
+        self,
+        metrics: SharedPage[bytes],
+        lists: SharedPage[dict[str, bytes]],
+        alive: AliveCheck,
+        ready: Callable[[], dict[str, Any]],
+        hosts: Callable[[], frozenset[str]],
+    ) -> None:
+        """``ready()`` says what is in force, and with `is_ready` whether queries may be sent here.
 
-    def render_GET(self, request: Request) -> bytes:
-        path = b"/".join(request.postpath or []).decode(errors="replace")
-        lists = self._lists()
-        if path == "all.json":
-            request.setHeader("content-type", "application/json")
-            return json.dumps(lists, indent=1).encode() + b"\n"
-        app = path.removesuffix(".txt")
-        request.setHeader("content-type", "text/plain; charset=utf-8")
-        if app == path or app not in lists:
-            request.setResponseCode(404)
-            known = ", ".join(["all.json", *(f"{name}.txt" for name in lists)])
-            return f"there is no such list; there are {known}\n".encode()
-        return "".join(f"{one}\n" for one in lists[app]).encode()
+        ``lists`` gives the lists for firewalls by the name of their file, ``hosts()`` the hosts that requests may name.
+        """
+        self._metrics, self._lists, self._alive, self._ready, self._hosts = metrics, lists, alive, ready, hosts
+        self.listener = HttpListener(self._answer, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_CLIENT, keeps_alive=True)
+
+    def _answer(self, request: Request) -> Response | Deferred[Response]:
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, b"expected GET or HEAD\n", {"Content-Type": TEXT, "Allow": "GET, HEAD", **FIELDS})
+        if not is_host_of(request.host, request.local, self._hosts()):
+            text = f"{request.host} is not known here; add it to admin.hosts if it is meant for this server\n"
+            return _page(421, text.encode("ascii", "replace"))
+        if request.path == "/metrics":
+            return self._metrics.get().addCallback(lambda page: _page(200, page, CONTENT_TYPE_LATEST))
+        if request.path == "/healthz":
+            return _page(200, b"alive\n") if self._alive.is_alive else _page(503, b"a serve thread stands still\n")
+        if request.path == "/readyz":
+            state = self._ready()
+            return _page(200 if state["is_ready"] else 503, json.dumps(state, indent=1).encode() + b"\n", JSON)
+        if request.path.startswith("/egress/"):
+            name = request.path.removeprefix("/egress/")
+            return self._lists.get().addCallback(lambda lists: _list(lists, name))
+        return _page(404, b"there are /metrics, /healthz, /readyz and /egress/all.json\n")
 
 
-def admin_site(
-    registry: CollectorRegistry,
-    alive: AliveCheck,
-    ready: Callable[[], dict[str, Any]],
-    lists: Callable[[], dict[str, list[str]]],
-) -> Any:
-    """Build the site. ``ready()`` says what is in force, and what is wrong with it; ``lists()`` what is refused."""
+def _page(status: int, body: bytes, content_type: str = TEXT) -> Response:
+    return Response(status, body, {"Content-Type": content_type, **FIELDS})
 
-    def healthz() -> tuple[int, bytes]:
-        return (200, b"alive\n") if alive.is_alive else (503, b"a serve thread stands still\n")
 
-    def readyz() -> tuple[int, bytes]:
-        return 200, json.dumps(ready(), indent=1).encode() + b"\n"
+def _list(lists: dict[str, bytes], name: str) -> Response:
+    if name not in lists:
+        return _page(404, f"there is no such list; there are {', '.join(lists)}\n".encode())
+    return _page(200, lists[name], JSON if name == ALL else TEXT)
 
-    root: Any = Resource()
-    root.putChild(b"metrics", _Page(CONTENT_TYPE_LATEST, lambda: (200, generate_latest(registry))))
-    root.putChild(b"healthz", _Page("text/plain; charset=utf-8", healthz))
-    root.putChild(b"egress", _Lists(lists))
-    root.putChild(b"readyz", _Page("application/json", readyz))
-    return BoundedSite(root, MAX_CONNECTIONS)
+
+def lists_page(lists: dict[str, list[str]]) -> dict[str, bytes]:
+    """Write the lists for firewalls: one of all in JSON, and one of each app in lines."""
+    files = {f"{app}.txt": "".join(f"{one}\n" for one in paced(lines)).encode() for app, lines in lists.items()}
+    return {ALL: json.dumps(lists, indent=1).encode() + b"\n", **files}
+
+
+def metrics_page(families: Iterable[Metric]) -> bytes:
+    """Write metrics as Prometheus reads them, family after family, with pauses for others."""
+
+    class _Registry:
+        def collect(self) -> Iterator[Metric]:
+            for family in paced(families):
+                # An iterator is all that is asked of them.
+                family.samples = paced(family.samples)  # type: ignore[assignment]
+                yield family
+
+    page: bytes = generate_latest(_Registry())
+    return page

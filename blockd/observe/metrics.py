@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +20,16 @@ from blockd.fastpath import LATENCY_BOUNDS, Fastpath
 from blockd.observe import log_writer
 from blockd.observe.decisions_log import DecisionsLog
 from blockd.observe.forwarders import LikelyForwarders
+from blockd.observe.lag import BOUNDS as LAG_BOUNDS
+from blockd.observe.lag import ReactorLag
 from blockd.observe.log_writer import QUEUE_OCTETS
+from blockd.observe.rendering import paced
 from blockd.problems import Skipped
 from blockd.resolver.routes import STATES, Health, Routes
 from blockd.resolver.streams import Streams
 from blockd.settings.values import show_endpoint
 from blockd.transport.block_page import BlockPage
+from blockd.transport.http import HttpListener
 from blockd.transport.tcp import TcpListener
 
 #: Metric -> help, labels, and the native counters that feed it: prefix of the counter's name -> label values.
@@ -137,24 +142,37 @@ class DecisionCounts:
     folded: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     #: Generation of views -> (groups, apps) by number.
     names: dict[int, tuple[list[str], list[str]]] = field(default_factory=dict)
+    #: Held where these two are used: metrics are rendered in a thread.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def published(self, generation: int, meta: dict[str, Any]) -> None:
         """Learn what the numbers of a new generation mean."""
-        self.names[generation] = (meta["groups"], meta["apps"])
+        with self._lock:
+            self.names[generation] = (meta["groups"], meta["apps"])
 
     def read(self, fastpath: Fastpath) -> Counter[tuple[str, str, str]]:
         """Give the sums by (group, app, action); the counts of generations that ended are folded in."""
-        total: Counter[tuple[str, str, str]] = Counter()
-        for generation, is_final, cells in fastpath.decisions():
-            if generation not in self.names:
-                continue
-            groups, apps = self.names[generation]
-            for view, bit, action, count in cells:
-                key = (groups[view], "" if bit is None else apps[bit], action)
-                (self.folded if is_final else total)[key] += count
-            if is_final:
-                del self.names[generation]
-        return total + self.folded
+        with self._lock:
+            rows = fastpath.decisions()
+            final = [row for row in rows if row[1] and row[0] in self.names]
+            live = [(self.names[row[0]], row[2]) for row in rows if not row[1] and row[0] in self.names]
+            for generation, _, cells in final:
+                # Rare, and short of a pause: the reactor may wait for the lock.
+                _add(self.folded, self.names.pop(generation), cells)
+            total = Counter(self.folded)
+        for names, cells in live:
+            _add(total, names, paced(cells))
+        return total
+
+
+def _add(
+    total: Counter[tuple[str, str, str]],
+    names: tuple[list[str], list[str]],
+    cells: Iterable[tuple[int, int | None, str, int]],
+) -> None:
+    groups, apps = names
+    for view, bit, action, count in cells:
+        total[groups[view], "" if bit is None else apps[bit], action] += count
 
 
 class Sources(Protocol):
@@ -217,6 +235,17 @@ class Zones(Protocol):
         """Count transfers by group and kind."""
 
 
+@dataclass
+class Gathered:
+    """What is read on the reactor for one rendering; the rest is read by whoever renders."""
+
+    families: list[Metric]
+    desk: Exempting | None
+    placement: Placing | None
+    #: How firewalls stand, if there may be any.
+    firewall: dict[str, Any] | None
+
+
 class Metrics(Collector):
     """Reads everything at each scrape; nothing is counted twice or kept between."""
 
@@ -249,6 +278,10 @@ class Metrics(Collector):
         self.desk: Exempting | None = None
         self.placement: Placing | None = None
         self.firewall: Enforcing | None = None
+        #: Listeners of HTTP, by name.
+        self.http: dict[str, HttpListener] = {}
+        #: How late the reactor is.
+        self.lag: ReactorLag | None = None
         #: Pieces of work that failed inside the daemon, by kind.
         self.internal_errors: Counter[str] = Counter()
         #: The number of the generation in force, as it is on the disk.
@@ -262,6 +295,27 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Give every metric."""
+        return self.families(self.gather())
+
+    def gather(self) -> Gathered:
+        """Read what the reactor's thread changes, on that thread, and all of it small."""
+        small = [*self._daemon_families(), *self._stream_families(), *self._http_families()]
+        small += [*self._reload_families(), *self._list_families()]
+        firewall = None if self.firewall is None else self.firewall.status()
+        return Gathered(small, self.desk, self.placement, firewall)
+
+    def families(self, gathered: Gathered) -> Iterator[Metric]:
+        """Give every metric, on any thread: what grows with apps, groups and devices is read here."""
+        yield from self._native_families()
+        yield self._decision_family()
+        yield self._latency_family()
+        yield from self._server_families()
+        yield from gathered.families
+        yield from _exemption_families(gathered.desk)
+        yield from _device_families(gathered.placement)
+        yield from _egress_families(gathered.firewall)
+
+    def _native_families(self) -> Iterator[Metric]:
         counters = self._fastpath.counters()
         taken = {prefix for _, labels, prefix in COUNTERS.values() if not labels}
         for name, (text, labels, prefix) in COUNTERS.items():
@@ -281,7 +335,8 @@ class Metrics(Collector):
         yield _counter("blockd_cache_evicted", "Answers that made room.", sizes["cache.evicted"])
         for name, (text, size) in GAUGES.items():
             yield GaugeMetricFamily(name, text, value=sizes[size])
-        yield self._decision_family()
+
+    def _daemon_families(self) -> Iterator[Metric]:
         yield _counter("blockd_decisions_log_lines", "Lines written to the decisions log.", self._decisions_log.written)
         lost = CounterMetricFamily(
             "blockd_log_lines_dropped",
@@ -295,9 +350,6 @@ class Metrics(Collector):
         for result, count in self._page.seen.items():
             pages.add_metric([result], count)
         yield pages
-        yield self._latency_family()
-        yield from self._server_families()
-        yield from self._stream_families()
         errors = CounterMetricFamily(
             "blockd_internal_errors",
             "Pieces of work that failed by a bug, by kind; the others went on. The log has the first of each kind.",
@@ -306,8 +358,28 @@ class Metrics(Collector):
         for work, count in sorted(self.internal_errors.items()):
             errors.add_metric([work], count)
         yield errors
-        yield from self._reload_families()
-        yield from self._list_families()
+        text = "Seconds that a timer of the event loop of Python was late, counted every 20 ms, through stalls too."
+        lag = HistogramMetricFamily("blockd_reactor_lag_seconds", text)
+        if self.lag is not None:
+            bounds = [*(format(bound, "g") for bound in LAG_BOUNDS), "+Inf"]
+            lag.add_metric([], list(zip(bounds, itertools.accumulate(self.lag.counts), strict=True)), self.lag.total)
+        yield lag
+
+    def _http_families(self) -> Iterator[Metric]:
+        connections = GaugeMetricFamily(
+            "blockd_http_connections", "Open connections over HTTP, by listener.", labels=["listener"]
+        )
+        answers = CounterMetricFamily("blockd_http_answers", "Answers over HTTP.", labels=["listener", "status"])
+        closed = CounterMetricFamily(
+            "blockd_http_closed", "Connections over HTTP that a bound closed.", labels=["listener", "reason"]
+        )
+        for name, listener in self.http.items():
+            connections.add_metric([name], listener.open_connections)
+            for status, count in sorted(listener.counts.answers.items()):
+                answers.add_metric([name, str(status)], count)
+            for reason, count in sorted(listener.counts.closed.items()):
+                closed.add_metric([name, reason], count)
+        yield from (connections, answers, closed)
 
     def _decision_family(self) -> Metric:
         labels = ["group", "app", "action"]
@@ -439,10 +511,7 @@ class Metrics(Collector):
                 confirmed.add_metric([app], when)
         yield from (fetches, confirmed)
         yield from _zone_families(self.transfers)
-        yield from _exemption_families(self.desk)
-        yield from _device_families(self.placement)
         yield _skipped_family(self.placement)
-        yield from _egress_families(self.firewall)
         yield GaugeMetricFamily(
             "blockd_likely_forwarders",
             "Addresses that asked for so many names in a minute that many devices are behind them.",
@@ -476,7 +545,7 @@ def _skipped_family(placement: Placing | None) -> Metric:
     return family
 
 
-def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
+def _egress_families(status: dict[str, Any] | None) -> Iterator[Metric]:
     connected = GaugeMetricFamily("blockd_egress_firewalls", "Firewalls that are connected.")
     current = GaugeMetricFamily(
         "blockd_egress_current",
@@ -513,8 +582,7 @@ def _egress_families(firewall: Enforcing | None) -> Iterator[Metric]:
         "Connections that are no firewall's of ours, or too many: busy, certificate, firewalls.",
         labels=["reason"],
     )
-    if firewall is not None:
-        status = firewall.status()
+    if status is not None:
         for reason, count in sorted(status["turned_away"].items()):
             turned_away.add_metric([reason], count)
         peers = status["firewalls"]

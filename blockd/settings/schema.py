@@ -13,6 +13,7 @@ from blockd.settings.values import (
     Duration,
     Endpoint,
     Growth,
+    HostName,
     Network,
     NetworkValue,
     Percent,
@@ -118,6 +119,18 @@ class Admin(Section):
 
     listen: Endpoint = Field(description="Address of /metrics, /healthz and /readyz. Restart.")
     socket: str = Field(usual.SOCKET, description="Path of the control socket. Restart.")
+    hosts: list[HostName] = Field(
+        default_factory=list,
+        description="Names and addresses, beside the one of `listen`, that requests may have in `Host`.",
+    )
+    ready_needs_upstream: bool = Field(False, description="Whether /readyz is 503 while no upstream is usable.")
+    metrics_max_age: Duration = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="How long one rendering of /metrics, and of the lists for firewalls, is shared.",
+        json_schema_extra={"default": "1s"},
+    )
 
 
 class State(Section):

@@ -12,6 +12,7 @@ import idna
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from blockd.fastpath import fold_rule_name
+from blockd.hosts import read_host
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -99,6 +100,8 @@ def _check_printable(text: str) -> str:
 
 #: Text that users read: no line breaks, no escapes.
 Printable = Annotated[str, AfterValidator(_check_printable)]
+#: A host as `Host` fields name it, without a port.
+HostName = Annotated[str, AfterValidator(read_host)]
 DomainName = Annotated[str, BeforeValidator(read_name)]
 NetworkValue = Annotated[Network, BeforeValidator(read_network), _written("10.20.0.0/16")]
 Endpoint = Annotated[tuple[Address, int], BeforeValidator(read_endpoint), _written("10.0.0.53:53")]

@@ -11,16 +11,12 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 from urllib.parse import quote
 
-from twisted.web.resource import Resource
-from twisted.web.server import Request
-
-from blockd.transport.http import BoundedSite
+from blockd.transport.http import HttpListener, Request, Response
 
 #: An office at nine o'clock; a page is one small answer.
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS, MAX_CONNECTIONS_OF_CLIENT = 1024, 64
 MAX_HOST_CHARACTERS = 260
 
 
@@ -58,12 +54,11 @@ a{color:inherit}
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS = {
-    "content-type": "text/html; charset=utf-8",
-    "cache-control": "no-store",
-    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "connection": "close",
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
 }
 
 
@@ -113,42 +108,20 @@ def _html(heading: str, body: str) -> str:
     )
 
 
-class _Page(Resource):
-    isLeaf = True
-
-    def __init__(self, lookup: Lookup) -> None:
-        super().__init__()
-        self._lookup = lookup
-        self.blocked = 0
-        self.other = 0
-
-    def render(self, request: Request) -> bytes:
-        """Answer any method: apps POST, and get the same refusal."""
-        host = (request.getHeader(b"host") or b"").decode("latin-1")[:MAX_HOST_CHARACTERS]
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
-        client: Any = request.getClientAddress()
-        blocked = self._lookup(name, str(getattr(client, "host", "")).partition("%")[0])
-        if blocked is None:
-            self.other += 1
-        else:
-            self.blocked += 1
-        request.setResponseCode(404 if blocked is None else 403)
-        for header, value in HEADERS.items():
-            request.setHeader(header, value)
-        text = page(blocked).encode()
-        request.setHeader("content-length", str(len(text)))
-        return b"" if request.method == b"HEAD" else text
-
-
 class BlockPage:
-    """The site, and how often it was seen."""
+    """The page, and how often it was seen. Any host is answered: browsers ask for the names that are blocked."""
 
     def __init__(self, lookup: Lookup) -> None:
         """``lookup`` is asked for each request."""
-        self._page = _Page(lookup)
-        self.site = BoundedSite(self._page, MAX_CONNECTIONS)
+        self._lookup = lookup
+        #: Requests by what they got.
+        self.seen = {"blocked": 0, "other": 0}
+        self.listener = HttpListener(self._answer, MAX_CONNECTIONS, MAX_CONNECTIONS_OF_CLIENT, keeps_alive=False)
 
-    @property
-    def seen(self) -> dict[str, int]:
-        """Requests by what they got."""
-        return {"blocked": self._page.blocked, "other": self._page.other}
+    def _answer(self, request: Request) -> Response:
+        """Answer any method: apps POST, and get the same refusal."""
+        host = (request.host or "")[:MAX_HOST_CHARACTERS]
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+        blocked = self._lookup(name, request.client)
+        self.seen["other" if blocked is None else "blocked"] += 1
+        return Response(404 if blocked is None else 403, page(blocked).encode(), HEADERS)

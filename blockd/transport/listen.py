@@ -8,10 +8,27 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
+from twisted.internet.tcp import Port
+
 from blockd.problems import StartError
 
 Endpoint = tuple[IPv4Address | IPv6Address, int]
 BACKLOG = 1024
+#: Connections that are accepted in one turn of the reactor: a flood of them does not keep others waiting.
+ACCEPTS_AT_ONCE = 16
+
+
+class _Port(Port):
+    """A port of Twisted's without its rule of accepting 20 more each turn while there are any."""
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many are accepted in one turn."""
+        return ACCEPTS_AT_ONCE
+
+    @numberAccepts.setter
+    def numberAccepts(self, _: int) -> None:
+        pass
 
 
 def _show(endpoint: Endpoint) -> str:
@@ -61,7 +78,7 @@ def listen_tcp(
     for one in inherited:
         one.setblocking(False)
     if inherited:
-        return [reactor.adoptStreamPort(one.fileno(), one.family, factory) for one in inherited]
+        return [_adopt(reactor, one, factory) for one in inherited]
     host, port = str(endpoint[0]), endpoint[1]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -73,10 +90,16 @@ def listen_tcp(
             listener.bind((host, port))
             listener.listen(BACKLOG)
             listener.setblocking(False)
-            return [reactor.adoptStreamPort(listener.fileno(), family, factory)]
+            return [_adopt(reactor, listener, factory)]
     except OSError as error:
         text = f"{_show(endpoint)} (TCP): {error.strerror}"
         raise StartError(bind_advice(OSError(error.errno, text), key)) from None
+
+
+def _adopt(reactor: Any, listener: socket.socket, factory: Any) -> Any:
+    port = _Port._fromListeningDescriptor(reactor, listener.fileno(), listener.family, factory)
+    port.startListening()
+    return port
 
 
 def bind_advice(error: OSError, key: str) -> str:

@@ -81,7 +81,7 @@ class _Connection(Int16StringReceiver):
         self.source = peer
         self._proxied: tuple[str | None] | None = None
         #: Whom it is counted with.
-        self.counted = _bucket(peer[0])
+        self.counted = client_bucket(peer[0])
         self._queries = 0
         self._unanswered: set[int] = set()
         self._is_slow = False
@@ -279,7 +279,7 @@ class TcpListener(ServerFactory):
             self.counts.refused_stranger += 1
             return None
         # A forwarder's connections are many clients': for them there is the bound of all alone.
-        is_full = self._by_client[_bucket(host)] >= self.limits.connections_a_client
+        is_full = self._by_client[client_bucket(host)] >= self.limits.connections_a_client
         if is_full and not self.is_forwarder(host):
             self.counts.refused_client += 1
             return None
@@ -290,13 +290,13 @@ class TcpListener(ServerFactory):
         connection = _Connection(self, (host, port))
         connection.factory = self
         self._connections[connection] = None
-        self._by_client[_bucket(host)] += 1
+        self._by_client[client_bucket(host)] += 1
         self.counts.accepted += 1
         return connection
 
     def admits_behind(self, connection: _Connection, host: str) -> bool:
         """Count a connection with the device that a forwarder has it for; False when that has as many as it may."""
-        bucket = _bucket(host)
+        bucket = client_bucket(host)
         if self._by_client[bucket] >= self.limits.connections_a_client:
             self.counts.refused_client += 1
             return False
@@ -348,6 +348,6 @@ class TcpListener(ServerFactory):
                 del self._by_client[bucket]
 
 
-def _bucket(host: str) -> str:
+def client_bucket(host: str) -> str:
     """Give what a client is counted by: an IPv4 address, or a /64, since a host picks freely inside one."""
     return str(IPv6Address(int(IPv6Address(host)) >> 64 << 64)) if ":" in host else host

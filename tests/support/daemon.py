@@ -46,7 +46,8 @@ def config(upstreams: list[str], port: int, admin_port: int, **sections: Any) ->
     """Make a config: 127.0.0.1 corporate, 127.0.0.2 personal, 127.0.0.3 guest; others unidentified."""
     base: dict[str, Any] = {
         "server": {"listen": [f"127.0.0.1:{port}", f"[::1]:{port}"], "threads": 2},
-        "admin": {"listen": f"127.0.0.1:{admin_port}", "socket": "control.sock"},
+        # Tests compare what was counted before and after: none may see what was rendered for another.
+        "admin": {"listen": f"127.0.0.1:{admin_port}", "socket": "control.sock", "metrics_max_age": "0s"},
         "state": {"directory": "state"},
         "upstream": {"servers": upstreams},
         "cache": {"size_mb": 8},

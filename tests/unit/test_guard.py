@@ -17,6 +17,7 @@ def test_each_item_is_tried_and_failures_are_logged_once(caplog: pytest.LogCaptu
     """The first failure has its traceback; the rest of a minute is a number in the next line."""
     now, done = 0.0, []
     guard = Guard(lambda: now)
+    guard.know("never", "odd")
 
     def work(item: int) -> None:
         done.append(item)
@@ -26,7 +27,7 @@ def test_each_item_is_tried_and_failures_are_logged_once(caplog: pytest.LogCaptu
     with caplog.at_level(logging.ERROR, "blockd"):
         guard.each("odd", work, range(10))
         assert done == list(range(10))
-        assert guard.failures == {"odd": 5}
+        assert guard.failures == {"never": 0, "odd": 5}
         assert [record.getMessage() for record in caplog.records] == ["internal error in odd: ValueError: item 1"]
         assert caplog.records[0].exc_info is not None
         now = LOG_INTERVAL_SECONDS
