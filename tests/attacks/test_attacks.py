@@ -358,6 +358,32 @@ def test_every_type_of_a_blocked_name_is_blocked(serve: Serve, upstream: Upstrea
             got = ask(blockd, "www.tiktok.com", qtype, client=CORPORATE, flags=int(flags), want_dnssec=True)
             assert rcode(got) == "NXDOMAIN", qtype
     assert not upstream.asked
+    # DS of the name at which the block begins is the parent's, and opens no way: nothing but DS and its proof is kept.
+    way = ["tiktok.com. 60 IN A 192.0.2.1", "tiktok.com. 60 IN HTTPS 1 edge.example. ipv4hint=192.0.2.1"]
+    extra = ["edge.example. 60 IN A 192.0.2.1", "tiktok.com. 60 IN DS 1 13 99 aa", "tiktok.com. 60 IN TXT 192.0.2.1"]
+    soa = (
+        "com. 60 IN SOA a. b. 1 2 3 4 5",
+        "edge.example. 60 IN NS ns.edge.example.",
+        "tiktok.com. 60 IN NS ns.tiktok.com.",
+    )
+    upstream.script = lambda query, asked: answer(query, *way, *extra, authority=soa)
+    for flags in (dns.flags.RD, dns.flags.RD | dns.flags.CD):
+        got = ask(blockd, "tiktok.com", "DS", client=CORPORATE, flags=int(flags), want_dnssec=True)
+        assert [rrset.to_text() for rrset in got.answer] == ["tiktok.com. 60 IN DS 1 13 99 aa"]
+        assert not got.authority
+        assert not [rrset for rrset in got.additional if rrset.rdtype != dns.rdatatype.OPT]
+    for rows in (
+        ["tiktok.com. 60 IN CNAME edge.example.", *extra],
+        ["com. 60 IN DNAME example.", *extra],
+        ["tiktok.com. 60 IN DNAME x.example."],
+    ):
+        upstream.script = lambda query, asked, rows=rows: answer(query, *rows)  # type: ignore[misc]
+        got = ask(blockd, "tiktok.com", "DS", client=CORPORATE, flags=int(dns.flags.RD), want_dnssec=False)
+        assert not [
+            rrset for rrset in got.answer if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.CNAME, dns.rdatatype.DNAME)
+        ], rows
+    for qtype in ("A", "DNSKEY", "NS", "CDS", "NSEC", "HTTPS", "ANY", "TYPE43"):
+        assert (rcode(ask(blockd, "tiktok.com", qtype, client=CORPORATE)) == "NXDOMAIN") == (qtype != "TYPE43"), qtype
 
 
 @row("cname-cloaking")

@@ -194,6 +194,12 @@ def test_each_deed_is_done(blockd: Blockd, upstream: Upstream) -> None:
     text = ask(blockd, "local.example", "TXT").answer[0][0]
     assert str(text) == '"blocked; ask" "security"'
     assert of("itself.example") == "NOERROR 192.0.2.1"
+    # DS is the parent's where a rule begins, and is an answer without addresses whatever the upstream says.
+    assert [of(name, "DS") for name in ("gone.example", "www.bad.example", "garden.example", "local.example")] == [
+        "NOERROR"
+    ] * 4
+    assert of("x.www.bad.example", "DS") == "NXDOMAIN"
+    assert of("any.net", "DS", client="127.0.0.9") == "NOERROR"
     assert of("there.net") == "NXDOMAIN"
     assert of("allowed.net") == "NOERROR 203.0.113.1"
     assert of("any.net", client="127.0.0.9") == "NOERROR 192.0.2.1", "a client of no group that names it"

@@ -5,6 +5,9 @@ A line is one step:
 - ``upstream: RECORD`` adds a record that the scripted upstream has; ``upstream forget NAME`` takes its records away.
 - ``CLIENT asks NAME TYPE [+do] [+cd] [+tcp] [+nord]: RCODE [RECORD | ...]`` asks and compares rcode and answer.
 - ``upstream was asked: NAME ...`` compares all names asked since the last such line, in order.
+- ``zone NAME: RECORD`` gives that zone servers of its own (``upstream.zones``), which have the record; the first such
+  line of a zone reloads. ``zone NAME was asked: NAME TYPE ...`` is about these servers, and ``general servers were
+  asked: NAME TYPE ...`` about all others.
 - ``wait SECONDS``; ``policy GROUP: YAML``, ``cache: YAML`` and ``app NAME: YAML`` change that and reload.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import dns.flags
@@ -31,8 +35,14 @@ ASKS = re.compile(r"(\w+) asks (\S+) (\S+)((?: \+\w+)*): (\w+)(?: (.+))?")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_scenario(file: Path, serve: Serve, upstream: Upstream) -> None:
     """Every step holds, in order."""
-    blockd = serve([upstream.address])
+    with ExitStack() as stack:
+        _run(file, serve([upstream.address]), upstream, stack)
+
+
+def _run(file: Path, blockd: Blockd, upstream: Upstream, stack: ExitStack) -> None:
     seen = 0
+    inner: dict[str, Upstream] = {}
+    seen_of = {"": 0}
     for number, line in enumerate(file.read_text().splitlines(), 1):
         step = line.split("#")[0].strip()
         place = f"{file.name}:{number}: {step}"
@@ -43,6 +53,18 @@ def test_scenario(file: Path, serve: Serve, upstream: Upstream) -> None:
         elif step.startswith("upstream: "):
             record = step.removeprefix("upstream: ")
             upstream.records.setdefault(record.split()[0].rstrip("."), []).append(record)
+        elif found := re.fullmatch(r"(zone (\S+)|general servers) w\w+ asked:(.*)", step):
+            server = inner[found[2]] if found[2] else upstream
+            kinds = [f"{asked.name} {asked.qtype}" for asked in server.asked]
+            assert " ".join(kinds[seen_of.get(found[2] or "", 0) :]) == found[3].strip(), place
+            seen_of[found[2] or ""] = len(kinds)
+        elif found := re.fullmatch(r"zone (\S+): (.+)", step):
+            if found[1] not in inner:
+                inner[found[1]] = stack.enter_context(Upstream({}))
+                zones = {zone: [server.address] for zone, server in inner.items()}
+                blockd.values["upstream"]["zones"] = zones
+                _reload(blockd, place)
+            inner[found[1]].records.setdefault(found[2].split()[0].rstrip("."), []).append(found[2])
         elif step.startswith("upstream forget "):
             upstream.records.pop(step.split()[2], None)
         elif step.startswith("upstream was asked:"):

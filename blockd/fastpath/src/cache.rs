@@ -69,6 +69,13 @@ pub struct Hashed<'a> {
     pub hash: u64,
 }
 
+impl Hashed<'_> {
+    /// The query type.
+    pub fn qtype(&self) -> u16 {
+        (self.lookup.bits >> 3) as u16
+    }
+}
+
 impl<'a> Lookup<'a> {
     fn new(name: &'a FoldedName, qtype: u16, dnssec_ok: bool, checking_disabled: bool, without_ech: bool) -> Self {
         let flags = u32::from(without_ech) << 2 | u32::from(dnssec_ok) << 1 | u32::from(checking_disabled);
@@ -187,6 +194,11 @@ impl Entry {
         Targets::from_octets(&self.behind_body()[2 * usize::from(self.ttls)..])
     }
 
+    /// The query type.
+    fn qtype(&self) -> u16 {
+        (self.bits >> 3) as u16
+    }
+
     fn is_for(&self, lookup: Lookup<'_>) -> bool {
         self.bits == lookup.bits && self.octets[..usize::from(self.name_octets)] == *lookup.name
     }
@@ -224,7 +236,7 @@ impl Entry {
     /// Judges an owned entry anew when the rules moved on; its bytes stay.
     pub fn rejudge(&mut self, name: &FoldedName, rules: &Rules, generation: u64) {
         if self.rules_generation != generation {
-            self.meaning = inspect::judge(rules, name, &self.targets());
+            self.meaning = inspect::judge(rules, name, self.qtype(), &self.targets());
             self.rules_generation = generation;
         }
     }
@@ -394,7 +406,7 @@ impl Cache {
         generation: u64,
         guard: &'g Guard,
     ) -> &'g Entry {
-        let judged = entry.judged(inspect::judge(rules, name, &entry.targets()), generation);
+        let judged = entry.judged(inspect::judge(rules, name, entry.qtype(), &entry.targets()), generation);
         let judged = Owned::new(judged).into_shared(guard).with_tag(Self::tag(entry.hash));
         // Whoever finds a writer at work does not wait for it: the judgement serves this query, and the next use keeps it.
         let queues = self.queues[Self::shard_of(entry.hash)].try_lock();

@@ -7,7 +7,7 @@ use crate::identity::Address;
 use crate::inspect::Targets;
 use crate::lists::rpz::{Deed, Trigger};
 use crate::prefixes::{Prefix, PrefixTable};
-use crate::wire::{CLASS_IN, FoldedName};
+use crate::wire::{CLASS_IN, FoldedName, rtype};
 use std::collections::HashMap;
 
 /// Most zones: one bit each while they are walked.
@@ -109,13 +109,15 @@ impl Chain {
     ///
     /// Zone order decides; a zone has rules about who asks, about the name, and about addresses, in this order, and those about
     /// addresses count where the answer has its addresses, at its last name. Without an answer, nothing is met as long as an
-    /// earlier zone may still have a word about addresses.
+    /// earlier zone may still have a word about addresses. A rule by name does not count for DS of the name at which it
+    /// begins, unless the answer is an alias: that is the parent's data, as with apps ([`crate::decide::Rules::find_for`]).
     pub fn walk(
         &self,
         key: HashKey,
         view: &View,
         client: Address,
         name: &FoldedName,
+        qtype: u16,
         targets: Option<&Targets<impl AsRef<[u8]>>>,
     ) -> Walked {
         let mut walked = Walked::default();
@@ -123,7 +125,15 @@ impl Chain {
         names.extend(targets.map(Targets::names).unwrap_or_default());
         let addresses = targets.map(Targets::addresses).unwrap_or_default();
         for (depth, name) in names.iter().enumerate() {
-            let rules = self.find(&key.suffixes(name));
+            let mut rules = self.find(&key.suffixes(name));
+            if let Some(parent) = name.parent().filter(|_| qtype == rtype::DS && names.len() == 1) {
+                let does = |rule: u16| self.acts.get(usize::from(rule)).is_some_and(|act| *act != Act::Pass);
+                for (rule, above) in rules.iter_mut().zip(self.find(&key.suffixes(&parent))) {
+                    if does(*rule) && !does(above) {
+                        *rule = NO_ACT;
+                    }
+                }
+            }
             let is_last = depth + 1 == names.len();
             let mut may_come = false;
             for (zone, rule) in self.zones.iter().zip(rules) {

@@ -5,7 +5,7 @@ use crate::domains::{DomainTable, HashKey, Suffixes};
 use crate::identity::Address;
 use crate::patterns::Patterns;
 use crate::prefixes::PrefixTable;
-use crate::wire::FoldedName;
+use crate::wire::{FoldedName, rtype};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -110,6 +110,8 @@ pub struct Match {
     pub apps: AppMask,
     /// The apps that a hole takes it out of.
     pub holes: AppMask,
+    /// Of a DS question: those of `apps` that the name above, and its other children, are not in by the same rule.
+    pub begun: AppMask,
     /// The number of the most specific rule that gave an app.
     pub rule: u64,
     /// The rule set at the name itself, for what lies below it.
@@ -137,6 +139,9 @@ struct Path {
 }
 
 /// What is done at the apex of a local zone and below it, or where its questions go.
+///
+/// A local zone with one answer for its apex and all below it (`test`, `localhost`) is a special name that nobody
+/// delegates, so its parent has no DS to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zone {
     /// Answered here.
@@ -260,12 +265,41 @@ impl Rules {
         self.find_by(&self.key.suffixes(name), name)
     }
 
+    /// [`Rules::find_by`] for a question of this type.
+    ///
+    /// DS is data of the parent's side of a cut (RFC 4035 3.1.4.1), and a validator needs it to believe that the name
+    /// is unsigned. So it belongs to the apps that the name would belong to if no rule began at it.
+    pub fn find_for(&self, suffixes: &Suffixes, name: &FoldedName, qtype: u16) -> Match {
+        let mut found = self.find_by(suffixes, name);
+        if qtype == rtype::DS && !found.apps.is_empty() {
+            found.begun = found.apps.without(self.inherited(suffixes, name));
+        }
+        found
+    }
+
+    /// The apps that a name would belong to without the rules, embedded names and patterns that begin at it.
+    fn inherited(&self, suffixes: &Suffixes, name: &FoldedName) -> AppMask {
+        let above = |suffixes: &Suffixes| {
+            let count = suffixes.len().saturating_sub(1);
+            self.walk(&suffixes[..count], suffixes.len())
+        };
+        let path = above(suffixes);
+        let mut weak = path.listed;
+        for candidate in self.embedded_names(name, &path) {
+            weak = weak.or(above(&self.key.suffixes(&candidate)).own.and(self.embedded));
+        }
+        if let Some(parent) = name.parent() {
+            weak = weak.or(self.patterns.find(&parent).0);
+        }
+        path.own.or(weak.without(path.holes))
+    }
+
     /// [`Rules::find`], by the fingerprints of the name's suffixes.
     pub fn find_by(&self, suffixes: &Suffixes, name: &FoldedName) -> Match {
-        let path = self.walk(suffixes);
+        let path = self.walk(suffixes, suffixes.len());
         let (mut weak, mut rule) = (path.listed, path.rule);
         for candidate in self.embedded_names(name, &path) {
-            let inner = self.walk(&self.key.suffixes(&candidate));
+            let inner = self.walk_whole(&candidate);
             let apps = inner.own.and(self.embedded);
             if !apps.without(path.holes).is_empty() && rule == NO_RULE {
                 rule = inner.rule;
@@ -277,10 +311,17 @@ impl Rules {
             rule = first.map_or(NO_RULE, |pattern| PATTERN_MARK | pattern as u64);
         }
         let apps = path.own.or(weak.or(apps).without(path.holes));
-        Match { apps, holes: path.holes, rule: if apps.is_empty() { NO_RULE } else { rule }, exact: path.exact }
+        let begun = AppMask::EMPTY;
+        Match { apps, holes: path.holes, begun, rule: if apps.is_empty() { NO_RULE } else { rule }, exact: path.exact }
     }
 
-    fn walk(&self, suffixes: &Suffixes) -> Path {
+    fn walk_whole(&self, name: &FoldedName) -> Path {
+        let suffixes = self.key.suffixes(name);
+        self.walk(&suffixes, suffixes.len())
+    }
+
+    /// Walks the suffixes of a name of so many labels: rules for a name alone count at its last one.
+    fn walk(&self, suffixes: &[u64], labels: usize) -> Path {
         let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
         let mut list_holes = AppMask::EMPTY;
         let (mut rule, mut exact, mut cdn_labels) = (NO_RULE, None, 0);
@@ -289,7 +330,7 @@ impl Rules {
                 continue;
             };
             let set = &self.sets[index as usize];
-            let is_whole = depth + 1 == suffixes.len();
+            let is_whole = depth + 1 == labels;
             let (mut strong, mut weak) = (set.suffix, set.list_suffix);
             if is_whole {
                 exact = Some(index.into());
@@ -324,8 +365,8 @@ impl Rules {
             return Some(place);
         }
         if !self.embedded.and(bit).is_empty() {
-            for inner in self.embedded_names(name, &self.walk(&self.key.suffixes(name))) {
-                if !self.walk(&self.key.suffixes(&inner)).own.and(bit).is_empty() {
+            for inner in self.embedded_names(name, &self.walk_whole(name)) {
+                if !self.walk_whole(&inner).own.and(bit).is_empty() {
                     let place = self.deciding_rule_of_path(&inner, bit)?;
                     return Some(RulePlace { kind: "embedded", rule: place.rule });
                 }
@@ -397,23 +438,44 @@ impl Rules {
 
     /// The most specific zone that holds a name: where, and its octets on the wire.
     pub fn zone_of(&self, suffixes: &Suffixes, name: &FoldedName) -> Option<(Zone, usize)> {
-        let mut octets = name.wire_length();
-        let of = |zones: &Zones, print| zones.by_print.get(&print).copied();
-        if let Some(host) = of(&self.hosts, suffixes.last().copied().unwrap_or(0)) {
-            return Some((host, octets));
+        if let Some(host) = self.hosts.by_print.get(&suffixes.last().copied().unwrap_or(0)) {
+            return Some((*host, name.wire_length()));
         }
-        for (label, &print) in name.labels().zip(suffixes.iter().rev()) {
-            if let Some(zone) = of(&self.zones, print) {
+        self.zone_from(suffixes, name, 0)
+    }
+
+    /// The most specific zone that holds a name without its first labels.
+    fn zone_from(&self, suffixes: &Suffixes, name: &FoldedName, skipped: usize) -> Option<(Zone, usize)> {
+        let of = |print| self.zones.by_print.get(&print).copied();
+        let mut octets = name.wire_length();
+        for (depth, (label, &print)) in name.labels().zip(suffixes.iter().rev()).enumerate() {
+            if let Some(zone) = of(print).filter(|_| depth >= skipped) {
                 return Some((zone, octets));
             }
             octets -= label.len() + 1;
         }
-        of(&self.zones, 0).map(|zone| (zone, octets))
+        of(0).map(|zone| (zone, octets))
     }
 
-    /// The tag of the route that a name's questions take; none when they are answered here.
-    pub fn route_of(&self, suffixes: &Suffixes, name: &FoldedName) -> Option<u32> {
-        let route = match self.zone_of(suffixes, name) {
+    /// The zone that answers a question: DS at the top of a zone is its parent's (RFC 4035 3.1.4.1), whether the zone
+    /// has servers of its own or is served here (RFC 6303 and RFC 8375 have those delegated, without DS).
+    pub fn zone_for(&self, suffixes: &Suffixes, name: &FoldedName, qtype: u16) -> Option<(Zone, usize)> {
+        let own = self.zone_of(suffixes, name);
+        let Some(print) = suffixes.last().filter(|_| qtype == rtype::DS) else { return own };
+        match self.zones.by_print.get(print) {
+            None => own,
+            Some(Zone::Local { apex, below }) if apex == below => own,
+            Some(_) => match self.zone_from(suffixes, name, 1) {
+                // The parent is served here too, without signatures: there is no DS.
+                Some((Zone::Local { apex, .. }, octets)) => Some((Zone::Local { apex, below: apex }, octets)),
+                parent => parent,
+            },
+        }
+    }
+
+    /// The tag of the route that a question takes; none when it is answered here.
+    pub fn route_for(&self, suffixes: &Suffixes, name: &FoldedName, qtype: u16) -> Option<u32> {
+        let route = match self.zone_for(suffixes, name, qtype) {
             Some((Zone::Local { .. } | Zone::Host(_), _)) => return None,
             Some((Zone::Route(route), _)) => usize::from(route),
             None => 0,

@@ -233,11 +233,15 @@ pub fn read_answer(
     let mut targets = Targets::default();
     let last = kept.follow_chain(&answer_records, name, qtype, dnssec_ok, rcode, &mut targets)?;
     kept.without_ech = without_ech;
+    if rcode == rcode::YXDOMAIN && !kept.is_too_long {
+        // To a query it says one thing alone, that a DNAME makes the name too long (RFC 6672 2.2).
+        return Err(Problem::Failed(rcode));
+    }
     let is_positive = kept.keep_terminal(&answer_records, &last, qtype, dnssec_ok, &mut targets)?;
     let is_changed = kept.is_changed;
     kept.answer.counts.answer = kept.count;
     kept.count = 0;
-    kept.keep_authority(&authority_records, &last, is_positive, dnssec_ok)?;
+    kept.keep_authority(&authority_records, &last, (is_positive, rcode), dnssec_ok)?;
     kept.answer.counts.authority = kept.count;
     let mut answer = kept.answer;
     answer.rcode = rcode;
@@ -287,7 +291,7 @@ pub fn through_alias(
         let is_positive = kept.keep_terminal(&answers, &last, qtype, dnssec_ok, &mut targets).ok()?;
         kept.answer.counts.answer = kept.count;
         kept.count = 0;
-        kept.keep_authority(&authority, &last, is_positive, dnssec_ok).ok()?;
+        kept.keep_authority(&authority, &last, (is_positive, rcode), dnssec_ok).ok()?;
         kept.answer.counts.authority = kept.count;
     } else {
         kept.answer.counts.answer = kept.count;
@@ -392,6 +396,10 @@ struct Keeper<'a, 'b> {
     /// Whether `ech` is left out, and whether there was any.
     without_ech: bool,
     is_changed: bool,
+    /// Whether a DNAME made a name that is too long.
+    is_too_long: bool,
+    /// Owners of the DNAMEs that were kept: one that applies again is not written again (RFC 2181 5).
+    dnames: Vec<FoldedName>,
     /// Name, where it was written, how many of its octets stand there literally.
     written: Vec<(Vec<u8>, usize, usize)>,
 }
@@ -414,6 +422,8 @@ impl<'a, 'b> Keeper<'a, 'b> {
             zones: Vec::new(),
             without_ech: false,
             is_changed: false,
+            is_too_long: false,
+            dnames: Vec::new(),
             written: vec![(name.as_wire().to_vec(), HEADER_OCTETS, name.wire_length())],
         }
     }
@@ -436,9 +446,13 @@ impl<'a, 'b> Keeper<'a, 'b> {
             let next = if let Some(dname) = redirection {
                 let target = self.target_of(dname)?;
                 targets.push_name(&target);
-                self.keep(dname, dname.ttl)?;
-                self.keep_signatures(records, &dname.owner, rtype::DNAME, dnssec_ok)?;
+                if !self.dnames.contains(&dname.owner) {
+                    self.dnames.push(dname.owner);
+                    self.keep(dname, dname.ttl)?;
+                    self.keep_signatures(records, &dname.owner, rtype::DNAME, dnssec_ok)?;
+                }
                 let Some(next) = at.with_suffix_replaced(&dname.owner, &target) else {
+                    self.is_too_long = true;
                     // The one thing YXDOMAIN says: the name would be too long (RFC 6672 2.2).
                     return if rcode == rcode::YXDOMAIN { Ok(at) } else { Err(Problem::Chain) };
                 };
@@ -514,14 +528,16 @@ impl<'a, 'b> Keeper<'a, 'b> {
         &mut self,
         authority: &[Record<'_>],
         last: &FoldedName,
-        is_positive: bool,
+        (is_positive, rcode): (bool, u16),
         dnssec_ok: bool,
     ) -> Result<(), Problem> {
         let soa = authority.iter().find(|r| r.record_type == rtype::SOA && last.is_within(&r.owner));
         if !is_positive {
             let Some(soa) = soa else {
-                if self.answer.counts.answer == 0 && authority.iter().any(|r| r.record_type == rtype::NS) {
-                    // A referral is no answer to a question with RD: this server does not resolve.
+                let is_referral = rcode == rcode::NOERROR && self.answer.counts.answer == 0;
+                if is_referral && authority.iter().any(|r| r.record_type == rtype::NS) {
+                    // A referral is no answer to a question with RD: this server does not resolve. With NXDOMAIN it is
+                    // no referral (RFC 2308 2.1, type 4).
                     return Err(Problem::Failed(rcode::REFUSED));
                 }
                 // Without an SOA there is no time for which this holds (RFC 2308 5).
@@ -773,8 +789,8 @@ pub struct Meaning {
 }
 
 /// Judges a question name and the targets of its answer.
-pub fn judge(rules: &Rules, name: &FoldedName, targets: &Targets<impl AsRef<[u8]>>) -> Meaning {
-    meaning(rules, rules.find(name), targets)
+pub fn judge(rules: &Rules, name: &FoldedName, qtype: u16, targets: &Targets<impl AsRef<[u8]>>) -> Meaning {
+    meaning(rules, rules.find_for(&rules.key.suffixes(name), name, qtype), targets)
 }
 
 /// What a question, whose name is found already, and the targets of its answer mean.
@@ -799,8 +815,10 @@ pub fn meaning(rules: &Rules, question: Match, targets: &Targets<impl AsRef<[u8]
             }
         }
     }
+    // An alias says where an app is, whatever type was asked for: only an answer without one is the parent's word alone.
+    let is_alias = !question.begun.is_empty() && targets.iter().any(|target| matches!(target, Target::Name(_)));
     Meaning {
-        asked: question.apps,
+        asked: if is_alias { question.apps } else { question.apps.without(question.begun) },
         found: found.without(rules.cleared_by(question.holes)),
         asked_rule: question.rule,
         found_rule,
@@ -997,6 +1015,46 @@ mod tests {
         );
         let bare = [0, 1, 0x81, 0x85, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(read_answer(&bare, &asked, 1, false, false, BOUNDS).unwrap_err(), Problem::Failed(rcode::REFUSED));
+    }
+
+    #[test]
+    fn an_nxdomain_without_a_soa_is_one_and_is_not_kept() {
+        let ns = [("example", rtype::NS, 60, name("ns.example").as_wire().to_vec())];
+        let mut packet = message("a.example", 1, &ns);
+        (packet[3], packet[7], packet[9]) = (0x83, 0, 1);
+        let answer = read_answer(&packet, &name("a.example"), 1, false, false, BOUNDS).unwrap();
+        assert_eq!((answer.rcode, answer.counts, answer.ttl), (rcode::NXDOMAIN, Counts::default(), 0));
+    }
+
+    #[test]
+    fn a_dname_that_applies_twice_is_written_once() {
+        let records = [
+            ("d.example", rtype::DNAME, 60, name("e.example").as_wire().to_vec()),
+            ("a.e.example", rtype::CNAME, 60, name("b.d.example").as_wire().to_vec()),
+            ("b.e.example", rtype::A, 60, vec![192, 0, 2, 1]),
+        ];
+        let packet = message("a.d.example", 1, &records);
+        let answer = read_answer(&packet, &name("a.d.example"), 1, false, false, BOUNDS).unwrap();
+        // DNAME, CNAME of it, CNAME, CNAME of the DNAME again, A.
+        assert_eq!(answer.counts.answer, 5);
+        let dnames = answer.body.windows(4).filter(|octets| *octets == [0, 39, 0, 1]).count();
+        assert_eq!(dnames, 1);
+        assert_eq!(answer.targets.addresses().len(), 1);
+    }
+
+    #[test]
+    fn yxdomain_needs_a_dname_that_makes_the_name_too_long() {
+        let long = format!("{}.example", [&"a".repeat(60)[..]; 4].join("."));
+        let dname = [("d.example", rtype::DNAME, 60, name(&long).as_wire().to_vec())];
+        let mut packet = message("x.y.z.d.example", 1, &dname);
+        packet[3] = 0x86;
+        let asked = name("x.y.z.d.example");
+        let answer = read_answer(&packet, &asked, 1, false, false, BOUNDS).unwrap();
+        assert_eq!((answer.rcode, answer.counts.answer), (rcode::YXDOMAIN, 1));
+        packet[7] = 0;
+        packet.truncate(12 + asked.wire_length() + 4);
+        let alone = read_answer(&packet, &asked, 1, false, false, BOUNDS);
+        assert_eq!(alone.unwrap_err(), Problem::Failed(rcode::YXDOMAIN));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Core {
             return Some(answer);
         }
         let pair = self.pair.load();
-        let meaning = inspect::judge(&pair.rules, &key.name, &answer.targets);
+        let meaning = inspect::judge(&pair.rules, &key.name, key.qtype, &answer.targets);
         let apps = meaning.asked.or(meaning.found);
         let longest = answer.ttl_places.iter().filter_map(|&place| long_at(&answer.body, usize::from(place))).max();
         let seconds = longest.unwrap_or(0).max(answer.ttl).saturating_add(pair.views.views.tuning.stale);

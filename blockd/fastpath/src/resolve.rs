@@ -758,7 +758,8 @@ impl Core {
         drop(guard);
         let suffixes = rules.key.suffixes(name);
         let no_targets = Targets::NONE;
-        let mut meaning = inspect::meaning(rules, rules.find_by(&suffixes, name), &no_targets);
+        let question_match = rules.find_for(&suffixes, name, question.qtype);
+        let mut meaning = inspect::meaning(rules, question_match, &no_targets);
         let mut verdict = decide(view, meaning.asked, AppMask::EMPTY);
         if let Some(step) = self.walked(pair, &to, &mut meaning, &mut verdict, None::<&Targets>) {
             self.decided(pair, &to, &meaning, &no_targets, &verdict);
@@ -774,7 +775,7 @@ impl Core {
             let said = self.write_block(pair, &to, &meaning, &verdict, out);
             return if said == Said::Silence { Outcome::Silence } else { Outcome::Reply };
         }
-        let zone = rules.zone_of(&suffixes, name);
+        let zone = rules.zone_for(&suffixes, name, question.qtype);
         let template = match zone {
             Some((Zone::Local { apex, below }, zone_octets)) => {
                 let is_apex = zone_octets == question.name.wire_length();
@@ -882,7 +883,7 @@ impl Core {
             return None;
         }
         let view = &pair.views.views.views[usize::from(to.view)];
-        let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, targets);
+        let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, to.qtype, targets);
         meaning.asked = meaning.asked.or(walked.watched);
         *verdict = decide(view, meaning.asked, meaning.found);
         let met = walked.met?;
@@ -959,7 +960,7 @@ impl Core {
         let view = &pair.views.views.views[usize::from(to.view)];
         let without_ech = view.strip_ech && matches!(to.qtype, rtype::SVCB | rtype::HTTPS);
         let suffixes = rules.key.suffixes(target);
-        let route = match rules.zone_of(&suffixes, target) {
+        let route = match rules.zone_for(&suffixes, target, to.qtype) {
             Some((Zone::Local { apex: template, .. } | Zone::Host(template), _)) => {
                 let template = &rules.templates[usize::from(template)];
                 let Sections { answer, authority, body } = template.sections(to.qtype);
@@ -1033,7 +1034,7 @@ impl Core {
             without_ech: false,
             route: 0,
         };
-        let nothing = inspect::judge(&pair.rules, target, &Targets::NONE);
+        let nothing = inspect::judge(&pair.rules, target, to.qtype, &Targets::NONE);
         let mut entry = Entry::new(&key, answer, nothing, pair.rules_generation, life.stored_ms);
         entry.error = life.error.or(entry.error);
         entry.serve_stale_until(life.stale_until_ms);
@@ -1058,7 +1059,7 @@ impl Core {
         if entry.rules_generation == pair.rules_generation {
             return Some(entry);
         }
-        let route = pair.rules.route_of(&pair.rules.key.suffixes(name), name);
+        let route = pair.rules.route_for(&pair.rules.key.suffixes(name), name, hashed.qtype());
         if route != Some(entry.route) {
             return None;
         }
@@ -1260,11 +1261,12 @@ impl Core {
             }
         };
         let pair = self.pair.load();
-        let meaning = inspect::judge(&pair.rules, &key.name, &answer.targets);
+        let meaning = inspect::judge(&pair.rules, &key.name, key.qtype, &answer.targets);
         let mut entry = Entry::new(key, answer, meaning, pair.rules_generation, now_ms);
         entry.error = error.or(entry.error);
         // The answer to a question that was under way when a reload gave its name another route is for its waiters alone.
-        let is_current = pair.rules.route_of(&pair.rules.key.suffixes(&key.name), &key.name) == Some(key.route);
+        let suffixes = pair.rules.key.suffixes(&key.name);
+        let is_current = pair.rules.route_for(&suffixes, &key.name, key.qtype) == Some(key.route);
         if is_current && self.cache.insert(key, entry.copy(), now_ms) {
             self.lanes[lane_at].count(Counter::CacheInserted);
         }
@@ -1473,7 +1475,7 @@ impl Core {
     pub fn look_up(&self, name: &FoldedName, qtype: u16) {
         let pair = self.pair.load();
         let (rules, now_ms) = (&pair.rules, self.now_us() / 1000);
-        let route = match rules.zone_of(&rules.key.suffixes(name), name) {
+        let route = match rules.zone_for(&rules.key.suffixes(name), name, qtype) {
             Some((Zone::Local { .. } | Zone::Host(_), _)) => return,
             Some((Zone::Route(route), _)) => usize::from(route),
             None => 0,
@@ -1654,7 +1656,7 @@ impl Core {
         let own = rules.zone_of(&suffixes, name).is_some_and(|(_, octets)| octets > 1);
         let Some(chain) = rules.chain.as_deref().filter(|_| !own) else { return Policy::Open };
         let nobody = Address::V4(0);
-        let met = chain.walk(rules.key, view, nobody, name, Some(&Targets::NONE)).met;
+        let met = chain.walk(rules.key, view, nobody, name, rtype::A, Some(&Targets::NONE)).met;
         met.map_or(Policy::Open, |met| Policy::Act(met.act))
     }
 
@@ -1675,7 +1677,7 @@ impl Core {
         let view_id = view.filter(|&id| usize::from(id) < views.views.len());
         let view_id = view_id.unwrap_or_else(|| pair.views.view_of(address, &self.wall));
         let view = &views.views[usize::from(view_id)];
-        let zone = pair.rules.zone_of(&pair.rules.key.suffixes(name), name);
+        let zone = pair.rules.zone_for(&pair.rules.key.suffixes(name), name, qtype);
         let now_ms = self.now_us() / 1000;
         let spare = self.lanes.len() - 1;
         let mut query = Vec::new();
@@ -1697,7 +1699,7 @@ impl Core {
             }
             None => cached.map(|entry| entry.targets().to_owned()),
         };
-        let mut meaning = inspect::judge(&pair.rules, name, targets.as_ref().unwrap_or(&Targets::NONE));
+        let mut meaning = inspect::judge(&pair.rules, name, qtype, targets.as_ref().unwrap_or(&Targets::NONE));
         let mut verdict = decide(view, meaning.asked, meaning.found);
         let mut out = Vec::new();
         let question = if let Asked::Question(question, _) = asked { Some(question) } else { None };

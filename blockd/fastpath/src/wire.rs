@@ -273,6 +273,12 @@ impl FoldedName {
         })
     }
 
+    /// The name without its first label; none of the root.
+    pub fn parent(&self) -> Option<Self> {
+        let (&length, rest) = self.as_wire().split_first()?;
+        if length == 0 { None } else { Self::from_valid(rest.get(usize::from(length)..)?) }
+    }
+
     /// The name without its last labels; none when nothing is left.
     pub fn without_last(&self, labels: usize) -> Option<Self> {
         let mut starts = [0u8; MAX_LABELS + 1];
