@@ -70,7 +70,7 @@ from blockd.supervisor import Supervisor
 from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
 from blockd.transport.http import HttpListener
-from blockd.transport.listen import Inherited, bind_advice, listen_tcp
+from blockd.transport.listen import Endpoint, Inherited, bind_advice, listen_tcp, usable_loopback, with_family
 from blockd.transport.tcp import TcpListener
 from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
 from blockd.watch import Signature, Watch, signature
@@ -297,8 +297,15 @@ class Daemon:
         threads = os.cpu_count() or 1 if settings.server.threads == "auto" else settings.server.threads
         inherited = Inherited(self._supervisor.sockets)
         inherited.check([*settings.server.listen, *settings.block_page.listen])
-        handed_over = [inherited.datagrams(endpoint) for endpoint in settings.server.listen]
-        own = [e for e, sockets in zip(settings.server.listen, handed_over, strict=True) if not sockets]
+        self._listen = _with_family(settings.server.listen, "server.listen")
+        page_listen = _with_family(settings.block_page.listen, "block_page.listen")
+        transfer_listen = _with_family(settings.transfer.listen, "transfer.listen")
+        admin_listen = usable_loopback(settings.admin.listen)
+        if admin_listen != settings.admin.listen:
+            instead = f"{show_endpoint(admin_listen)} instead of {show_endpoint(settings.admin.listen)}"
+            log.warning("admin.listen: using %s, because this host lacks the address family", instead)
+        handed_over = [inherited.datagrams(endpoint) for endpoint in self._listen]
+        own = [e for e, sockets in zip(self._listen, handed_over, strict=True) if not sockets]
         try:
             octets = settings.cache.size_mb * 1024 * 1024
             fastpath = Fastpath(self._live.snapshot, own, threads, octets, [s for s in handed_over if s])
@@ -332,7 +339,7 @@ class Daemon:
         page.listener.guard = self._guard
         self._metrics.http["block_page"] = page.listener
         self._likely = self._metrics.likely_forwarders
-        self._transfers = Transfers(settings.transfer.listen, self._generations.root / ZONES, self._hear_of_zone)
+        self._transfers = Transfers(transfer_listen, self._generations.root / ZONES, self._hear_of_zone)
         self._metrics.transfers = self._transfers
         self._note_numbers(self._generation_numbers())
         self._open_placement()
@@ -352,11 +359,11 @@ class Daemon:
         self._alive = AliveCheck(fastpath.beats)
         ports = []
         try:
-            for endpoint in settings.server.listen:
+            for endpoint in self._listen:
                 ports += listen_tcp(reactor, endpoint, tcp, "server.listen", inherited.streams(endpoint))
             self._dns_ports = list(ports)
-            ports += listen_tcp(reactor, settings.admin.listen, self._open_admin(reactor), "admin.listen")
-            for endpoint in settings.block_page.listen:
+            ports += listen_tcp(reactor, admin_listen, self._open_admin(reactor), "admin.listen")
+            for endpoint in page_listen:
                 ports += listen_tcp(reactor, endpoint, page.listener, "block_page.listen", inherited.streams(endpoint))
             ports.append(self._listen_control(reactor))
         except StartError:
@@ -384,13 +391,13 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for ending in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(ending, self._on_ending)
-        for endpoint, sockets in zip(settings.server.listen, handed_over, strict=True):
+        for endpoint, sockets in zip(self._listen, handed_over, strict=True):
             whose = f", {len(sockets)} sockets of the supervisor" if sockets else ""
             log.info("answering on %s, UDP and TCP, with %d threads%s", show_endpoint(endpoint), threads, whose)
-        for endpoint in settings.block_page.listen:
+        for endpoint in page_listen:
             log.info("block page on http://%s/", show_endpoint(endpoint))
-        log.info("metrics on http://%s/metrics", show_endpoint(settings.admin.listen))
-        for line in hints(settings):
+        log.info("metrics on http://%s/metrics", show_endpoint(admin_listen))
+        for line in hints(settings, self._listen):
             log.info("%s", line)
         self._transfers.start()
         # What is there now stays: it need not be looked at again and again.
@@ -1744,7 +1751,7 @@ class Daemon:
             lists=self._metrics.lists,
             leases=self._feeds.standing(),
             version=__version__,
-            listen=[show_endpoint(endpoint) for endpoint in self._live.settings.server.listen],
+            listen=[show_endpoint(endpoint) for endpoint in self._listen],
             uptime=time.monotonic() - self._started,
             now=wall_clock(),
         )
@@ -1892,15 +1899,23 @@ def _is_whole(generation: Path) -> bool:
     return True
 
 
+def _with_family(listen: list[Endpoint], key: str) -> list[Endpoint]:
+    """Leave out, with a warning, the addresses whose family this host does not have."""
+    found, left_out = with_family(listen, key)
+    for text in left_out:
+        log.warning("%s", text)
+    return found
+
+
 def _raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def hints(settings: Settings) -> list[str]:
+def hints(settings: Settings, listen: list[Endpoint]) -> list[str]:
     """Give the lines to try on this machine, when groups have loopback addresses and a usual server listens."""
-    server = next(((h, p) for h, p in settings.server.listen if str(h) == "127.0.0.1"), None)
+    server = next(((h, p) for h, p in listen if str(h) == "127.0.0.1"), None)
     lines = []
     for group, members in settings.groups.items():
         for network in members.networks:

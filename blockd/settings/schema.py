@@ -90,7 +90,11 @@ class Forwarder(Section):
 class Server(Section):
     """Where and for whom queries are answered."""
 
-    listen: list[Endpoint] = Field(min_length=1, description="Addresses for UDP and TCP. Restart.")
+    listen: list[Endpoint] = Field(
+        min_length=1,
+        description="Addresses for UDP and TCP; one whose family the host lacks is left out with a "
+        "warning, if another one serves. Restart.",
+    )
     threads: Literal["auto"] | int = Field("auto", description="Serve threads; auto is one a core. Restart.")
     clients: list[NetworkValue] | None = Field(
         None, description="Who may ask. Default: loopback, private ranges and every group's networks."

@@ -36,6 +36,46 @@ def _show(endpoint: Endpoint) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
+def lacks_family(address: IPv4Address | IPv6Address) -> bool:
+    """Say whether this host has no address of this one's family at all, as a host without IPv6 has none.
+
+    An address that is only missing, or misspelt, is no such case: its family works on the loopback interface.
+    """
+    family, loopback = (socket.AF_INET6, "::1") if address.version == 6 else (socket.AF_INET, "127.0.0.1")
+    return _cannot_bind(family, str(address)) and _cannot_bind(family, loopback)
+
+
+def _cannot_bind(family: socket.AddressFamily, host: str) -> bool:
+    """Say whether the kernel knows neither family nor address; other obstacles are told when the socket is opened."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    return False
+
+
+def with_family(listen: Sequence[Endpoint], key: str) -> tuple[list[Endpoint], list[str]]:
+    """Give the addresses whose family this host has, and a line for each one that is left out.
+
+    StartError when there would be none left.
+    """
+    lacking = [endpoint for endpoint in listen if lacks_family(endpoint[0])]
+    texts = [f"{key}: {_show(one)} is left out: this host has no IPv{one[0].version}" for one in lacking]
+    if lacking and len(lacking) == len(listen):
+        raise StartError(f"{'; '.join(texts)}; name an address that this host has")
+    return [endpoint for endpoint in listen if endpoint not in lacking], texts
+
+
+def usable_loopback(endpoint: Endpoint) -> Endpoint:
+    """Give the same port on the other family's loopback address where this host lacks the family of a loopback one."""
+    address, port = endpoint
+    if not address.is_loopback or not lacks_family(address):
+        return endpoint
+    other: IPv4Address | IPv6Address = IPv4Address("127.0.0.1") if address.version == 6 else IPv6Address("::1")
+    return endpoint if lacks_family(other) else (other, port)
+
+
 class Inherited:
     """The sockets that a supervisor handed over, by address and kind."""
 

@@ -1,0 +1,78 @@
+"""Addresses to listen on: a host without IPv6, or without IPv4, serves on what it has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import BLOCKD, Blockd
+from tests.support.lan import Lan, run
+from tests.support.upstream import Upstream
+
+RECORDS = {"here.example": ["A 192.0.2.1"]}
+
+
+def without(family: str) -> list[str]:
+    """Give the words before a command by which it runs without an address family."""
+    return [sys.executable, "-m", "tests.support.without_family", family]
+
+
+def dig(blockd: Blockd, server: str, *prefix: str) -> str:
+    """Ask for a local record, over UDP and TCP; give both answers."""
+    question = ["dig", f"@{server}", "-p", str(blockd.port), "here.example", "A", "+short", "+tries=1", "+time=3"]
+    return run(*prefix, *question) + run(*prefix, *question, "+tcp")
+
+
+@pytest.mark.parametrize(("lacking", "server"), [("inet6", "127.0.0.1"), ("inet", "::1")])
+def test_a_family_that_the_kernel_lacks_is_left_out(
+    upstream: Upstream, tmp_path: Path, lacking: str, server: str
+) -> None:
+    """With a warning for each address; the other family serves, metrics and status included."""
+    blockd = Blockd(tmp_path, [upstream.address], records=RECORDS)
+    blockd.start(prefix=without(lacking))
+    try:
+        assert dig(blockd, server) == "192.0.2.1\n192.0.2.1\n"
+        log = blockd.log.read_text()
+        left_out = f"[::1]:{blockd.port}" if lacking == "inet6" else f"127.0.0.1:{blockd.port}"
+        assert f"server.listen: {left_out} is left out: this host has no IPv" in log
+        host = "127.0.0.1" if lacking == "inet6" else "[::1]"
+        with urllib.request.urlopen(f"http://{host}:{blockd.admin}/healthz", timeout=5) as page:
+            assert page.status == 200
+        status = blockd.run("status", "--json").stdout
+        assert left_out not in status
+        assert f"{host}:{blockd.port}" in status
+    finally:
+        blockd.stop()
+    blockd.values["server"]["listen"] = [left_out]
+    blockd.write()
+    done = subprocess.run(
+        [*without(lacking), *BLOCKD, "serve", "--config", str(blockd.file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert f"{left_out} is left out" in done.stderr
+    assert "name an address that this host has" in done.stderr
+
+
+def test_a_host_whose_ipv6_is_turned_off_serves_by_ipv4(tmp_path: Path, upstream: Upstream) -> None:
+    """By sysctl, as hosts turn it off: ::1 does not exist. An address that is only missing is an error still."""
+    with Lan(tmp_path) as lan:
+        inside = ["ip", "netns", "exec", lan.gateway]
+        run(*inside, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+        (tmp_path / "off").mkdir()
+        blockd = Blockd(tmp_path / "off", [upstream.address], records=RECORDS)
+        blockd.start(prefix=inside)
+        try:
+            assert dig(blockd, "127.0.0.1", *inside) == "192.0.2.1\n192.0.2.1\n"
+            assert f"server.listen: [::1]:{blockd.port} is left out: this host has no IPv6" in blockd.log.read_text()
+        finally:
+            blockd.stop()
+        blockd.values["server"]["listen"] = [f"127.0.0.1:{blockd.port}", f"10.99.99.99:{blockd.port}"]
+        blockd.write()
+        words = [*inside, *BLOCKD, "serve", "--config", str(blockd.file)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "this machine has no such address" in done.stderr
