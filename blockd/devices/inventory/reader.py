@@ -7,10 +7,11 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from blockd.devices.inventory.cells import read_mac
+from blockd.devices.inventory.device import Device
 from blockd.problems import InputError, Problem
 from blockd.settings.values import Address
 
@@ -53,64 +54,6 @@ MAX_PROBLEMS = 20
 
 #: Nobody's, and everybody's (RFC 919 7).
 BROADCAST = "255.255.255.255"
-
-_MAC = re.compile(r"[0-9a-f]{2}([:-]?)(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}|(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}")
-
-
-@dataclass(frozen=True)
-class Device:
-    """One device, or one of the MACs that it has, and the line that says so."""
-
-    #: Where it always is; none for one that is known by its MAC.
-    address: Address | None
-    hostname: str
-    serial: str
-    owner: str
-    file: Path
-    line: int
-    #: As `read_mac` gives it; empty when it is not known.
-    mac: str = ""
-
-    def __str__(self) -> str:
-        """Name it as people do; never its owner, whom only those who may read the file should know."""
-        name = self.hostname or "a device"
-        return f"{name}, serial {self.serial}" if self.serial else name
-
-    @property
-    def identities(self) -> set[str]:
-        """Give the names that it is known by to people."""
-        return {self.serial, self.hostname} - {""}
-
-    def is_one_with(self, other: Device) -> bool:
-        """Say whether the other is another line, or another MAC, of the same device."""
-        by_line = (self.file, self.line) == (other.file, other.line)
-        return by_line or not self.identities.isdisjoint(other.identities)
-
-
-def lines_of(devices: Iterable[Device]) -> int:
-    """Count devices as an inventory does: by line, however many MACs each has."""
-    return len({(device.file, device.line) for device in devices})
-
-
-def read_mac(text: str) -> str:
-    """Read a MAC in any usual form; give it as `00:11:22:33:44:55`. ValueError when it is none."""
-    text = text.strip().lower()
-    if not _MAC.fullmatch(text):
-        raise ValueError("expected a MAC, such as 00:11:22:33:44:55")
-    digits = re.sub(r"[^0-9a-f]", "", text)
-    if digits in ("0" * 12, "f" * 12) or int(digits[:2], 16) & 1:
-        raise ValueError("this MAC is no device's: it is all zeros, or a group's")
-    return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
-
-
-def mac_number(mac: str) -> int:
-    """Give a MAC as a number, as the hot path knows it."""
-    return int(mac.replace(":", ""), 16)
-
-
-def is_randomised(mac: str) -> bool:
-    """Say whether a MAC was made up by its device: the bit for locally administered ones is set (IEEE 802 8.2)."""
-    return bool(int(mac[:2], 16) & 2)
 
 
 def read_inventory(file: Path, data: bytes, only: Collection[str] = ()) -> list[Device]:
