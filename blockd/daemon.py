@@ -48,14 +48,14 @@ from blockd.observe.lag import ReactorLag
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.rendering import SharedPage
 from blockd.observe.status import status
-from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks
+from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks, inventory_reports
 from blockd.policy.egress import exempt_at, names_of, protected, wanted_of
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import FETCHED, Inputs, decided_file, read_inputs
 from blockd.policy.views import group_views
 from blockd.policy.who import devices_of, network_group, place_text
 from blockd.priority import PYTHON, give_way
-from blockd.problems import InputError, Problem, StartError
+from blockd.problems import InputError, Problem, StartError, skipped_lines
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
 from blockd.review.decisions import write_decided
@@ -150,6 +150,8 @@ class _Live:
         self.list_directories = list(inputs.catalogue.directories)
 
 
+#: Skipped records of one inventory that are logged with their place.
+MAX_LOGGED_RECORDS = 5
 #: Rules whose apps are known beside those in force: what was judged by them may be on its way.
 RULES_KNOWN = 4
 
@@ -1185,6 +1187,18 @@ class Daemon:
             # A list that is the same as before was told of then.
             for sample in [] if (report["file"], report["sha256"]) in known else report["samples"]:
                 log.warning("%s:%d: skipped, %s: %s", report["file"], sample["line"], sample["reason"], sample["text"])
+        self._published_inventories()
+
+    def _published_inventories(self) -> None:
+        """Log what each inventory skips, and what somebody should look at; not again while a file is as it was."""
+        before = self._metrics.inventories
+        self._metrics.inventories = inventory_reports(self._live.inputs)
+        for report in self._metrics.inventories:
+            if report not in before:
+                for line in skipped_lines(report["file"], report, MAX_LOGGED_RECORDS):
+                    log.warning("%s", line)
+                for note in report["notes"]:
+                    log.warning("%s", Problem(**note))
 
     def _learn(self, views: int) -> None:
         """Learn what the numbers of a new generation of views mean."""

@@ -111,13 +111,13 @@ def site_of(inputs: Inputs) -> Site:
     whose: dict[str, set[str]] = {name: {""} for name in wanted.sets}
     for group, devices in inputs.devices.items():
         for device in devices:
-            known |= device.identities
-            for identity in device.identities:
+            known |= device.names
+            for identity in device.names:
                 # A serial is a device; where there is none, a hostname is.
                 whose.setdefault(identity, set()).add(device.serial or device.hostname)
             for identity in device.identities if device.mac else ():
                 macs[identity].append((mac_number(device.mac), group))
-            for identity in device.identities if device.address is not None else ():
+            for identity in device.names if device.address is not None else ():
                 assert device.address is not None
                 addresses[identity].append((device.address, group))
     sets = {name: frozenset(members) for name, members in wanted.sets.items()}

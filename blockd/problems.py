@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 #: Skipped records of one source that are kept with place and reason; the others are only counted.
@@ -65,6 +65,17 @@ def os_text(error: OSError) -> str:
     """Say what the system refused, and of which file: without the number that `str` begins with."""
     text = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {text}" if error.filename else text
+
+
+def skipped_lines(file: str, report: dict[str, Any], most: int = MAX_SAMPLES) -> list[str]:
+    """Give what `Skipped.as_json` says as lines for people: how many are skipped and why, and where the first are."""
+    counts: dict[str, int] = report["skipped"]
+    if not counts:
+        return []
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
+    samples = [Problem(**sample) for sample in report["samples"][:most]]
+    shown = [str(replace(sample, text=f"skipped: {sample.text}")) for sample in samples]
+    return [f"{file}: skipped {sum(counts.values())}: {reasons}", *shown]
 
 
 class StartError(Exception):

@@ -10,13 +10,14 @@ import typer
 
 from blockd.cli.options import Config, Json, config_path
 from blockd.cli.output import complain, say
+from blockd.devices.inventory import lines_of
 from blockd.feeds import unread_leases
 from blockd.lists.gate import limits, refusals
-from blockd.policy.compile import compile_snapshot, unmet
+from blockd.policy.compile import compile_snapshot, inventory_reports, unmet
 from blockd.policy.inputs import read_inputs
 from blockd.policy.review import review
 from blockd.policy.views import group_views
-from blockd.problems import InputError, Problem, os_text
+from blockd.problems import InputError, Problem, os_text, skipped_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,9 @@ def check(config: Config = None, as_json: Json = False) -> None:
         with tempfile.NamedTemporaryFile() as file:
             compiled = compile_snapshot(inputs, Path(file.name))
             must = [problem.as_json() for problem in unmet(inputs, Path(file.name))]
-        against = refusals(None, {"lists": compiled.lists, "must": must}, limits(inputs.settings), str(path))
+        inventories = inventory_reports(inputs)
+        manifest = {"lists": compiled.lists, "must": must, "inventories": inventories}
+        against = refusals(None, manifest, limits(inputs.settings), str(path))
         if against:
             raise InputError(against)
     except (InputError, OSError) as problem:
@@ -52,14 +55,18 @@ def check(config: Config = None, as_json: Json = False) -> None:
     doubts = [*review(inputs), *unread_leases(inputs)]
     if as_json:
         listed = [doubt.as_json() for doubt in doubts]
-        print(json.dumps({"ok": True, "groups": views, "lists": compiled.lists, "doubts": listed}))
+        said = {"ok": True, "groups": views, "lists": compiled.lists, "inventories": inventories, "doubts": listed}
+        print(json.dumps(said))
         return
     for group, view in views.items():
         parts = [f"{key} {', '.join(apps)}" for key, apps in view.items() if apps]
         say(f"{group}: {'; '.join(parts) or 'nothing is blocked, monitored or allowed by name'}")
     for group, devices in inputs.devices.items():
         if devices:
-            say(f"{group}: {len(devices)} devices in its inventory")
+            say(f"{group}: {lines_of(devices)} devices in its inventory")
+    for _, _, inventory in inputs.inventories:
+        for line in skipped_lines(str(inventory.file), inventory.skipped.as_json()):
+            complain(line)
     for report in compiled.lists:
         skipped = sum(report["skipped"].values())
         say(f"{report['file']}: {report['kept']} names for {report['app']}, {skipped} lines skipped")

@@ -9,7 +9,7 @@ import typer
 from blockd.cli.options import Config, Json, Socket, socket_path
 from blockd.cli.output import complain, duration, print_json, print_table, refuse, say
 from blockd.control import ControlError, ask
-from blockd.problems import Problem
+from blockd.problems import Problem, skipped_lines
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(context: typer.Context, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
-    """Count devices by group and source, and show how each lease file does."""
+    """Count devices by group and source, and show what each inventory skips and how each lease file does."""
     context.obj = (config, socket, as_json)
     if context.invoked_subcommand is not None:
         return
@@ -32,6 +32,16 @@ def show(context: typer.Context, config: Config = None, socket: Socket = None, a
     heads = ["GROUP", "NETWORKS", "INVENTORY", "LEASED"]
     keys = ("group", "networks", "inventory", "leased")
     print_table(heads, [[row[key] for key in keys] for row in answer["groups"]], right=heads[1:])
+    if answer["inventories"]:
+        say()
+        heads = ["INVENTORY", "GROUP", "DEVICES", "SKIPPED"]
+        lines = [
+            [row["file"], row["group"], row["devices"], sum(row["skipped"].values())] for row in answer["inventories"]
+        ]
+        print_table(heads, lines, right=heads[2:])
+        for row in answer["inventories"]:
+            for line in skipped_lines(row["file"], row):
+                say(line)
     if answer["feeds"]:
         say()
         heads = ["LEASES", "FORMAT", "COUNT", "SKIPPED", "READ", "PROBLEM"]

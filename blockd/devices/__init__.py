@@ -1,5 +1,5 @@
 """Who is asking: the evidence that a device is ours."""
 
-from blockd.devices.inventory import Device, read_inventory
+from blockd.devices.inventory import Device, Inventory, are_several, read_inventory
 
-__all__ = ["Device", "read_inventory"]
+__all__ = ["Device", "Inventory", "are_several", "read_inventory"]

@@ -62,8 +62,10 @@ def refusals(
     problems = [Problem(**{**problem, "text": problem["text"] + _meant(how)}) for problem in after.get("must", [])]
     problems += _forbidden(after, how)
     problems += _unparsed(after, limits, how)
+    problems += _unusable(before or {}, after, limits, how)
     if before is not None:
         problems += _cut(before, after, how)
+        problems += _cut_inventories(before, after, how)
         problems += _grown(before, after, limits, how)
         problems += _shrunk(before, after, limits, config, how)
     return problems
@@ -96,6 +98,44 @@ def _unparsed(after: dict[str, Any], limits: Limits, how: str | None) -> Iterabl
                 f"({100 * largest:g}%); the first: {first['reason']}: {first['text']}{_meant(how)}"
             )
             yield Problem(report["file"], first["line"], "", text)
+
+
+def _inventory(report: dict[str, Any]) -> tuple[str, ...]:
+    return report["group"], report["file"], *report["only"]
+
+
+def _unusable(before: dict[str, Any], after: dict[str, Any], limits: Limits, how: str | None) -> Iterable[Problem]:
+    """Give the inventories of which too many records cannot be used.
+
+    Where the generation in force has too many already, somebody accepted those: only the others count.
+    """
+    largest = limits.largest_unparsed
+    had = {_inventory(report): report for report in before.get("inventories", [])}
+    for report in after.get("inventories", []):
+        records, bad, old = report["records"], report["unusable"], had.get(_inventory(report))
+        is_accepted = old is not None and old["unusable"] > largest * old["records"]
+        if bad - (old["unusable"] if old is not None and is_accepted else 0) > largest * records:
+            names = ("hostname", "serial", "owner")
+            first = next((sample for sample in report["samples"] if sample["key"] not in names), None)
+            what = f"; the first: {first['text']}" if first else ""
+            text = (
+                f"{bad} of {records} records ({100 * bad / records:.0f}%) cannot be used, more than "
+                f"reload.largest_unparsed ({100 * largest:g}%){what}{_meant(how)}"
+            )
+            yield Problem(report["file"], first["line"] if first else 0, "", text)
+
+
+def _cut_inventories(before: dict[str, Any], after: dict[str, Any], how: str | None) -> Iterable[Problem]:
+    """Give the inventories that end earlier than before, within a line or a record, and have fewer devices."""
+    had = {_inventory(report): report for report in before.get("inventories", [])}
+    for report in after.get("inventories", []):
+        old = had.get(_inventory(report))
+        if old is not None and report["end"] > old["end"] and report["devices"] < old["devices"]:
+            text = (
+                f"ends within a line, and has {report['devices']} devices where it had {old['devices']}, as a file has "
+                f"that was cut off or is being written{_meant(how)}"
+            )
+            yield Problem(report["file"], 0, "", text)
 
 
 def moved(before: dict[str, Any] | None, after: dict[str, Any]) -> list[Problem]:

@@ -270,6 +270,8 @@ class Metrics(Collector):
         self._reloads = reloads
         self._decisions = decisions
         self.lists: list[dict[str, Any]] = []
+        #: What became of each inventory, as a manifest has it.
+        self.inventories: list[dict[str, Any]] = []
         self.likely_forwarders = LikelyForwarders()
         #: Lists from elsewhere, once there may be any.
         self.fetches: Sources | None = None
@@ -511,7 +513,7 @@ class Metrics(Collector):
                 confirmed.add_metric([app], when)
         yield from (fetches, confirmed)
         yield from _zone_families(self.transfers)
-        yield _skipped_family(self.placement)
+        yield _skipped_family(self.placement, self.inventories)
         yield GaugeMetricFamily(
             "blockd_likely_forwarders",
             "Addresses that asked for so many names in a minute that many devices are behind them.",
@@ -534,7 +536,7 @@ def _device_families(placement: Placing | None) -> Iterator[Metric]:
     yield from (placed, current)
 
 
-def _skipped_family(placement: Placing | None) -> Metric:
+def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]]) -> Metric:
     family = GaugeMetricFamily(
         "blockd_records_skipped",
         "Records of a file that cannot be used and were left out; the others count.",
@@ -542,6 +544,11 @@ def _skipped_family(placement: Placing | None) -> Metric:
     )
     for feed in placement.feeds if placement is not None else ():
         family.add_metric(["leases", str(feed.file)], feed.skipped.total)
+    counts: Counter[str] = Counter()
+    for report in inventories:
+        counts[report["name"]] += sum(report["skipped"].values())
+    for file, count in counts.items():
+        family.add_metric(["inventory", file], count)
     return family
 
 

@@ -330,6 +330,26 @@ def _names(inputs: Inputs, key: str) -> list[str]:
     return names
 
 
+def inventory_reports(inputs: Inputs) -> list[dict[str, Any]]:
+    """Give what became of each inventory, as a manifest has it."""
+    return [
+        {
+            "group": group,
+            "file": str(inventory.file),
+            "name": name,
+            "only": list(inventory.only),
+            "devices": lines_of(inventory.devices),
+            "records": inventory.records,
+            "unusable": inventory.unusable,
+            **inventory.skipped.as_json(),
+            "notes": [note.as_json() for note in inventory.notes],
+            "end": inventory.end,
+            "sha256": inputs.source.sha256(inventory.file),
+        }
+        for group, name, inventory in inputs.inventories
+    ]
+
+
 def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
     """Write inputs and manifest beside a snapshot, and make sure that they are on the disk.
 
@@ -355,6 +375,7 @@ def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
         "must": [problem.as_json() for problem in unmet(inputs, directory / SNAPSHOT)],
         "rules": compiled.rules,
         "devices": {group: lines_of(devices) for group, devices in inputs.devices.items()},
+        "inventories": inventory_reports(inputs),
     }
     (directory / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode())
     _sync(directory / MANIFEST)

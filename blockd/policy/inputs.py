@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blockd import __version__
 from blockd.apps.catalogue import Catalogue, load_catalogue
-from blockd.devices import Device, read_inventory
+from blockd.devices import Device, Inventory, are_several, read_inventory
 from blockd.problems import InputError, Problem
 from blockd.review.decisions import Decided, read_decided
 from blockd.settings.document import Document
@@ -37,6 +38,8 @@ class Inputs:
     source: Source
     #: The devices of each group's inventory.
     devices: dict[str, list[Device]]
+    #: Each inventory with its group, and its file as the config names it.
+    inventories: list[tuple[str, str, Inventory]]
     #: What was decided of apps, over what policies say of them.
     decided: Decided
     #: App -> groups that a decision on it concerns, by their policies as they were written.
@@ -88,13 +91,13 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         if not system:
             text = f"servers: system, but {RESOLV_CONF} names no server; write their addresses"
             problems.append(document.problem(("upstream", "servers"), text))
-    devices = _read_devices(settings, document, config, source, problems)
+    devices, inventories = _read_devices(settings, document, config, source, problems)
     file = decided_file(config, settings)
     data = source.read_if_there(file)
     decided = {} if data is None else read_decided(file, data)
     decidable = _decidable(settings)
     settings = _as_decided(settings, decided)
-    inputs = Inputs(config, settings, document, catalogue, system, source, devices, decided, decidable)
+    inputs = Inputs(config, settings, document, catalogue, system, source, devices, inventories, decided, decidable)
     for name in inputs.live_apps():
         entry = catalogue.entries.get(name)
         for at in range(len(entry.app.lists) if entry else 0):
@@ -162,46 +165,77 @@ def _companions(policy: Policy, catalogue: Catalogue) -> list[str]:
 
 def _read_devices(
     settings: Settings, document: Document, config: Path, source: Source, problems: list[Problem]
-) -> dict[str, list[Device]]:
-    """Read every inventory; an address belongs to one group."""
-    devices: dict[str, list[Device]] = {}
+) -> tuple[dict[str, list[Device]], list[tuple[str, str, Inventory]]]:
+    """Read every inventory; an address, and a MAC, belong to one group."""
+    inventories: list[tuple[str, str, Inventory]] = []
     owner: dict[Address, str] = {}
-    macs: dict[str, tuple[str, Device]] = {}
+    macs: dict[str, tuple[str, list[Device]]] = {}
+    conflicts: dict[Problem, None] = {}
+    single = {n.network_address: g for g, m in settings.groups.items() for n in m.networks if n.num_addresses == 1}
     for group, members in settings.groups.items():
-        devices[group] = []
         for at, item in enumerate(members.inventory):
             file = Path(os.path.abspath(config.parent / item.file))
             try:
                 data = source.read(file)
             except InputError as error:
-                text = f"{error.problems[0].file} {error.problems[0].text}"
+                text = (
+                    f"{error.problems[0].file} {error.problems[0].text}; nothing is loaded without it, since the "
+                    f"devices of {group} would become unidentified"
+                )
                 problems.append(document.problem(("groups", group, "inventory", at, "file"), text))
                 continue
             try:
-                read = read_inventory(file, data, item.only)
+                inventory = read_inventory(file, data, item.only)
             except InputError as error:
                 problems += error.problems
                 continue
-            for device in read:
-                if device.mac and (rival := macs.setdefault(device.mac, (group, device)))[0] != group:
-                    text = f"this MAC is in the inventory of {rival[0]} already; a device has one group"
-                    problems.append(Problem(str(file), device.line, "mac", text))
-                elif device.mac and rival[1].identities != device.identities:
-                    text = f"this MAC is another device's, too ({rival[1].file}:{rival[1].line})"
-                    problems.append(Problem(str(file), device.line, "mac", text))
+            inventories.append((group, item.file, inventory))
+            for device in inventory.devices:
+                if device.mac:
+                    rival = macs.setdefault(device.mac, (group, []))
+                    if rival[0] != group:
+                        text = f"this MAC is in the inventory of {rival[0]} already; a device has one group"
+                        conflicts[Problem(str(file), device.line, "mac", text)] = None
+                    elif not rival[1] or rival[1][-1].names != device.names:
+                        rival[1].append(device)
                 other = group if device.address is None else owner.setdefault(device.address, group)
                 if other != group:
                     text = f"this address is in the inventory of {other} already; a device has one group"
-                    problems.append(Problem(str(file), device.line, "address", text))
-            devices[group] += read
-    single = {n.network_address: g for g, m in settings.groups.items() for n in m.networks if n.num_addresses == 1}
-    for group, found in devices.items():
-        for device in found:
-            other = group if device.address is None else single.get(device.address, group)
-            if other != group:
-                text = f"groups.{other}.networks names this address alone; a device has one group"
-                problems.append(Problem(str(device.file), device.line, "address", text))
-    return devices
+                    conflicts[Problem(str(file), device.line, "address", text)] = None
+                other = group if device.address is None else single.get(device.address, group)
+                if other != group:
+                    text = f"groups.{other}.networks names this address alone; a device has one group"
+                    conflicts[Problem(str(file), device.line, "address", text)] = None
+    problems += list(conflicts)[:MAX_CONFLICTS]
+    if len(conflicts) > MAX_CONFLICTS:
+        text = f"and {len(conflicts) - MAX_CONFLICTS} more such conflicts between inventories"
+        problems.append(Problem(str(config), 0, "groups", text))
+    shared = {mac: devices for mac, (_, devices) in macs.items() if len(devices) > 1 and are_several(devices)}
+    _mark_shared([inventory for _, _, inventory in inventories], shared)
+    devices: dict[str, list[Device]] = {group: [] for group in settings.groups}
+    for group, _, inventory in inventories:
+        devices[group] += inventory.devices
+    return devices, inventories
+
+
+def _mark_shared(inventories: Sequence[Inventory], shared: dict[str, list[Device]]) -> None:
+    """Note that a MAC is of several devices of one group: it shows the group, and not which of them it is."""
+    for inventory in inventories if shared else ():
+        first: Device | None = None
+        found: set[str] = set()
+        for at, device in enumerate(inventory.devices):
+            if device.mac in shared:
+                inventory.devices[at] = replace(device, is_shared=True)
+                found.add(device.mac)
+                first = first or device
+        if first is not None:
+            place = first.file, first.line
+            other = next((one for one in shared[first.mac] if (one.file, one.line) != place), first)
+            text = (
+                f"more than one device has this MAC, as a dock's is shared (also {other.file.name}:{other.line}; "
+                f"{len(found)} such MACs in this file): it shows the group, and no exemption of a device follows it"
+            )
+            inventory.notes.append(Problem(str(inventory.file), first.line, "mac", text))
 
 
 def _check_app_names(settings: Settings, document: Document, catalogue: Catalogue) -> list[Problem]:
@@ -234,6 +268,8 @@ def _check_app_names(settings: Settings, document: Document, catalogue: Catalogu
     return problems
 
 
+#: Of devices that two groups claim, those that are told: the same export twice has as many as it has lines.
+MAX_CONFLICTS = 20
 #: One bit each in the hot path's masks.
 MAX_LIVE_APPS = 64
 

@@ -23,6 +23,8 @@ def review(inputs: Inputs) -> Iterable[Problem]:
     """Give what somebody should look at; none of it stops a reload."""
     views = {view.group: view for view in group_views(inputs)}
     yield from _empty_groups(inputs)
+    for _, _, inventory in inputs.inventories:
+        yield from inventory.notes
     yield from _forwarders(inputs)
     yield from _wide_patterns(inputs)
     yield from _empty_lists(inputs)

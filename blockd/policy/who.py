@@ -87,8 +87,18 @@ def devices_of(inputs: Inputs, placement: Placement | None, who: str, now: float
         }
         for feed in (placement.feeds if placement is not None else ())
     ]
+    inventories = [
+        {
+            "group": group,
+            "file": str(inventory.file),
+            "devices": lines_of(inventory.devices),
+            "records": inventory.records,
+            **inventory.skipped.as_json(),
+        }
+        for group, _, inventory in inputs.inventories
+    ]
     states = Counter(place.state for place in placement.places.values()) if placement is not None else {}
-    return {"ok": True, "groups": groups, "feeds": feeds, "states": dict(states)}
+    return {"ok": True, "groups": groups, "inventories": inventories, "feeds": feeds, "states": dict(states)}
 
 
 def _found(inputs: Inputs, placement: Placement | None, who: str, now: float) -> dict[str, Any]:
@@ -110,7 +120,7 @@ def _found(inputs: Inputs, placement: Placement | None, who: str, now: float) ->
                 if place.lease.mac == mac and (place.group or network_group(inputs, address)) in logged
             }
         except ValueError:
-            devices = [(group, device) for group, device in everybody if who in device.identities]
+            devices = [(group, device) for group, device in everybody if who in device.names]
     macs = {device.mac for _, device in devices if device.mac}
     addresses |= {device.address for _, device in devices if device.address is not None}
     addresses |= {address for address, place in places.items() if place.lease.mac in macs}

@@ -195,7 +195,8 @@ class Reload(Section):
     )
     largest_unparsed: Percent = Field(
         0.2,
-        description="Share of a list's lines that may give no name.",
+        description="Share of a list's lines that may give no name, and of an inventory's records with something that "
+        "cannot be used.",
         json_schema_extra={"default": "20%"},
     )
     must_block: list[DomainName] = Field(
@@ -227,8 +228,8 @@ class InventoryFile(Section):
     """Devices by their addresses."""
 
     file: str = Field(
-        description="CSV with a header that names columns of `address`, `mac`, `hostname`, `serial`, `owner`, `group`; "
-        "or JSON objects with such keys."
+        description="CSV with a header that names columns of `address`, `mac`, `hostname`, `serial`, `owner`, `group` "
+        "or their usual other names; or JSON objects with such keys."
     )
     only: list[str] = Field(
         default_factory=list,

@@ -44,7 +44,7 @@ def test_an_inventory_is_read_or_refused(rows: list[list[str]] | bytes) -> None:
     """Every device that is read has an address and a line of the file."""
     data = rows if isinstance(rows, bytes) else ("address,hostname,serial,owner\n" + _lines(rows)).encode()
     try:
-        devices = read_inventory(Path("devices.csv"), data)
+        devices = read_inventory(Path("devices.csv"), data).devices
     except InputError:
         return
     assert all(1 < device.line <= data.count(b"\n") + data.count(b"\r") + 1 for device in devices)

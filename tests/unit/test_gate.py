@@ -96,6 +96,53 @@ def test_lines_that_give_no_name_are_few() -> None:
     ]
 
 
+def inventory(records: int, unusable: int, devices: int | None = None, **more: Any) -> dict[str, Any]:
+    """Make the manifest of one inventory."""
+    sample = Problem("/i.csv", 3, "", "no MAC").as_json()
+    named = Problem("/i.csv", 2, "hostname", "a name").as_json()
+    report = {"group": "g", "file": "/i.csv", "only": [], "records": records, "unusable": unusable, "end": 0}
+    report |= {"devices": records - unusable if devices is None else devices, "samples": [named, sample]}
+    return {"lists": [], "inventories": [{**report, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (None, (10, 2), None),
+        (None, (10, 3), "/i.csv:3: 3 of 10 records (30%) cannot be used, more than reload.largest_unparsed (20%)"),
+        ((10, 2), (10, 3), "3 of 10 records (30%)"),
+        ((10, 3), (10, 3), None),
+        ((10, 3), (12, 3), None),
+        ((10, 3), (10, 5), None),
+        ((10, 3), (10, 6), "6 of 10 records (60%)"),
+    ],
+)
+def test_records_that_cannot_be_used_are_few(
+    before: tuple[int, int] | None, after: tuple[int, int], said: str | None
+) -> None:
+    """A share of the records; those that somebody accepted keep out no other change."""
+    old = None if before is None else inventory(*before)
+    found = texts(refusals(old, inventory(*after, devices=99), LIMITS, "/c"))
+    assert len(found) == (said is not None), found
+    if said is not None:
+        assert said in found[0]
+        assert found[0].endswith("; the first: no MAC; if that is meant: blockd reload --accept")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "devices", "is_refused"),
+    [(0, 1, 9, True), (0, 1, 10, False), (1, 1, 9, False), (1, 2, 9, True), (1, 0, 9, False), (2, 2, 9, False)],
+)
+def test_an_inventory_that_is_cut_off_is_told_by_its_end(
+    before: int, after: int, devices: int, is_refused: bool
+) -> None:
+    """Within a line, or within a record where the tool writes no last line end, and with less than before."""
+    old, new = inventory(10, 0, end=before), inventory(10, 0, devices, end=after)
+    found = texts(refusals(old, new, LIMITS, "/c"))
+    assert len(found) == is_refused, found
+    assert not is_refused or "/i.csv: ends within a line, and has 9 devices where it had 10" in found[0]
+
+
 def with_list(serve: Serve, upstream: Upstream, text: str, **reload: Any) -> tuple[Blockd, Path]:
     """Start a daemon with an app that has one list."""
     blockd = serve([upstream.address], reload={"largest_shrink": "50%", **reload})

@@ -379,10 +379,10 @@ def test_inventories_of_asset_tools_are_read() -> None:
     """Columns by other names, in another order, more than we need; JSON too; devices without an address."""
     head = '"Device name","Serial Number","Wi-Fi MAC","OS","Primary user"'
     text = f"{head}\nlaptop-7,SER-4711,{MAC.upper()},Windows,A. Person\n"
-    (one,) = read_inventory(Path("export.csv"), text.encode())
+    (one,) = read_inventory(Path("export.csv"), text.encode()).devices
     assert (one.hostname, one.serial, one.mac, one.address) == ("laptop-7", "SER-4711", MAC, None)
     json = f'{{"devices": [{{"name": "laptop-7", "serialNumber": "SER-4711", "macAddress": "{MAC}", "ram": 16}}]}}'
-    (two,) = read_inventory(Path("export.json"), json.encode())
+    (two,) = read_inventory(Path("export.json"), json.encode()).devices
     assert (two.hostname, two.serial, two.mac) == (one.hostname, one.serial, one.mac)
 
 

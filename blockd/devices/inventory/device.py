@@ -22,16 +22,25 @@ class Device:
     line: int
     #: As `read_mac` gives it; empty when it is not known.
     mac: str = ""
+    #: Whether other devices of the group have this MAC too, such as a dock's: it shows the group and not the device.
+    is_shared: bool = False
 
     def __str__(self) -> str:
         """Name it as people do; never its owner, whom only those who may read the file should know."""
+        if self.is_shared:
+            return "one of several devices that share its MAC"
         name = self.hostname or "a device"
         return f"{name}, serial {self.serial}" if self.serial else name
 
     @property
-    def identities(self) -> set[str]:
-        """Give the names that it is known by to people."""
+    def names(self) -> set[str]:
+        """Give the names that people call it by."""
         return {self.serial, self.hostname} - {""}
+
+    @property
+    def identities(self) -> set[str]:
+        """Give the names that its MAC proves: an exemption for one device must not follow a MAC that several have."""
+        return set() if self.is_shared else self.names
 
     def is_one_with(self, other: Device) -> bool:
         """Say whether the other is another line, or another MAC, of the same device."""
@@ -42,3 +51,20 @@ class Device:
 def lines_of(devices: Iterable[Device]) -> int:
     """Count devices as an inventory does: by line, however many MACs each has."""
     return len({(device.file, device.line) for device in devices})
+
+
+def are_several(devices: Iterable[Device]) -> bool:
+    """Say whether lines are of more than one device: by serial, and by hostname where a line has no serial.
+
+    A device that was enrolled again has its serial and another hostname; two devices may have one hostname.
+    """
+    serials: set[str] = set()
+    with_serial: set[str] = set()
+    without: set[str] = set()
+    for device in devices:
+        if device.serial:
+            serials.add(device.serial)
+            with_serial.add(device.hostname)
+        elif device.hostname:
+            without.add(device.hostname)
+    return len(serials) > 1 or len(without - with_serial) + len(serials) > 1
