@@ -10,7 +10,7 @@
 //! the short queue and pushes nothing else out.
 
 use crate::decide::Rules;
-use crate::inspect::{self, Answer, Meaning, Targets, UpstreamBlock};
+use crate::inspect::{self, Answer, Invalid, Meaning, Targets, UpstreamBlock};
 use crate::lock;
 use crate::wire::{Counts, FoldedName, Question, rcode};
 use crossbeam_epoch::{Atomic, Owned, Shared};
@@ -152,7 +152,7 @@ impl Entry {
             octets: octets.as_slice().into(),
             body_octets: answer.body.len() as u16,
             ttls: answer.ttl_places.len() as u16,
-            error: answer.upstream_block.map(UpstreamBlock::error),
+            error: answer.upstream_block.map(UpstreamBlock::error).or(answer.invalid.map(Invalid::error)),
         }
     }
 
@@ -425,12 +425,14 @@ impl Cache {
     }
 
     /// What there is when nobody gives a new answer: a fresh one that came meanwhile, or one that ended at most
-    /// `longest_ms` ago, which is then served for `again_ms` before anybody is asked anew. A failure is neither.
+    /// `longest_ms` ago, which is then served for `again_ms` before anybody is asked anew. A failure is neither, and an
+    /// upstream's block without an SOA is short-lived.
     pub fn revive(&self, key: &Key, now_ms: u64, longest_ms: u64, again_ms: u64) -> Option<Entry> {
         let guard = pin();
         let lookup = key.lookup();
         let (_, _, entry) = self.find(key.hash, &guard)?;
-        if entry.rcode == rcode::SERVFAIL || entry.route != key.route || !entry.is_for(lookup) {
+        if matches!(entry.rcode, rcode::SERVFAIL | rcode::REFUSED) || entry.route != key.route || !entry.is_for(lookup)
+        {
             return None;
         }
         if !entry.is_fresh(now_ms) {

@@ -108,7 +108,7 @@ impl<Octets: AsRef<[u8]>> Targets<Octets> {
 /// What is kept of an answer: re-encoded, with pointers that hold for any case of the question.
 #[derive(Debug, Default, Clone)]
 pub struct Answer {
-    /// NOERROR, NXDOMAIN or YXDOMAIN.
+    /// NOERROR, NXDOMAIN or YXDOMAIN; REFUSED or SERVFAIL where the upstream blocks, SERVFAIL where nothing validates.
     pub rcode: u16,
     /// The upstream says that it validated this.
     pub is_authentic: bool,
@@ -124,6 +124,48 @@ pub struct Answer {
     pub targets: Targets,
     /// How the upstream blocks the name itself, if it does.
     pub upstream_block: Option<UpstreamBlock>,
+    /// Why the upstream says that the answer does not validate, if it does.
+    pub invalid: Option<Invalid>,
+}
+
+/// Seconds that a block or a validation failure without an SOA is kept: RFC 9520 3.2 allows 1 s to 5 min.
+const REFUSAL_TTL: u32 = 30;
+
+/// A failed DNSSEC validation, by the Extended DNS Error of the SERVFAIL that reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invalid(u16);
+
+impl Invalid {
+    /// The codes of RFC 8914 and of the IANA registry by which a validator says that it judged the answer and refuses it.
+    /// Code 5 (Indeterminate) is not one: records were missing to judge by (RFC 4035 4.3), so another try may succeed.
+    fn from_code(code: u16) -> Option<Self> {
+        matches!(code, 1 | 2 | 6..=12 | 25 | 27).then_some(Self(code))
+    }
+
+    /// The Extended DNS Error that clients get.
+    pub fn error(self) -> (u16, &'static str) {
+        let text = match self.0 {
+            1 => "an upstream server does not support the DNSKEY algorithms of this zone",
+            2 => "an upstream server does not support the DS digest types of this zone",
+            7 => "an upstream server found an expired DNSSEC signature",
+            8 => "an upstream server found a DNSSEC signature that is not yet valid",
+            9 => "an upstream server found no DNSKEY that matches the DS records",
+            10 => "an upstream server found no DNSSEC signatures where the zone is signed",
+            11 => "an upstream server found no DNSKEY that is a zone key",
+            12 => "an upstream server found no NSEC records that prove the denial",
+            25 => "an upstream server found a DNSSEC signature that expires before it is valid",
+            27 => "an upstream server does not support the NSEC3 iterations of this zone",
+            _ => "an upstream server says that this answer does not validate",
+        };
+        (self.0, text)
+    }
+}
+
+/// What the Extended DNS Errors of an answer say: the first of each kind.
+#[derive(Debug, Default, Clone, Copy)]
+struct Stated {
+    block: Option<UpstreamBlock>,
+    invalid: Option<Invalid>,
 }
 
 /// An upstream's own block, as its answer shows it (RFC 8914 4.16 to 4.18).
@@ -204,8 +246,9 @@ pub fn read_answer(
         return Err(Problem::NotOurs);
     }
     let plain_rcode = u16::from(second_flags & 0x0F);
-    if counts == [0; 4] && matches!(plain_rcode, rcode::FORMERR | rcode::SERVFAIL | rcode::NOTIMP | rcode::REFUSED) {
-        // Some servers fail with a header alone; its ID was checked.
+    let is_failure = matches!(plain_rcode, rcode::FORMERR | rcode::SERVFAIL | rcode::NOTIMP | rcode::REFUSED);
+    if is_failure && (questions == 0 || packet.len() == HEADER_OCTETS) {
+        // Some servers fail with a header alone, often with the counts of the query; its ID was checked.
         return Err(Problem::Failed(plain_rcode));
     }
     if questions != 1 {
@@ -222,11 +265,13 @@ pub fn read_answer(
     // Linear in the octets received, with room for seventeen names that hang on one another, each read three times.
     let mut hops_left = 256 + 8 * packet.len();
     let mut section = |count: u16| read_section(packet, &mut reader, count, &mut hops_left);
-    let answer_records = section(answers).ok_or(Problem::Malformed)?;
-    let authority_records = section(authorities).ok_or(Problem::Malformed)?;
-    let (rcode, ede) = read_opt(packet, &mut reader, additionals, second_flags).ok_or(Problem::Malformed)?;
+    // A failure is one even if its counts promise records that are not there: old servers copy them from the query.
+    let unreadable = if is_failure { Problem::Failed(plain_rcode) } else { Problem::Malformed };
+    let answer_records = section(answers).ok_or(unreadable)?;
+    let authority_records = section(authorities).ok_or(unreadable)?;
+    let (rcode, stated) = read_opt(packet, &mut reader, additionals, second_flags).ok_or(unreadable)?;
     if !matches!(rcode, rcode::NOERROR | rcode::NXDOMAIN | rcode::YXDOMAIN) {
-        return Err(Problem::Failed(rcode));
+        return refusal(rcode, stated, bounds).ok_or(Problem::Failed(rcode));
     }
 
     let mut kept = Keeper::new(packet, name, bounds, &mut hops_left);
@@ -253,12 +298,28 @@ pub fn read_answer(
     };
     let is_nowhere = is_positive && matches!(qtype, rtype::A | rtype::AAAA) && targets.iter().all(is_null);
     let by_address = is_nowhere.then_some(UpstreamBlock::NullAddress);
-    answer.upstream_block = ede.and_then(UpstreamBlock::from_code).or(by_address);
+    answer.upstream_block = stated.block.or(by_address);
     answer.targets = targets;
     if answer.ttl == u32::MAX {
         answer.ttl = 0;
     }
     Ok(answer)
+}
+
+/// What a failure decides for good: the upstream's own block (RFC 8914 4.16 to 4.18), or what does not validate.
+///
+/// Another server or an older answer would be a way around either, so both are answers; any other failure is none.
+fn refusal(rcode: u16, stated: Stated, bounds: TtlBounds) -> Option<Answer> {
+    let upstream_block = stated.block.filter(|_| matches!(rcode, rcode::REFUSED | rcode::SERVFAIL));
+    let invalid = stated.invalid.filter(|_| rcode == rcode::SERVFAIL && upstream_block.is_none());
+    let ttl = REFUSAL_TTL.min(bounds.negative_ceiling.max(1));
+    (upstream_block.is_some() || invalid.is_some()).then(|| Answer {
+        rcode,
+        ttl,
+        upstream_block,
+        invalid,
+        ..Answer::default()
+    })
 }
 
 /// The answer of one name given to a question for another, which policy made its alias.
@@ -323,11 +384,11 @@ fn read_section<'a>(
     Some(records)
 }
 
-/// Steps over the additional section, which is dropped, for the high bits of the rcode and the first Extended DNS
-/// Error of a block in its OPT.
-fn read_opt(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_flags: u8) -> Option<(u16, Option<u16>)> {
+/// Steps over the additional section, which is dropped, for the high bits of the rcode and the Extended DNS Errors in
+/// its OPT.
+fn read_opt(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_flags: u8) -> Option<(u16, Stated)> {
     let mut code = u16::from(second_flags & 0x0F);
-    let mut error = None;
+    let mut stated = Stated::default();
     for _ in 0..count {
         reader.skip_name()?;
         let record_type = reader.short()?;
@@ -338,22 +399,21 @@ fn read_opt(packet: &[u8], reader: &mut Reader<'_>, count: u16, second_flags: u8
         if record_type == rtype::OPT {
             let [high, _, _, _] = ttl.to_be_bytes();
             code |= u16::from(high) << 4;
-            error = error.or_else(|| block_error(rdata));
+            read_errors(rdata, &mut stated);
         }
     }
-    (reader.position() <= packet.len()).then_some((code, error))
+    (reader.position() <= packet.len()).then_some((code, stated))
 }
 
-/// The first Extended DNS Error among options that says of a block.
-fn block_error(options: &[u8]) -> Option<u16> {
+/// Reads the Extended DNS Errors among options, up to one that is cut off.
+fn read_errors(options: &[u8], stated: &mut Stated) -> Option<()> {
     let mut reader = Reader::new(options, 0);
     loop {
         let (code, length) = (reader.short()?, reader.short()?);
         let option = reader.take(usize::from(length))?;
-        let info = Reader::new(option, 0).short();
-        if code == EXTENDED_ERROR && info.is_some_and(|info| UpstreamBlock::from_code(info).is_some()) {
-            return info;
-        }
+        let info = Reader::new(option, 0).short().filter(|_| code == EXTENDED_ERROR);
+        stated.block = stated.block.or(info.and_then(UpstreamBlock::from_code));
+        stated.invalid = stated.invalid.or(info.and_then(Invalid::from_code));
     }
 }
 
