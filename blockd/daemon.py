@@ -521,10 +521,10 @@ class Daemon:
             elif item[0] == "learned":
                 self._guard.run("learned_addresses", self._learned, *item[1:])
             else:
-                is_asked = self._guard.run("upstream_stream", streams.ask, item[1], item[2], item[3], item[4])
+                is_asked = self._guard.run("upstream_stream", streams.ask, item[1], item[2], item[3])
                 if not is_asked:
                     # Those who wait for it must not wait for their own deadline.
-                    self._guard.run("upstream_stream", fastpath.complete, item[1], None)
+                    self._guard.run("upstream_stream", fastpath.complete, item[1], 0, None)
 
     def _log_decision(self, row: _native.LogRow) -> None:
         if (fields := self._decisions_log.write(row)) is not None and row["more"] is None:

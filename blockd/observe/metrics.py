@@ -419,6 +419,11 @@ class Metrics(Collector):
             "Seconds from query to answer, the latest counting most.",
             labels=["server"],
         )
+        edns = GaugeMetricFamily(
+            "blockd_upstream_server_edns",
+            "Whether each upstream is asked with EDNS; one that lacks it is tried again after 15 minutes.",
+            labels=["server"],
+        )
         for server in self._fastpath.servers():
             label = [show_endpoint(server["address"])]
             health = self._routes.health.get(server["address"]) or Health()
@@ -427,12 +432,13 @@ class Metrics(Collector):
             waited.add_metric(label, server["waited_us"] / 1e6)
             faults.add_metric([*label, "late"], server["timed_out"])
             faults.add_metric([*label, "failed"], server["failed"])
+            edns.add_metric(label, server["has_edns"])
             up.add_metric(label, health.state != "dead")
             for state in STATES:
                 states.add_metric([*label, state], health.state == state)
             if health.latency is not None:
                 speed.add_metric(label, health.latency)
-        yield from (sent, answered, waited, faults, up, states, speed)
+        yield from (sent, answered, waited, faults, up, states, speed, edns)
 
     def _stream_families(self) -> Iterator[Metric]:
         counts = self._tcp.counts

@@ -77,4 +77,5 @@ def _server(counts: Any, routes: Routes) -> dict[str, Any]:
         "answered": counts["answered"],
         "failed": counts["failed"],
         "timed_out": counts["timed_out"],
+        "has_edns": counts["has_edns"],
     }

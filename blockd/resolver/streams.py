@@ -19,8 +19,11 @@ MAX_SERVERS = 2
 #: Exchanges at once; more are failed at once, and counted.
 MAX_EXCHANGES = 1_000
 
-#: Takes an answer, or none at the end; false when the answer is of no use.
-Complete = Callable[[int, bytes | None], bool]
+#: Takes an exchange, the place of the server that was asked, and its answer, or none at the end. False when the answer
+#: is of no use, a query when that server is to be asked once more.
+Complete = Callable[[int, int, bytes | None], bool | bytes]
+#: Address and port.
+Server = tuple[str, int]
 
 
 class _Exchange(Int16StringReceiver):
@@ -69,23 +72,24 @@ class Streams:
         self.under_way = 0
         self.refused = 0
 
-    def ask(self, exchange: int, servers: list[tuple[str, int]], query: bytes, patience: float) -> None:
-        """Ask the servers in turn until one answers or `patience` seconds are over."""
+    def ask(self, exchange: int, servers: list[tuple[Server, bytes]], patience: float) -> None:
+        """Ask the servers in turn, each its query, until one answers or `patience` seconds are over."""
         if self.under_way >= MAX_EXCHANGES:
             self.refused += 1
-            self._complete(exchange, None)
+            self._complete(exchange, 0, None)
             return
         self.under_way += 1
-        self._try(exchange, servers[:MAX_SERVERS], query, self._reactor.seconds() + patience)
+        asked = list(enumerate(servers[:MAX_SERVERS]))
+        self._try(exchange, asked, self._reactor.seconds() + patience)
 
-    def _try(self, exchange: int, servers: list[tuple[str, int]], query: bytes, deadline: float) -> None:
+    def _try(self, exchange: int, servers: list[tuple[int, tuple[Server, bytes]]], deadline: float) -> None:
         left = deadline - self._reactor.seconds()
         if not servers or left <= 0:
             self.under_way -= 1
-            self._complete(exchange, None)
+            self._complete(exchange, 0, None)
             return
         patience = left / len(servers)
-        (host, port), rest = servers[0], servers[1:]
+        (place, ((host, port), query)), rest = servers[0], servers[1:]
         is_done = False
 
         def done(answer: bytes | None) -> None:
@@ -96,19 +100,21 @@ class Streams:
             if timer.active():
                 timer.cancel()
             connector.disconnect()
-            is_used = False
+            said: bool | bytes = False
             try:
-                is_used = answer is not None and self._complete(exchange, answer)
+                said = answer is not None and self._complete(exchange, place, answer)
             finally:
                 # Also after an exception: the exchange must end, and be counted out.
-                if is_used:
+                if said is True:
                     self.under_way -= 1
+                elif isinstance(said, bytes):
+                    self._try(exchange, [(place, ((host, port), said)), *rest], deadline)
                 else:
-                    self._try(exchange, rest, query, deadline)
+                    self._try(exchange, rest, deadline)
 
         timer = self._reactor.callLater(patience, done, None)
         try:
             connector: Any = self._reactor.connectTCP(host, port, _Once(query, done), timeout=patience)
         except (ConnectError, OSError):
             timer.cancel()
-            self._try(exchange, rest, query, deadline)
+            self._try(exchange, rest, deadline)

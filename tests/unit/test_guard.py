@@ -61,7 +61,7 @@ def test_a_batch_from_the_hot_path_survives_each_of_its_items() -> None:
     fastpath: Any = SimpleNamespace(take_work=lambda: batch, complete=lambda *asked: done.append(("ended", *asked)))
     Daemon._work(daemon, fastpath, SimpleNamespace(reply=fail), SimpleNamespace(ask=fail))  # type: ignore[arg-type]
     assert [one[0] for one in done] == ["bad", "good"] * 3 + ["bad", "ended", "good"]
-    assert ("ended", "bad", None) in done, "whoever waits for a stream that failed is told"
+    assert ("ended", "bad", 0, None) in done, "whoever waits for a stream that failed is told"
     assert sum(daemon._guard.failures.values()) == 4
 
 
@@ -89,7 +89,7 @@ def test_an_exchange_that_raises_is_counted_out() -> None:
 
     answers: list[Any] = []
 
-    def complete(exchange: int, answer: bytes | None) -> bool:
+    def complete(exchange: int, server: int, answer: bytes | None) -> bool:
         answers.append(answer)
         if answer is not None:
             raise RuntimeError("cannot be read")
@@ -104,7 +104,7 @@ def test_an_exchange_that_raises_is_counted_out() -> None:
 
     reactor.connectTCP = connect
     streams = Streams(reactor, complete)
-    streams.ask(1, [("192.0.2.1", 53), ("192.0.2.2", 53)], b"q", 1.0)
+    streams.ask(1, [(("192.0.2.1", 53), b"q"), (("192.0.2.2", 53), b"q")], 1.0)
     for factory in (0, 1):
         exchange = factories[factory].buildProtocol(None)
         with pytest.raises(RuntimeError):

@@ -16,7 +16,7 @@ pub fn question(data: &[u8]) -> bool {
     let mut query = Vec::new();
     let dnssec_ok = question.edns.is_some_and(|edns| edns.dnssec_ok);
     let wire_name = question.name.as_wire();
-    wire::write_query(&mut query, question.id, wire_name, question.qtype, dnssec_ok, question.checking_disabled);
+    wire::write_query(&mut query, question.id, wire_name, question.qtype, dnssec_ok, question.checking_disabled, true);
     let mut name = FoldedName::ROOT;
     let again = wire::parse_question(&query, &mut name).expect("what was built is read");
     assert_eq!(again.name, question.name);

@@ -2,6 +2,7 @@
 
 use crate::cache::Key;
 use crate::counters::Counter;
+use crate::edns::{Edns, Opt};
 use crate::inspect::Problem;
 use crate::resolve::{ANSWER_WITHIN_MS, Command, Core, Failure, Server};
 use crate::sockets::{Entropy, Inbound, LocalAddress, Outbound, Poller, open_source};
@@ -50,6 +51,8 @@ struct Flight {
     question: Option<(Arc<Key>, u64)>,
     server: Arc<Server>,
     attempt: usize,
+    /// Whether it has OPT, and why not.
+    opt: Opt,
     /// Why this server is asked and not the one before: it decides what is said when nobody is left.
     reason: Failure,
     sent_us: u64,
@@ -124,7 +127,7 @@ impl Exchanger {
             Command::Ask(key, serial) => self.ask(core, poller, vec![(key, serial)], replies),
             Command::Probe(server) => {
                 self.now_us = core.now_us();
-                self.send(core, poller, None, server, 0, Failure::Network, replies);
+                self.send(core, poller, None, server, 0, None, Failure::Network, replies);
                 self.depart(core, poller, replies);
             }
         }
@@ -162,7 +165,7 @@ impl Exchanger {
             let servers = pair.servers(key.route);
             let Some(server) = attempt.checked_rem(servers.len()).map(|at| servers[at].clone()) else { break };
             drop(pair);
-            if self.send(core, poller, Some((&key, serial)), server, attempt, failure, replies) {
+            if self.send(core, poller, Some((&key, serial)), server, attempt, None, failure, replies) {
                 return;
             }
         }
@@ -176,7 +179,8 @@ impl Exchanger {
         }
     }
 
-    /// Puts a question among those that leave together next; false when there is no socket.
+    /// Puts a question among those that leave together next, with OPT where the server knows it unless `opt` says
+    /// otherwise; false when there is no socket.
     fn send(
         &mut self,
         core: &Core,
@@ -184,10 +188,12 @@ impl Exchanger {
         question: Option<(&Arc<Key>, u64)>,
         server: Arc<Server>,
         attempt: usize,
+        opt: Option<Opt>,
         reason: Failure,
         replies: &mut Outbound,
     ) -> bool {
         let now_us = self.now_us;
+        let opt = opt.unwrap_or_else(|| server.edns.choose(now_us / 1000));
         let is_ipv4 = server.address.is_ipv4();
         if self.group.2.len() == GROUP || (self.group.1 != is_ipv4 && !self.group.2.is_empty()) {
             self.depart(core, poller, replies);
@@ -215,7 +221,8 @@ impl Exchanger {
             }
         };
         let query = self.outgoing.buffer();
-        wire::write_query(query, id, asked.name.as_wire(), asked.qtype, asked.dnssec_ok, asked.checking_disabled);
+        let (name, has_opt) = (asked.name.as_wire(), opt == Opt::With);
+        wire::write_query(query, id, name, asked.qtype, asked.dnssec_ok, asked.checking_disabled, has_opt);
         self.outgoing.push(&server.address, LocalAddress::Unknown);
         self.group.2.push((at, id));
         let Some(source) = self.sources.get_mut(&at) else { return false };
@@ -229,6 +236,7 @@ impl Exchanger {
                 question: question.map(|(key, serial)| (Arc::clone(key), serial)),
                 server,
                 attempt,
+                opt,
                 reason,
                 sent_us: now_us,
                 number,
@@ -386,9 +394,20 @@ impl Exchanger {
         let Some(flight) = self.land(core, place) else { return };
         let server = &flight.server;
         server.silent_in_a_row.store(0, Relaxed);
+        if let (true, Some((key, serial))) = (Edns::is_refusal(flight.opt, &result), &flight.question) {
+            // No failure yet: the same server may answer the same question without OPT.
+            let (again, opt) = (Some((key, *serial)), Some(Opt::AfterRefusal));
+            let is_pending = core.pending.since(key, *serial).is_some();
+            if !is_pending
+                || self.send(core, poller, again, server.clone(), flight.attempt, opt, flight.reason, replies)
+            {
+                return;
+            }
+        }
         // Of a probe any answer is one: servers of a zone alone refuse to speak of the root.
         let is_answer = matches!(result, Ok(_) | Err(Problem::Truncated | Problem::Chain)) || flight.question.is_none();
         if is_answer {
+            server.edns.answered(flight.opt, self.now_us / 1000);
             server.answered.fetch_add(1, Relaxed);
             server.waited_us.fetch_add(self.now_us.saturating_sub(flight.sent_us), Relaxed);
             lane.count(Counter::UpstreamAnswered);
@@ -400,7 +419,7 @@ impl Exchanger {
             Ok(answer) => core.finish(self.lane, &key, answer, replies),
             Err(Problem::Truncated) => {
                 let id = self.entropy.draw_short();
-                core.want_stream(self.lane, &key, serial, flight.server.address, id, false, replies);
+                core.want_stream(self.lane, &key, serial, &flight.server, id, false, replies);
             }
             Err(Problem::Chain) => core.fail(self.lane, &key, serial, Failure::Chain, replies),
             // Late, another server is being asked already.
@@ -429,8 +448,8 @@ impl Exchanger {
         }
         flight.is_suspected = true;
         if let Some((key, serial)) = flight.question.clone() {
-            let server = flight.server.address;
-            core.want_stream(self.lane, &key, serial, server, self.entropy.draw_short(), true, replies);
+            let server = Arc::clone(&flight.server);
+            core.want_stream(self.lane, &key, serial, &server, self.entropy.draw_short(), true, replies);
         }
     }
 
@@ -468,6 +487,7 @@ impl Exchanger {
             let Some(flight) = flight else { continue };
             core.lanes[self.lane].count(Counter::UpstreamTimedOut);
             flight.server.timed_out.fetch_add(1, Relaxed);
+            flight.server.edns.timed_out(flight.opt);
             flight.is_late = true;
             let Some((key, serial)) = flight.question.clone() else { continue };
             let next = flight.attempt + 1;

@@ -9,6 +9,7 @@ pub mod chain;
 pub mod counters;
 pub mod decide;
 pub mod domains;
+pub mod edns;
 pub mod exchange;
 pub mod identity;
 pub mod inspect;

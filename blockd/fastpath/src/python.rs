@@ -12,7 +12,7 @@ use crate::lock;
 use crate::patterns::Patterns;
 use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
-use crate::resolve::{Arrival, Command, Core, Outcome, Policy, Work, abort_on_unguarded_panic};
+use crate::resolve::{Arrival, Command, Core, Outcome, Policy, Streamed, Work, abort_on_unguarded_panic};
 use crate::serve::Listeners;
 use crate::slots::{Folded, Slot};
 use crate::snapshot::{self, AppInput, Compiled, ListInput, RuleKind, RulesInput};
@@ -596,7 +596,7 @@ impl Fastpath {
         pair.views.views.clients.find(Address::from(client)) != PrefixTable::NONE
     }
 
-    /// Work for Python: `("reply", token, bytes | None)` or `("stream", exchange, [(host, port)], query, seconds)`.
+    /// Work for Python: `("reply", token, bytes | None)` or `("stream", exchange, [(server, query)], seconds)`.
     fn take_work(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         let tuple = |work| -> PyResult<Py<PyAny>> {
             Ok(match work {
@@ -625,27 +625,39 @@ impl Fastpath {
                     let reply = reply.map(|r| PyBytes::new(py, &r));
                     ("reply", token, reply).into_pyobject(py)?.into_any().unbind()
                 }
-                Work::Stream { exchange, servers, query, patience_ms } => {
-                    let servers: Vec<(String, u16)> = servers.iter().map(|s| (s.ip().to_string(), s.port())).collect();
-                    ("stream", exchange, servers, PyBytes::new(py, &query), patience_ms as f64 / 1000.0)
-                        .into_pyobject(py)?
-                        .into_any()
-                        .unbind()
+                Work::Stream { exchange, servers, patience_ms } => {
+                    let each = |(server, query): (SocketAddr, Vec<u8>)| {
+                        ((server.ip().to_string(), server.port()), PyBytes::new(py, &query))
+                    };
+                    let servers: Vec<_> = servers.into_iter().map(each).collect();
+                    ("stream", exchange, servers, patience_ms as f64 / 1000.0).into_pyobject(py)?.into_any().unbind()
                 }
             })
         };
         self.core.take_work(1024).into_iter().map(tuple).collect()
     }
 
-    /// What came of a stream exchange: the answer, or None when there is none. False when it is of no use and another
-    /// server may be asked; None is always the end.
-    #[pyo3(signature = (exchange, wire))]
-    fn complete(&self, py: Python<'_>, exchange: u64, wire: Option<&[u8]>) -> bool {
-        py.detach(|| {
+    /// What came of a stream exchange: the answer and which of its servers gave it, or None when there is none. False
+    /// when it is of no use and another server may be asked; a query that the same server is to be asked; None is always
+    /// the end.
+    #[pyo3(signature = (exchange, server, wire))]
+    fn complete<'py>(
+        &self,
+        py: Python<'py>,
+        exchange: u64,
+        server: usize,
+        wire: Option<&[u8]>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let streamed = py.detach(|| {
             let mut replies = Outbound::default();
-            let is_done = self.core.complete(self.lane, exchange, wire, &mut replies);
+            let streamed = self.core.complete(self.lane, exchange, server, wire, &mut replies);
             self.core.send_late(self.lane, &mut replies);
-            is_done
+            streamed
+        });
+        Ok(match streamed {
+            Streamed::Done => true.into_pyobject(py)?.to_owned().into_any(),
+            Streamed::Next => false.into_pyobject(py)?.to_owned().into_any(),
+            Streamed::Again(query) => PyBytes::new(py, &query).into_any(),
         })
     }
 
@@ -787,6 +799,7 @@ impl Fastpath {
 
     /// Each upstream server and how it does.
     fn servers<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let now_ms = self.core.now_us() / 1000;
         self.core
             .all_servers()
             .into_iter()
@@ -799,6 +812,7 @@ impl Fastpath {
                 dict.set_item("failed", server.failed.load(Relaxed))?;
                 dict.set_item("silent_in_a_row", server.silent_in_a_row.load(Relaxed))?;
                 dict.set_item("waited_us", server.waited_us.load(Relaxed))?;
+                dict.set_item("has_edns", !server.edns.is_plain(now_ms))?;
                 Ok(dict)
             })
             .collect()

@@ -6,6 +6,7 @@ use crate::cache::{self, Cache, Entry, Hashed, Key};
 use crate::chain::{Act, Chain, NO_ACT};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
 use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
+use crate::edns::{Edns, Opt};
 use crate::identity::{Address, Conveyed, Identity};
 use crate::inspect::{self, Answer, Meaning, Problem, Target, Targets, TtlBounds};
 use crate::journal::{Journal, Kind, Noted, Row};
@@ -60,6 +61,8 @@ pub struct Server {
     pub silent_in_a_row: AtomicU32,
     /// Microseconds from query to answer, added up.
     pub waited_us: AtomicU64,
+    /// Whether it understands EDNS.
+    pub edns: Edns,
 }
 
 impl Server {
@@ -72,6 +75,7 @@ impl Server {
             failed: AtomicU64::new(0),
             silent_in_a_row: AtomicU32::new(0),
             waited_us: AtomicU64::new(0),
+            edns: Edns::default(),
         }
     }
 }
@@ -170,10 +174,8 @@ pub enum Work {
     Stream {
         /// For `complete`.
         exchange: u64,
-        /// In order.
-        servers: Vec<SocketAddr>,
-        /// The query.
-        query: Vec<u8>,
+        /// In order, each with its query.
+        servers: Vec<(SocketAddr, Vec<u8>)>,
         /// What is left of the time in which clients want an answer.
         patience_ms: u64,
     },
@@ -244,6 +246,19 @@ struct Stream {
     id: u16,
     since_ms: u64,
     is_backup: bool,
+    /// Who may be asked, and whether with OPT.
+    servers: Vec<(Arc<Server>, Opt)>,
+}
+
+/// What came of a stream exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Streamed {
+    /// It is over.
+    Done,
+    /// Nothing of use: another server may be asked.
+    Next,
+    /// The same server is to be asked this.
+    Again(Vec<u8>),
 }
 
 /// Everything that threads share.
@@ -361,6 +376,14 @@ impl Life {
     fn of(entry: &Entry) -> Self {
         Self { stored_ms: entry.stored_ms, stale_until_ms: entry.stale_until_ms(), error: entry.error }
     }
+}
+
+/// The query that asks a pending question over a stream.
+fn stream_query(key: &Key, id: u16, opt: Opt) -> Vec<u8> {
+    let mut query = Vec::new();
+    let (name, has_opt) = (key.name.as_wire(), opt == Opt::With);
+    wire::write_query(&mut query, id, name, key.qtype, key.dnssec_ok, key.checking_disabled, has_opt);
+    query
 }
 
 /// Runs what reads hostile bytes; a panic in there costs this packet and no more.
@@ -1360,7 +1383,7 @@ impl Core {
         lane_at: usize,
         key: &Arc<Key>,
         serial: u64,
-        first: SocketAddr,
+        first: &Arc<Server>,
         id: u16,
         is_backup: bool,
         replies: &mut Outbound,
@@ -1373,15 +1396,17 @@ impl Core {
         }
         lane.count(Counter::UpstreamStreams);
         let exchange = self.next_exchange.fetch_add(1, Relaxed);
-        let mut query = Vec::new();
-        wire::write_query(&mut query, id, key.name.as_wire(), key.qtype, key.dnssec_ok, key.checking_disabled);
-        let mut servers = vec![first];
-        servers.extend(self.pair.load().servers(key.route).iter().map(|s| s.address).filter(|&s| s != first));
         let since_ms = self.now_us() / 1000;
+        let pair = self.pair.load();
+        let others = pair.servers(key.route).iter().filter(|other| !Arc::ptr_eq(other, first));
+        // Silence is no reason to go without OPT here: a connection says by itself whether somebody is there.
+        let opt = |server: &Server| if server.edns.is_plain(since_ms) { Opt::Without } else { Opt::With };
+        let asked: Vec<_> = std::iter::once(first).chain(others).map(|s| (Arc::clone(s), opt(s))).collect();
+        let servers = asked.iter().map(|(s, opt)| (s.address, stream_query(key, id, *opt))).collect();
         let patience_ms = (asked_ms + ANSWER_WITHIN_MS).saturating_sub(since_ms);
-        let stream = Stream { key: Arc::clone(key), serial, id, since_ms, is_backup };
+        let stream = Stream { key: Arc::clone(key), serial, id, since_ms, is_backup, servers: asked };
         lock(&self.streams).insert(exchange, stream);
-        if !self.push_work(lane, Work::Stream { exchange, servers, query, patience_ms }) {
+        if !self.push_work(lane, Work::Stream { exchange, servers, patience_ms }) {
             lock(&self.streams).remove(&exchange);
             if !is_backup {
                 self.fail(lane_at, key, serial, Failure::Unreachable, replies);
@@ -1396,22 +1421,40 @@ impl Core {
         stream.map(|stream| stream.is_backup &= may_stay_backup).is_some()
     }
 
-    /// What came of a stream exchange; false when it is of no use and another server may be asked.
-    pub fn complete(&self, lane_at: usize, exchange: u64, packet: Option<&[u8]>, replies: &mut Outbound) -> bool {
-        let Some((key, id)) = lock(&self.streams).get(&exchange).map(|stream| (Arc::clone(&stream.key), stream.id))
-        else {
-            return true;
-        };
+    /// What came of a stream exchange, and from which of its servers; no packet is the end.
+    pub fn complete(
+        &self,
+        lane_at: usize,
+        exchange: u64,
+        server: usize,
+        packet: Option<&[u8]>,
+        replies: &mut Outbound,
+    ) -> Streamed {
+        let stream = |stream: &Stream| (Arc::clone(&stream.key), stream.id, stream.servers.get(server).cloned());
+        let Some((key, id, asked)) = lock(&self.streams).get(&exchange).map(stream) else { return Streamed::Done };
         let result = match packet {
             None => Err(Failure::Unreachable),
-            Some(packet) if packet.get(..2) != Some(&id.to_be_bytes()) => return false,
-            Some(packet) => match self.read_answer(lane_at, packet, &key) {
-                Ok(answer) => Ok(answer),
-                Err(Problem::Chain) => Err(Failure::Chain),
-                Err(_) => return false,
-            },
+            Some(packet) if packet.get(..2) != Some(&id.to_be_bytes()) => return Streamed::Next,
+            Some(packet) => {
+                let read = self.read_answer(lane_at, packet, &key);
+                if asked.as_ref().is_some_and(|(_, opt)| Edns::is_refusal(*opt, &read)) {
+                    if let Some(asked) = lock(&self.streams).get_mut(&exchange).and_then(|s| s.servers.get_mut(server))
+                    {
+                        asked.1 = Opt::AfterRefusal;
+                    }
+                    return Streamed::Again(stream_query(&key, id, Opt::AfterRefusal));
+                }
+                match read {
+                    Ok(answer) => Ok(answer),
+                    Err(Problem::Chain) => Err(Failure::Chain),
+                    Err(_) => return Streamed::Next,
+                }
+            }
         };
-        let Some(stream) = lock(&self.streams).remove(&exchange) else { return true };
+        let Some(stream) = lock(&self.streams).remove(&exchange) else { return Streamed::Done };
+        if let (true, Some((server, opt))) = (packet.is_some(), asked) {
+            server.edns.answered(opt, self.now_us() / 1000);
+        }
         match result {
             Ok(answer) => {
                 self.lanes[lane_at].count(Counter::UpstreamAnswered);
@@ -1420,7 +1463,7 @@ impl Core {
             Err(_) if stream.is_backup => {}
             Err(failure) => self.fail(lane_at, &key, stream.serial, failure, replies),
         }
-        true
+        Streamed::Done
     }
 
     /// Reads an upstream's answer, guarded, and counts what is wrong with it.
@@ -1681,7 +1724,7 @@ impl Core {
         let now_ms = self.now_us() / 1000;
         let spare = self.lanes.len() - 1;
         let mut query = Vec::new();
-        wire::write_query(&mut query, 0, name.as_wire(), qtype, false, false);
+        wire::write_query(&mut query, 0, name.as_wire(), qtype, false, false, true);
         let mut folded = FoldedName::ROOT;
         let asked = self.read(&query, &mut folded);
         let guard = cache::pin();

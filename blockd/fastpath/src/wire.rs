@@ -802,15 +802,25 @@ pub fn write_header_alone(out: &mut Vec<u8>, id: u16, first_flags: u8, rcode: u1
 /// Writes the query that goes upstream, from the judged question alone: nothing else of the client's leaves.
 ///
 /// AD asks the upstream to say what it validated (RFC 6840 5.7).
-pub fn write_query(out: &mut Vec<u8>, id: u16, name: &[u8], qtype: u16, dnssec_ok: bool, checking_disabled: bool) {
+pub fn write_query(
+    out: &mut Vec<u8>,
+    id: u16,
+    name: &[u8],
+    qtype: u16,
+    dnssec_ok: bool,
+    checking_disabled: bool,
+    has_opt: bool,
+) {
     out.clear();
     out.extend_from_slice(&id.to_be_bytes());
     let second = FLAG_AD | if checking_disabled { FLAG_CD } else { 0 };
-    out.extend_from_slice(&[FLAG_RD, second, 0, 1, 0, 0, 0, 0, 0, 1]);
+    out.extend_from_slice(&[FLAG_RD, second, 0, 1, 0, 0, 0, 0, 0, u8::from(has_opt)]);
     out.extend_from_slice(name);
     out.extend_from_slice(&qtype.to_be_bytes());
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
-    write_opt(out, MAX_UDP_ANSWER_OCTETS as u16, 0, dnssec_ok, None);
+    if has_opt {
+        write_opt(out, MAX_UDP_ANSWER_OCTETS as u16, 0, dnssec_ok, None);
+    }
 }
 
 #[cfg(test)]
@@ -1005,7 +1015,7 @@ mod tests {
         fn parse_of_build_is_identity(wire in any_name(), qtype: u16, id: u16, dnssec_ok: bool, cd: bool) {
             let folded: Vec<u8> = wire.to_ascii_lowercase();
             let mut packet = Vec::new();
-            write_query(&mut packet, id, &wire, qtype, dnssec_ok, cd);
+            write_query(&mut packet, id, &wire, qtype, dnssec_ok, cd, true);
             let question = parse_question(&packet).unwrap();
             prop_assert_eq!(question.name.as_wire(), &folded[..]);
             prop_assert_eq!((question.id, question.qtype, question.checking_disabled), (id, qtype, cd));
