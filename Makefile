@@ -55,11 +55,19 @@ deb: build/dev.stamp  ## a Debian 12 package, in build/
 clean:  ## forget what was built; the state directory stays
 	rm -rf build .venv $(CRATE)/_native*.so
 
+# Installs Debian packages, or stops: in a condition of the shell, a step that fails ends nothing by itself. dpkg's lock is
+# waited for; an archive that is away is an error here, and to apt-get update only a warning.
+APT := apt-get -q -o DPkg::Lock::Timeout=120 -o APT::Update::Error-Mode=any
+define apt_install
+{ $(APT) update && DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-remove --no-install-recommends $(1); } || \
+	  { echo "apt-get could not install $(1): its message is above" >&2; exit 1; }
+endef
+
 # A root that has no Rust gets Debian's newest; anybody else is told what to do. Nothing is ever removed.
 toolchain:
 	@wanted=$$(sed -n 's/^rust-version = "\(.*\)"/\1/p' $(CRATE)/Cargo.toml); \
 	if ! command -v cargo >/dev/null; then \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove --no-install-recommends cargo-web rustc-web; \
+	  if [ "$$(id -u)" = 0 ]; then $(call apt_install,cargo-web rustc-web); \
 	  else echo "blockd needs Rust $$wanted or newer: sudo apt-get install cargo-web rustc-web" >&2; exit 1; fi; fi; \
 	have=$$(cargo --version | cut -d' ' -f2); \
 	if [ "$$(printf '%s\n' "$$wanted" "$$have" | sort -V | head -n1)" != "$$wanted" ]; then \
@@ -67,9 +75,9 @@ toolchain:
 
 .venv/bin/python:
 	@if ! python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -q -y --no-remove --no-install-recommends python3-venv gcc libc6-dev; \
+	  if [ "$$(id -u)" = 0 ]; then $(call apt_install,python3-venv gcc libc6-dev); \
 	  else echo "blockd needs Python 3.11 with venv: sudo apt-get install python3-venv" >&2; exit 1; fi; fi
-	python3 -m venv .venv
+	python3 -m venv .venv || { rm -rf .venv; exit 1; }
 
 build/run.stamp: $(RUST) pyproject.toml
 	@$(MAKE) --no-print-directory toolchain .venv/bin/python
@@ -86,7 +94,7 @@ build/dev.stamp: $(RUST) pyproject.toml
 lint-tools:
 	@if ! { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1; then \
 	  if [ "$$(id -u)" = 0 ] && dpkg -s cargo-web >/dev/null 2>&1; then \
-	    apt-get update -q && apt-get install -q -y --no-remove --no-install-recommends rustfmt-web rust-web-clippy; \
+	    $(call apt_install,rustfmt-web rust-web-clippy); \
 	  else echo "make lint needs rustfmt and clippy: sudo apt-get install rustfmt-web rust-web-clippy" >&2; exit 1; fi; fi
 
 # The real servers that tests talk to. They are run from temporary directories, never as services: policy-rc.d keeps
@@ -105,6 +113,6 @@ test-packages:
 	  if [ "$$(id -u)" = 0 ]; then \
 	    policy=/usr/sbin/policy-rc.d; \
 	    if [ ! -e $$policy ]; then trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
-	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-remove --no-install-recommends $$missing; \
+	    $(call apt_install,$$missing); \
 	    for p in $$missing; do systemctl --quiet disable $$p.service 2>/dev/null || true; done; \
 	  else echo "the tests need: sudo apt-get install" $$missing >&2; exit 1; fi; fi

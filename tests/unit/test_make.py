@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,17 @@ from tests.support.questions import CORPORATE, ask, rcode
 from tests.support.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
+#: What the recipes run before anything is installed.
+TOOLS = ("apt-get", "bash", "cut", "find", "head", "id", "make", "sed", "sh", "sort")
+#: In a mount namespace: apt's lists are an empty directory whose lock this process holds.
+WITH_LOCK = """
+import fcntl, pathlib, subprocess, sys
+lists = pathlib.Path("/var/lib/apt/lists")
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", lists], check=True)
+with (lists / "lock").open("w") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    sys.exit(subprocess.run(["make", "toolchain"], env={"PATH": sys.argv[1]}).returncode)
+"""
 
 
 def test_a_second_start_builds_nothing() -> None:
@@ -47,3 +60,17 @@ def test_ctrl_c_ends_make_run_cleanly(tmp_path: Path, upstream: Upstream) -> Non
     with pytest.raises(ProcessLookupError):
         os.killpg(make.pid, 0)
     assert not (tmp_path / "control.sock").exists()
+
+
+def test_a_step_that_fails_stops_with_its_reason(tmp_path: Path) -> None:
+    """Without cargo, and with apt's lock held: apt says so, and nothing goes on to call a cargo that is not there."""
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        assert found is not None, tool
+        (tmp_path / tool).symlink_to(found)
+    words = ["unshare", "--mount", sys.executable, "-c", WITH_LOCK, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode != 0
+    assert "Could not get lock" in done.stderr
+    assert "apt-get could not install cargo-web rustc-web: its message is above" in done.stderr
+    assert "command not found" not in done.stderr
