@@ -105,6 +105,8 @@ BUSY_INTERVAL = 60.0
 LOOK_UP_INTERVAL = 2.0
 #: Seconds until firewalls are told of exemptions again, after that failed.
 EXEMPT_RETRY_SECONDS = 5.0
+#: Seconds that firewalls have to do what `blockd egress on` and `off` say, before the command says what is so.
+EGRESS_SETTLED_SECONDS = 10.0
 #: Kinds of what a forwarder may say, as the hot path knows them.
 SAYS = {"mac": 1, "subnet": 2, "proxy": 4}
 #: In the state directory: the ledger, where no database is named.
@@ -1353,7 +1355,7 @@ class Daemon:
     def _egress_lists(self) -> Callable[[], dict[str, list[str]]]:
         return dict if self._firewall is None else self._firewall.lists()
 
-    def _command_egress(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _command_egress(self, request: dict[str, Any]) -> dict[str, Any] | Deferred[dict[str, Any]]:
         firewall = self._firewall
         if firewall is None:
             return {"ok": False, "error": "egress.enabled is false: no firewall is told anything"}
@@ -1370,6 +1372,13 @@ class Daemon:
             except OSError as error:
                 return {"ok": False, "error": f"{file}: {error.strerror}"}
             firewall.turn(do == "off")
+
+            def answer(is_settled: bool) -> dict[str, Any]:
+                return {"ok": True, "is_settled": is_settled, **firewall.status()}
+
+            # A firewall that was told is not yet one that did it.
+            settled = asyncio.ensure_future(firewall.settled(EGRESS_SETTLED_SECONDS))
+            return Deferred.fromFuture(settled).addCallback(answer)
         elif do == "plan":
             wanted = firewall.wanted()
             return {"ok": True, "wanted": None if wanted is None else wanted.as_json()}

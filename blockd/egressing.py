@@ -80,6 +80,9 @@ class Egress:
         else:
             log.info("egress: nothing is kept for another start: STATE_DIRECTORY is not set")
         self._was_off = False
+        #: Names this packet filter, over restarts of this process and until the machine's: its counts go on as long.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._table = f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
         self._writer: asyncio.StreamWriter | None = None
         self._looks: set[asyncio.Task[bool]] = set()
 
@@ -235,7 +238,7 @@ class Egress:
 
     async def _obey(self, said: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         """Do one thing; what does not work is told, and not confirmed."""
-        own = self._reconciler
+        own, outcome = self._reconciler, "done"
         try:
             if self._is_off():
                 await self._look()
@@ -247,6 +250,8 @@ class Egress:
             elif "wanted" in said:
                 wanted, gone = read_wanted(said["wanted"]), read_gone(said.get("forget", []))
                 await self._work(own.want, wanted, read_learned(said.get("learn", [])), gone)
+                # Back from being off: there is nothing that it would have to be told anew.
+                self._was_off = False
                 self._keep()
                 log.info("egress: in force: generation %s", wanted.generation)
             else:
@@ -264,9 +269,8 @@ class Egress:
                 self._complain(own.problem)
         except NftError as error:
             self._complain(str(error))
-            writer.write(json.dumps({"failed": int(said["serial"])}).encode() + b"\n")
-            return
-        writer.write(json.dumps({"done": int(said["serial"])}).encode() + b"\n")
+            outcome = "failed"
+        writer.write(json.dumps({outcome: int(said["serial"])}).encode() + b"\n")
         if "off" in said or "wanted" in said:
             await self._say(writer)
 
@@ -301,6 +305,7 @@ class Egress:
         status["problem"] = self._problem or status.get("problem")
         if self._is_off():
             status = {"generation": None, "problem": f"it is off: `blockd egress on`, or remove {self._off_files[0]}"}
+        status["table"] = self._table
         writer.write(json.dumps({"status": status}).encode() + b"\n")
 
 

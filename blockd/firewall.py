@@ -22,6 +22,7 @@ from typing import Any
 
 from blockd.egress.learned import Book
 from blockd.egress.ruleset import SEEN
+from blockd.egress.totals import Totals
 from blockd.egress.wanted import Wanted, exempt_json, read_status
 from blockd.observe.rendering import paced
 from blockd.settings.schema import Egress as Settings
@@ -72,6 +73,10 @@ class _Peer:
         #: Whether it has done anything yet: before it does what is wanted, no answer waits for it.
         self.is_ready = False
         self.status: dict[str, Any] = {}
+        #: The last that it has done or failed to do; -1 before the first.
+        self.answered = -1
+        #: The same, when it sent its status.
+        self.answered_by_status = -1
         self.since = time.monotonic()
 
 
@@ -114,6 +119,10 @@ class Firewall:
         self._shaking: set[asyncio.Task[None]] = set()
         #: Who was not let in, by reason: too many at once, no certificate of ours, too many firewalls.
         self.turned_away: Counter[str] = Counter()
+        #: What all firewalls counted since the daemon started, and what was counted before in their tables.
+        self.totals = Totals()
+        #: Who waits until every firewall has done what it was told, with the serial of it.
+        self._settling: list[tuple[int, asyncio.Future[bool]]] = []
         self._names: list[str] = []
 
     async def listen(self, path: Path) -> None:
@@ -232,6 +241,23 @@ class Firewall:
             self._send({"off": True})
         else:
             self._send_all()
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until every firewall has done what it was told, and has said how it stands since; False after a time."""
+        future: asyncio.Future[bool] = self._loop().create_future()
+        self._settling.append((self._serial, future))
+        self._settle()
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return False
+
+    def _settle(self) -> None:
+        """Answer those whose wait is over, and forget those who gave up."""
+        for told, future in self._settling:
+            if not future.done() and all(one.answered_by_status >= told for one in self.peers):
+                future.set_result(True)
+        self._settling = [one for one in self._settling if not one[1].done()]
 
     def _send_all(self, is_learned: bool = False) -> None:
         if self._wanted is None or self.is_off:
@@ -373,15 +399,19 @@ class Firewall:
             while line_read := await reader.readline():
                 said = json.loads(line_read)
                 if "done" in said:
-                    peer.done, peer.is_ready = int(said["done"]), True
+                    peer.done = peer.answered = int(said["done"])
+                    peer.is_ready = True
                     self._done()
                 if "failed" in said:
-                    # It tries again by itself, and nobody waits for it meanwhile.
-                    peer.is_ready = False
+                    # It tries again by itself, and no answer waits for it meanwhile.
+                    peer.answered, peer.is_ready = int(said["failed"]), False
                     self._done()
                 if "status" in said:
                     peer.status = read_status(said["status"])
+                    peer.answered_by_status = peer.answered
+                    self.totals.read(peer.status["table"] or f"connection {id(peer)}", peer.status)
                     self._look_for_silent()
+                    self._settle()
         except (OSError, RecursionError) as error:
             log.error("egress: a firewall cannot be heard: %s", error)
         except (ValueError, TypeError, KeyError, asyncio.LimitOverrunError) as error:
@@ -390,6 +420,7 @@ class Firewall:
             self.peers.discard(peer)
             writer.close()
             self._done()
+            self._settle()
             log.warning("egress: a firewall is gone; what it enforced stands as it is")
 
     def _look_for_silent(self) -> None:

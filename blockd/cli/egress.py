@@ -15,9 +15,6 @@ from blockd.cli.output import complain, print_json, print_table, refuse, say
 from blockd.control import ControlError, ask
 from blockd.problems import InputError, os_text
 
-#: Seconds that firewalls have to take rules away.
-OFF_PATIENCE = 10.0
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -102,10 +99,7 @@ def status(context: typer.Context, config: Config = None, socket: Socket = None,
     else:
         _print(answer)
     firewalls = answer["firewalls"]
-    is_current = bool(firewalls) and all(
-        one.get("generation") == answer["generation"] and not one.get("problem") for one in firewalls
-    )
-    if not is_current:
+    if not firewalls or not all(_is_current(one, answer["generation"]) for one in firewalls):
         raise typer.Exit(1)
 
 
@@ -127,22 +121,14 @@ def off(context: typer.Context, config: Config = None, socket: Socket = None) ->
         # Firewalls of other machines are told, too.
         answer = ask(socket_path(*_of(context, config, socket)), "egress", do="off")
         if not answer["ok"]:
-            complain(f"no other machine's firewall was told: {answer['error']}")
-        elif answer["firewalls"]:
-            _wait_until_off(context, config, socket)
-
-
-def _wait_until_off(context: typer.Context, config: Path | None, socket: Path | None) -> None:
-    deadline = time.monotonic() + OFF_PATIENCE
-    while True:
-        firewalls = _ask(context, config, socket, False, "status")["firewalls"]
-        left = sum(one.get("generation") is not None for one in firewalls)
-        if not left:
-            say(f"off: {len(firewalls)} firewalls have nothing of ours any more")
+            complain(f"the firewalls of other machines were not told: {answer['error']}")
             return
-        if time.monotonic() > deadline:
-            refuse("egress off", f"{left} firewalls did not take our rules away", as_json=False)
-        time.sleep(0.1)
+        firewalls = answer["firewalls"]
+        left = [one for one in firewalls if one.get("generation") is not None or not answer["is_settled"]]
+        if left:
+            refuse("egress off", f"{len(left)} of {len(firewalls)} firewalls did not confirm it", as_json=False)
+        if firewalls:
+            say(f"off: {len(firewalls)} firewalls have removed the table")
 
 
 def _off_files(context: typer.Context, config: Path | None) -> list[Path]:
@@ -162,14 +148,29 @@ def _off_files(context: typer.Context, config: Path | None) -> list[Path]:
 
 
 def on(context: typer.Context, config: Config = None, socket: Socket = None) -> None:
-    """Enforce again."""
+    """Enforce again. Exit code 1: a firewall does not, or none is connected."""
     try:
         for file in _off_files(context, config):
             file.unlink(missing_ok=True)
     except OSError as error:
         refuse("egress on", os_text(error), as_json=False)
     answer = _ask(context, config, socket, False, "on")
-    say(f"on: {len(answer['firewalls'])} firewalls were told what to refuse")
+    firewalls = answer["firewalls"]
+    failing = [one for one in firewalls if not _is_current(one, answer["generation"])]
+    if not firewalls:
+        refuse("egress on", "no firewall is connected: start `blockd egress` on the gateway", as_json=False)
+    if failing:
+        problem = next((one["problem"] for one in failing if one.get("problem")), "no confirmation yet")
+        text = (
+            f"{len(failing)} of {len(firewalls)} firewalls do not enforce generation {answer['generation']}: {problem}"
+        )
+        refuse("egress on", text, as_json=False)
+    say(f"on: {len(firewalls)} firewalls enforce generation {answer['generation']}")
+
+
+def _is_current(firewall: dict[str, Any], generation: str | None) -> bool:
+    """Say whether a firewall enforces the generation in force, without a problem."""
+    return firewall.get("generation") == generation and not firewall.get("problem")
 
 
 def _print(answer: dict[str, Any]) -> None:

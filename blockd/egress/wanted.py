@@ -143,8 +143,9 @@ def read_status(value: Any) -> dict[str, Any]:
     """Read how a firewall stands. ValueError when it is something else: a peer must not break what others show."""
     try:
         generation = value["generation"]
+        table = str(value.get("table") or "")[:100]
         if generation is None:
-            return {"generation": None, "problem": _text(value.get("problem"))}
+            return {"generation": None, "problem": _text(value.get("problem")), "table": table}
         rows = [
             {"what": _name(row["what"]), "group": _name(row["group"]), "app": _name(row["app"])}
             | {key: int(row[key]) for key in ("packets", "octets")}
@@ -158,6 +159,7 @@ def read_status(value: Any) -> dict[str, Any]:
         return {
             "generation": str(generation)[:200],
             "problem": _text(value.get("problem")),
+            "table": table,
             **{key: int(value[key]) for key in ("drift", "applied", "sources", "ranges", "macs", "ended")},
             "took": float(value["took"]),
             **counts,

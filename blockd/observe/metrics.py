@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from blockd import __version__
 from blockd.egress.ruleset import CONNECTIONS
+from blockd.egress.totals import Totals
 from blockd.fastpath import LATENCY_BOUNDS, Fastpath
 from blockd.observe import log_writer
 from blockd.observe.decisions_log import DecisionsLog
@@ -221,6 +222,8 @@ class Exempting(Protocol):
 class Enforcing(Protocol):
     """Firewalls, as they are counted."""
 
+    totals: Totals
+
     def status(self) -> dict[str, Any]:
         """Say how they stand."""
 
@@ -244,6 +247,8 @@ class Gathered:
     placement: Placing | None
     #: How firewalls stand, if there may be any.
     firewall: dict[str, Any] | None
+    #: What they counted.
+    totals: Totals
 
 
 class Metrics(Collector):
@@ -304,7 +309,8 @@ class Metrics(Collector):
         small = [*self._daemon_families(), *self._stream_families(), *self._http_families()]
         small += [*self._reload_families(), *self._list_families()]
         firewall = None if self.firewall is None else self.firewall.status()
-        return Gathered(small, self.desk, self.placement, firewall)
+        totals = Totals() if self.firewall is None else self.firewall.totals.copy()
+        return Gathered(small, self.desk, self.placement, firewall, totals)
 
     def families(self, gathered: Gathered) -> Iterator[Metric]:
         """Give every metric, on any thread: what grows with apps, groups and devices is read here."""
@@ -315,7 +321,7 @@ class Metrics(Collector):
         yield from gathered.families
         yield from _exemption_families(gathered.desk)
         yield from _device_families(gathered.placement)
-        yield from _egress_families(gathered.firewall)
+        yield from _egress_families(gathered.firewall, gathered.totals)
 
     def _native_families(self) -> Iterator[Metric]:
         counters = self._fastpath.counters()
@@ -558,7 +564,7 @@ def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]]
     return family
 
 
-def _egress_families(status: dict[str, Any] | None) -> Iterator[Metric]:
+def _egress_families(status: dict[str, Any] | None, totals: Totals) -> Iterator[Metric]:
     connected = GaugeMetricFamily("blockd_egress_firewalls", "Firewalls that are connected.")
     current = GaugeMetricFamily(
         "blockd_egress_current",
@@ -602,16 +608,12 @@ def _egress_families(status: dict[str, Any] | None) -> Iterator[Metric]:
         enforced = [one.get("generation") == status["generation"] and not one.get("problem") for one in peers]
         connected.add_metric([], len(peers))
         current.add_metric([], bool(peers) and all(enforced))
-        totals: Counter[tuple[str, str, str]] = Counter()
-        for one in peers:
-            for row in one.get("counters", ()):
-                totals[row["group"], row["app"], row["what"]] += row["packets"]
-        for (group, app, what), count in sorted(totals.items()):
+        for (what, group, app), count in totals.by("packets").items():
             if what == CONNECTIONS:
                 connections.add_metric([group, app], count)
             else:
                 packets.add_metric([group, app, what], count)
-        ended.add_metric([], sum(one.get("ended", 0) for one in peers))
+        ended.add_metric([], totals.sum("ended"))
         sizes: dict[tuple[str, str], int] = {}
         for kind in ("learned", "networks", "exempt"):
             for one in peers:
@@ -621,13 +623,12 @@ def _egress_families(status: dict[str, Any] | None) -> Iterator[Metric]:
             elements.add_metric(key, size)
         for app, count in sorted(status["learned"].items()):
             learned.add_metric([app], count)
-        drift.add_metric([], sum(one.get("drift", 0) for one in peers))
+        drift.add_metric([], totals.sum("drift"))
         apply.add_metric([], max((one.get("took", 0.0) for one in peers), default=0.0))
         shared.add_metric([], len(status["shared"]))
         silent.add_metric([], len(status["silent"]))
         reasons = Counter(status["refused"])
-        for one in peers:
-            reasons.update(one.get("refused", {}))
+        reasons.update({reason: count for (reason,), count in totals.by("refused").items()})
         for reason, count in sorted(reasons.items()):
             refused.add_metric([reason], count)
     # Samples only where firewalls are told anything: elsewhere none is missing.

@@ -349,11 +349,16 @@ def test_one_whole_generation_whatever_ends_or_is_flushed(scene: Scene) -> None:
     )
     assert "refuse/" not in scene.nft("list", "table", "inet", "blockd")
     off = [*scene.lan.prefix(scene.lan.gateway), *BLOCKD, "egress", "off", "--config", str(scene.blockd.file)]
-    assert "1 firewalls have nothing of ours any more" in run(*off)
-    wait_for(lambda: scene.nft("list", "tables").split() == ["table", "inet", "others"], 10, scene.log)
-    assert scene.blockd.run("egress", "on").returncode == 0
-    scene.current()
-    assert "table inet blockd" in scene.nft("list", "tables")
+    assert "1 firewalls have removed the table" in run(*off)
+    assert scene.nft("list", "tables").split() == ["table", "inet", "others"]
+    drift, packets = (scene.metric(f"blockd_egress_{name}_total") for name in ("drift", "packets"))
+    assert packets, "counts outlast the table that they were counted in"
+    on = scene.blockd.run("egress", "on")
+    assert (on.returncode, on.stdout.startswith("on: 1 firewalls enforce generation ")) == (0, True), on
+    assert "table inet blockd" in scene.nft("list", "tables"), "it is so when the command says so"
+    assert scene.metric("blockd_egress_current") == 1
+    assert scene.metric("blockd_egress_drift_total") >= drift
+    assert scene.metric("blockd_egress_packets_total") >= packets
     # Without a daemon, and while its process goes on: it stays off, also for one that starts anew.
     scene.blockd.stop()
     off = [*scene.lan.prefix(scene.lan.gateway), *BLOCKD, "egress", "off", "--config", str(scene.blockd.file)]

@@ -88,6 +88,7 @@ def test_a_status_is_read_or_refused() -> None:
         **{
             "generation": "7",
             "problem": None,
+            "table": "boot/4711",
             "drift": 1,
             "applied": 2,
             "sources": 3,
@@ -101,9 +102,9 @@ def test_a_status_is_read_or_refused() -> None:
         "seen": {"10.0.0.1": 5},
     }
     assert read_status(good) == good
-    assert read_status({"generation": None}) == {"generation": None, "problem": None}
+    assert read_status({"generation": None}) == {"generation": None, "problem": None, "table": ""}
     for key in good:
-        if key not in ("problem", "generation"):
+        if key not in ("problem", "generation", "table"):
             with pytest.raises(ValueError, match=r"."):
                 read_status({**good, key: {"x": "y"} if key != "counters" else [{}]})
     others: list[Any] = [None, [], 7, "x", {}]
