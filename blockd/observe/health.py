@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.internet.defer import Deferred
 
 from blockd.observe.rendering import SharedPage, paced
-from blockd.transport.http import HttpListener, Request, Response, is_host_of
+from blockd.transport.http import HttpListener, Refused, Request, Response, is_host_of
 
 #: A dashboard or two, and people; half of it for one address, behind which may be all of these.
 MAX_CONNECTIONS, MAX_CONNECTIONS_OF_CLIENT = 64, 32
@@ -65,8 +65,8 @@ class AdminPages:
         if request.method not in ("GET", "HEAD"):
             return Response(405, b"expected GET or HEAD\n", {"Content-Type": TEXT, "Allow": "GET, HEAD", **FIELDS})
         if not is_host_of(request.host, request.local, self._hosts()):
-            text = f"{request.host} is not known here; add it to admin.hosts if it is meant for this server\n"
-            return _page(421, text.encode("ascii", "replace"))
+            text = f"{request.host} is not known here; add it to admin.hosts if it is meant for this server"
+            raise Refused(421, text)
         if request.path == "/metrics":
             return self._metrics.get().addCallback(lambda page: _page(200, page, CONTENT_TYPE_LATEST))
         if request.path == "/healthz":

@@ -327,7 +327,8 @@ def _head(received: bytes) -> bytes | None:
 
 
 def _error(status: int, text: str) -> Response:
-    return Response(status, f"{text}\n".encode(), {"Content-Type": "text/plain; charset=utf-8"})
+    fields = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+    return Response(status, f"{text}\n".encode(), fields)
 
 
 class HttpListener(ServerFactory):

@@ -13,7 +13,7 @@ import dns.message
 import dns.rrset
 import pytest
 
-from benchmarks import growth, load, report
+from benchmarks import growth, lag, load, report
 from benchmarks.measure import check_answers
 from benchmarks.servers import BenchmarkError, Dnsdist, Server, build_load
 
@@ -143,3 +143,13 @@ def test_nothing_is_left_running() -> None:
     """No server of a benchmark outlives it."""
     shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in shown.splitlines() if "release/bare" in line]
+
+
+def test_lag_is_interpolated_between_bounds() -> None:
+    """Half of the ticks below 10 ms, the rest below 20: the quantiles lie where Prometheus has them."""
+    before = {0.01: 10.0, 0.02: 10.0, 1.0: 10.0, float("inf"): 10.0}
+    after = {0.01: 60.0, 0.02: 110.0, 1.0: 110.0, float("inf"): 110.0}
+    assert lag.quantile(before, after, 0.5) == pytest.approx(10)
+    assert lag.quantile(before, after, 0.75) == pytest.approx(15)
+    assert lag.quantile(before, before, 0.99) == 0
+    assert lag.quantile(before, {**after, float("inf"): 210.0}, 0.9) == pytest.approx(1000)
