@@ -24,6 +24,7 @@ from blockd.exemptions.ledger import SKEW, Book, Head, Ledger, LedgerBroken, Led
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
 from blockd.exemptions.schedule import MAX_CHANGES, Term, changes
 from blockd.policy.inputs import Inputs
+from blockd.problems import Skipped
 from blockd.review.decisions import WAYS, Decided, Decision, decisions, in_force
 from blockd.settings.values import Address
 
@@ -142,6 +143,8 @@ class Desk:
         self._ledger, self._head_file, self._clock = Ledger(url), state / HEAD, clock
         self._book = Book()
         self._known: dict[str, Exemption] = {}
+        #: Entries that are in the chain and cannot be used.
+        self.skipped = Skipped()
         self._decisions: dict[str, Decision] = {}
         #: What was decided of apps and is in force.
         self.applied: Decided = {}
@@ -236,7 +239,12 @@ class Desk:
         self._read_again = time.monotonic() + max(READ_AGAIN, 100 * took)
 
     def _take(self, book: Book) -> None:
-        known, decided = exemptions(book.entries), decisions(book.entries)
+        skipped = Skipped()
+        known, decided = exemptions(book.entries, skipped), decisions(book.entries, skipped)
+        for problem in skipped.samples:
+            if problem not in self.skipped.samples:
+                log.error("exemptions: %s; the entry is skipped, the others count", problem)
+        self.skipped = skipped
         self._book, self._known, self._decisions, self._is_broken = book, known, decided, False
         if not book.head.number:
             return
@@ -338,6 +346,9 @@ class Desk:
         bits = {app: 1 << at for at, app in enumerate(apps)}
         planned: list[tuple[Address | int, tuple[tuple[float, int], ...]]] = []
         for (whose, group), own in sorted(terms.items(), key=lambda item: str(item[0])):
+            if group not in groups:
+                # Of a config that is not in force yet.
+                continue
             base = groups.index(group)
             steps, found = [], changes(own, now)
             if len(found) > MAX_CHANGES:
@@ -371,7 +382,12 @@ class Desk:
 
     def standing(self) -> dict[str, Any]:
         """Give the head, and what is wrong with the ledger."""
-        return {"entries": self.head.number, "head": self.head.hash, "problem": self.problem or self._closed}
+        return {
+            "entries": self.head.number,
+            "head": self.head.hash,
+            "problem": self.problem or self._closed,
+            "skipped": self.skipped.total,
+        }
 
     def states(self, now: float) -> Counter[str]:
         """Count exemptions by how they stand."""
@@ -596,7 +612,12 @@ class Desk:
         name, _ = self._found(request)
         self._append("asked", caller, {"command": "show", "exemption": name})
         about = [
-            {"number": entry.number, "at": show_moment(entry.at), "kind": entry.kind, "by": self._who(entry.body["by"])}
+            {
+                "number": entry.number,
+                "at": show_moment(entry.at),
+                "kind": entry.kind,
+                "by": self._who(entry.body.get("by")),
+            }
             for entry in self._book.entries
             if name == entry.body.get("exemption", f"E{entry.number}" if entry.kind == "request" else None)
         ]
@@ -641,8 +662,12 @@ class Desk:
             raise Refused(f"there is no exemption {name[:20]!r}")
         return name, self._known[name]
 
-    def _who(self, digest: str | None) -> str | None:
-        return None if digest is None else self._book.people.get(digest, "somebody who was forgotten").partition(":")[0]
+    def _who(self, digest: Any) -> str | None:
+        return (
+            None
+            if not isinstance(digest, str)
+            else self._book.people.get(digest, "somebody who was forgotten").partition(":")[0]
+        )
 
     def _shown(self, name: str) -> dict[str, Any]:
         exemption = self._known[name]

@@ -72,6 +72,8 @@ def show(state: dict[str, Any], wrong: list[str]) -> None:
     if any(skipped.values()):
         text = ", ".join(f"{file}: {count}" for file, count in skipped.items() if count)
         rows.append(("skipped", f'{text}; "blockd devices" shows which records'))
+    if state.get("ledger", {}).get("skipped"):
+        rows.append(("ledger", f"{state['ledger']['skipped']} entries cannot be used; the log names them"))
     rows += [("WRONG" if at == 0 else "", text) for at, text in enumerate(wrong)]
     print_rows(rows, {"blockd": "bold", "WRONG": "bold red"})
     say()

@@ -36,6 +36,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from blockd.problems import Problem
+
 #: Kinds of entries that somebody may be exempt by.
 GRANTS = ("request", "approve")
 #: Seconds by which clocks may differ.
@@ -44,6 +46,8 @@ SKEW = 30.0
 CHANNEL, LISTENS, PAUSE = "blockd_ledger", "postgresql+psycopg", 1.0
 #: A connection on which nothing is said is asked whether it lives: seconds until, between, and how often.
 ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+#: Milliseconds since 1970: the beginning of the first year and the end of the last one that calendars here know.
+FIRST_MS, END_MS = -62_135_596_800_000, 253_402_300_800_000
 #: What the first entry is chained to.
 BEGINNING = "0" * 64
 
@@ -96,6 +100,10 @@ class Entry:
         """Seconds since 1970."""
         return self.at_ms / 1000
 
+    def skip(self, reason: str) -> Problem:
+        """Say why this entry, which is in the chain, cannot be used."""
+        return Problem("ledger", self.number, self.kind, reason)
+
     def as_json(self) -> dict[str, Any]:
         """Give it as it is exported."""
         return {
@@ -111,6 +119,15 @@ class Entry:
 def written(body: dict[str, Any]) -> str:
     """Write a body in the one way that is hashed."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def read_body(text: str) -> dict[str, Any]:
+    """Read a body; one that is not an object is empty, and then nothing that asks for a key of it finds any."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def digest(number: int, at_ms: int, kind: str, body: str, before: str) -> str:
@@ -156,11 +173,15 @@ class Book:
         return self.entries[-1].at if self.entries else 0.0
 
 
-def problem_of(entries: Iterable[tuple[int, int, str, str, str, str]], head: Head | None = None) -> str | None:
+def problem_of(entries: Iterable[tuple[Any, ...]], head: Head | None = None) -> str | None:
     """Say what is wrong with a chain, if anything is; with a head, also whether that is still in it."""
     before, expected = BEGINNING, 1
     is_met = head is None or head.number == 0
     for number, at_ms, kind, body, linked, found in entries:
+        # SQLite has any type in any column, and a time that no calendar knows could not even be shown.
+        are_types = (type(number), type(at_ms)) == (int, int) and {type(kind), type(body), type(linked)} == {str}
+        if not are_types or not 0 <= at_ms < END_MS:
+            return f"entry {expected} is not what was written"
         if number != expected:
             return f"entry {expected} is missing"
         if linked != before:
@@ -241,12 +262,16 @@ class Ledger:
         """Read all of it. LedgerError when it cannot be reached, or is not whole, or does not hold this head."""
         with self._database.begin() as connection:
             rows = [tuple(row) for row in connection.execute(select(_entries).order_by(_entries.c.number))]
-            people = {row.digest: row.name for row in connection.execute(select(_people))}
+            people = {
+                row.digest: row.name
+                for row in connection.execute(select(_people))
+                if isinstance(row.digest, str) and isinstance(row.name, str)
+            }
         problem = problem_of(rows, head)
         if problem is not None:
             raise LedgerBroken(f"the ledger is not whole: {problem}")
         return Book(
-            [Entry(n, at, kind, json.loads(body), before, own) for n, at, kind, body, before, own in rows], people
+            [Entry(n, at, kind, read_body(body), before, own) for n, at, kind, body, before, own in rows], people
         )
 
     def head(self) -> Head:

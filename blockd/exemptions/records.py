@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
-from blockd.exemptions.ledger import Entry
+from blockd.exemptions.ledger import END_MS, FIRST_MS, Entry
 from blockd.exemptions.schedule import Term, read_hours
+from blockd.problems import Skipped
 from blockd.settings.values import Address, Network, read_network
 
 #: Seconds before its end in which an exemption counts as expiring.
@@ -101,29 +102,77 @@ class Exemption:
         return not networks or any(address in network for network in networks)
 
 
-def exemptions(entries: Iterable[Entry]) -> dict[str, Exemption]:
-    """Read what a ledger says, in the order of requests. ValueError when it says what nobody could have granted."""
+def exemptions(entries: Iterable[Entry], skipped: Skipped) -> dict[str, Exemption]:
+    """Read what a whole ledger says, in the order of requests.
+
+    An entry that cannot be used grants nothing and is added to `skipped`; the others count. A revocation counts as far
+    as it can be read: one that does not name its exemption ends each that was requested before it.
+    """
     found: dict[str, Exemption] = {}
     for entry in entries:
         body = entry.body
         if entry.kind == "request":
-            name = f"E{entry.number}"
-            found[name] = Exemption(name, _terms(body), body["by"], entry.at)
-        elif entry.kind in ("approve", "revoke"):
-            exemption = found.get(body["exemption"])
-            if exemption is None or exemption.revoked_at is not None:
-                raise ValueError(f"entry {entry.number} is about no exemption")
-            if entry.kind == "revoke":
-                changed = replace(exemption, revoker=body["by"], revoked_at=entry.at, reason=body["reason"])
-            elif exemption.state(entry.at) != REQUESTED or body["by"] == exemption.requester:
-                raise ValueError(f"entry {entry.number} approves what cannot be approved so")
+            terms = read_entry_terms(body)
+            if terms is None or not isinstance(body.get("by"), str):
+                skipped.add(entry.skip("expected the terms of an exemption and who requested it"))
             else:
-                changed = replace(exemption, approver=body["by"], approved_at=entry.at)
-            found[exemption.name] = changed
+                name = f"E{entry.number}"
+                found[name] = Exemption(name, terms, body["by"], entry.at)
+        elif entry.kind == "approve":
+            changed = _approved(entry, found.get(str(body.get("exemption"))))
+            if changed is None:
+                skipped.add(entry.skip("approves what this person cannot approve, or what is not a request"))
+            else:
+                found[changed.name] = changed
+        elif entry.kind == "revoke":
+            _revoke(entry, found, skipped)
     return found
 
 
-def _terms(body: dict[str, Any]) -> Terms:
+def _approved(entry: Entry, exemption: Exemption | None) -> Exemption | None:
+    by = entry.body.get("by")
+    if exemption is None or exemption.state(entry.at) != REQUESTED or not isinstance(by, str):
+        return None
+    return None if by == exemption.requester else replace(exemption, approver=by, approved_at=entry.at)
+
+
+def _revoke(entry: Entry, found: dict[str, Exemption], skipped: Skipped) -> None:
+    name, by, reason = (entry.body.get(key) for key in ("exemption", "by", "reason"))
+    if not isinstance(name, str):
+        skipped.add(entry.skip("names no exemption: each that was requested before it is revoked"))
+        revoked = list(found.values())
+    elif name not in found or found[name].revoked_at is not None:
+        skipped.add(entry.skip("revokes what is not an exemption, or is revoked already"))
+        return
+    else:
+        revoked = [found[name]]
+    for one in revoked:
+        if one.revoked_at is None:
+            found[one.name] = replace(
+                one,
+                revoker=by if isinstance(by, str) else None,
+                revoked_at=entry.at,
+                reason=reason if isinstance(reason, str) else "",
+            )
+
+
+def read_entry_terms(body: dict[str, Any]) -> Terms | None:
+    """Read terms as the ledger has them; None when they are something else."""
+    texts = [body.get(key) for key in ("device", "purpose", "team", "clearance", "hours")]
+    lists = [body.get(key) for key in ("apps", "mitigations", "networks")]
+    times = [body.get(key) for key in ("not_before_ms", "expires_at_ms")]
+    are_types = (
+        all(isinstance(one, str) for one in texts)
+        and all(isinstance(one, list) and all(isinstance(item, str) for item in one) for one in lists)
+        and all(type(one) is int and FIRST_MS <= one < END_MS for one in times)
+    )
+    if not are_types or not body["device"]:
+        return None
+    try:
+        for network in body["networks"]:
+            ip_network(network)
+    except ValueError:
+        return None
     return Terms(
         body["device"],
         tuple(body["apps"]),

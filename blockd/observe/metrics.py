@@ -208,6 +208,7 @@ class Exempting(Protocol):
     """Exemptions, as they are counted."""
 
     problem: str | None
+    skipped: Skipped
 
     def states(self, now: float) -> Counter[str]:
         """Count them by how they stand."""
@@ -525,7 +526,7 @@ class Metrics(Collector):
                 confirmed.add_metric([app], when)
         yield from (fetches, confirmed)
         yield from _zone_families(self.transfers)
-        yield _skipped_family(self.placement, self.inventories)
+        yield _skipped_family(self.placement, self.inventories, self.desk)
         yield GaugeMetricFamily(
             "blockd_likely_forwarders",
             "Addresses that asked for so many names in a minute that many devices are behind them.",
@@ -548,7 +549,7 @@ def _device_families(placement: Placing | None) -> Iterator[Metric]:
     yield from (placed, current)
 
 
-def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]]) -> Metric:
+def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]], desk: Exempting | None) -> Metric:
     family = GaugeMetricFamily(
         "blockd_records_skipped",
         "Records of a file that cannot be used and were left out; the others count.",
@@ -561,6 +562,8 @@ def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]]
         counts[report["name"]] += sum(report["skipped"].values())
     for file, count in counts.items():
         family.add_metric(["inventory", file], count)
+    if desk is not None:
+        family.add_metric(["ledger", "ledger"], desk.skipped.total)
     return family
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockd.problems import InputError, Problem
+from blockd.problems import InputError, Problem, Skipped
 
 if TYPE_CHECKING:
     # Policy is read where there is no ledger: it need not wait for what a database takes to import.
@@ -41,21 +41,30 @@ class Decision:
         return PROPOSED if self.is_newest else SUPERSEDED
 
 
-def decisions(entries: Iterable[Entry]) -> dict[str, Decision]:
-    """Read what a ledger says, in order. ValueError when it says what nobody could have decided."""
+def decisions(entries: Iterable[Entry], skipped: Skipped) -> dict[str, Decision]:
+    """Read what a whole ledger says, in order; an entry that cannot be used decides nothing and goes to `skipped`."""
     found: dict[str, Decision] = {}
+    #: App -> the name of its newest decision.
+    newest: dict[str, str] = {}
     for entry in entries:
         body = entry.body
         if entry.kind == "decide":
-            for other in [one for one in found.values() if one.app == body["app"] and one.is_newest]:
-                found[other.name] = replace(other, is_newest=False)
-            name = f"D{entry.number}"
-            found[name] = Decision(name, body["app"], body["to"], body["reason"], body["by"], entry.at)
+            if (
+                not all(isinstance(body.get(key), str) for key in ("app", "to", "reason", "by"))
+                or body["to"] not in WAYS
+            ):
+                skipped.add(entry.skip("expected an app, where it goes, a reason and who decided it"))
+                continue
+            app, name = body["app"], f"D{entry.number}"
+            if (before := newest.get(app)) is not None:
+                found[before] = replace(found[before], is_newest=False)
+            found[name], newest[app] = Decision(name, app, body["to"], body["reason"], body["by"], entry.at), name
         elif entry.kind == "agree":
-            one = found.get(body["decision"])
-            if one is None or one.state != PROPOSED or one.proposer == body["by"] or one.to not in WAYS:
-                raise ValueError(f"entry {entry.number} approves what cannot be approved so")
-            found[one.name] = replace(one, approver=body["by"], approved_at=entry.at)
+            one, by = found.get(str(body.get("decision"))), body.get("by")
+            if one is None or one.state != PROPOSED or not isinstance(by, str) or one.proposer == by:
+                skipped.add(entry.skip("approves what this person cannot approve, or what is not a proposal"))
+            else:
+                found[one.name] = replace(one, approver=by, approved_at=entry.at)
     return found
 
 
