@@ -343,7 +343,7 @@ class Daemon:
         page.listener.guard = self._guard
         self._metrics.http["block_page"] = page.listener
         self._likely = self._metrics.likely_forwarders
-        self._transfers = Transfers(transfer_listen, self._generations.root / ZONES, self._hear_of_zone)
+        self._transfers = Transfers(transfer_listen, self._generations.root / ZONES, self._hear_of_zone, self._guard)
         self._metrics.transfers = self._transfers
         self._note_numbers(self._generation_numbers())
         self._open_placement()

@@ -41,7 +41,6 @@ from blockd.observe import log_format
 from blockd.policy.compile import SNAPSHOT
 from blockd.policy.inputs import read_inputs
 from blockd.policy.zones import policy_zone
-from blockd.problems import InputError
 from blockd.settings.schema import TransferCatalog, TransferZone
 from blockd.settings.source import Kept
 
@@ -193,9 +192,10 @@ class Primary:
         return zone
 
     def _kept(self, name: str) -> list[Version]:
-        found = []
-        with suppress(OSError):
-            for file in sorted((self._state / name).glob("*.zone"), reverse=True):
+        found: list[Version] = []
+        for file in sorted((self._state / name).glob("*.zone"), reverse=True):
+            # A file that cannot be read costs the step from that version; a secondary that has it gets the whole zone.
+            with suppress(OSError, ValueError):
                 found.append(Version(int(file.stem), tuple(file.read_text().splitlines())))
         return found[:KEPT]
 
@@ -327,7 +327,13 @@ class Primary:
             self._room.release()
 
     def _answers(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
-        """Answer one message of a listed peer; nothing for what cannot be read."""
+        """Answer one message of a listed peer. Whatever is in it costs that peer its answer, and no other."""
+        try:
+            yield from self._answer(wire, address, is_stream)
+        except Exception as error:  # noqa: BLE001  the library's own, for messages that it takes and cannot answer
+            self._refuse("", address, f"its message cannot be answered: {type(error).__name__}")
+
+    def _answer(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
         with self._lock:
             zones, keys, inbound = self._zones, self._keys, self._inbound
         try:
@@ -422,7 +428,7 @@ class Primary:
             if older is newest:
                 records = iter([zone.soa(newest.serial)])
             elif older is not None:
-                records = self._difference(zone, older, newest)
+                older, records = self._step(zone, older, newest)
             if older is not None:
                 kind = "IXFR"
         self._count(zone, kind)
@@ -434,6 +440,13 @@ class Primary:
         for line in version.lines:
             yield _record(line, zone.origin)
         yield zone.soa(version.serial)
+
+    def _step(self, zone: Zone, older: Version, newest: Version) -> tuple[Version | None, Iterator[dns.rrset.RRset]]:
+        """Give what changed since a version, or all of it where that version has a line that is not a record."""
+        try:
+            return older, iter(list(self._difference(zone, older, newest)))
+        except (dns.exception.DNSException, ValueError):
+            return None, self._whole(zone, newest)
 
     def _difference(self, zone: Zone, older: Version, newer: Version) -> Iterator[dns.rrset.RRset]:
         """Give what changed as one step (RFC 1995 4)."""
@@ -544,7 +557,7 @@ def main(words: list[str]) -> int:
     for line in sys.stdin:
         try:
             primary.take(json.loads(line))
-        except (InputError, ValueError, KeyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  of one generation; the zones of the one before are served
             # What was served before goes on being served.
             say({"error": f"the zones stay as they were: {error}"})
     return 0

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from blockd.guard import Guard
 from blockd.priority import PYTHON, give_way
 
 log = logging.getLogger("blockd")
@@ -26,13 +27,16 @@ PAUSE = 5.0
 class Transfers:
     """One process, started when there is an address to serve on, and anew when it ends."""
 
-    def __init__(self, listen: Sequence[tuple[object, int]], state: Path, notified: Callable[[str], None]) -> None:
+    def __init__(
+        self, listen: Sequence[tuple[object, int]], state: Path, notified: Callable[[str], None], guard: Guard
+    ) -> None:
         """`state` is where the process keeps what must outlive it.
 
-        `notified` is called, from another thread, with the name of a zone whose primary has news.
+        `notified` is called, from another thread, with the name of a zone whose primary has news. `guard` counts lines
+        of the process that cannot be used.
         """
         self._listen = [str(part) for endpoint in listen for part in endpoint]
-        self._state, self._notified = state, notified
+        self._state, self._notified, self._guard = state, notified, guard
         self._command: dict[str, Any] | None = None
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -79,7 +83,7 @@ class Transfers:
         while not self._is_ending:
             try:
                 ended = self._run_once()
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 self.stop_process()
                 ended = str(error)
             if self._is_ending:
@@ -102,7 +106,8 @@ class Transfers:
         self._send()
         assert process.stdout is not None
         for line in process.stdout:
-            self._said(json.loads(line))
+            # A line that cannot be used, such as a warning of a library, must not end a process that serves zones.
+            self._guard.run("zone_transfers", self._said, line)
         return f"exit code {process.wait()}"
 
     def stop_process(self) -> None:
@@ -113,7 +118,8 @@ class Transfers:
             process.kill()
             process.wait()
 
-    def _said(self, said: dict[str, Any]) -> None:
+    def _said(self, line: str) -> None:
+        said: dict[str, Any] = json.loads(line)
         if "notify" in said:
             self._notified(said["notify"])
         elif "error" in said:
