@@ -27,6 +27,7 @@ from blockd.lists.remote import (
     refuse,
     restore,
     sha256,
+    state_of,
     take_in,
     write_state,
 )
@@ -140,7 +141,7 @@ class Fetches:
         path = task.remote.path
         try:
             state = self._fetch(task)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  of one fetch; others, and the next of this one, go on
             before = read_state(path)
             text = f"the fetch ended without a word: {error}"
             state = replace(before, tried=self._now(), result="failed", reason=text, failures=before.failures + 1)
@@ -168,15 +169,19 @@ class Fetches:
                 with suppress(BrokenPipeError):
                     process.stdin.write(task.as_json())
                     process.stdin.close()
-                last: dict[str, Any] = {}
+                last: Any = None
                 for line in process.stdout:
-                    last = json.loads(line)
-                    if "octets" in last and path in self._progress:
-                        self._progress[path] = (last["octets"], last["of"])
+                    try:
+                        last = json.loads(line)
+                    except (ValueError, RecursionError):
+                        # Such as a warning of a library; what counts is the last line that the child means.
+                        continue
+                    if isinstance(last, dict) and type(last.get("octets")) is int and path in self._progress:
+                        self._progress[path] = (last["octets"], last.get("of"))
                 said = process.stderr.read().strip().splitlines()
                 if process.wait() != 0:
                     raise ValueError(said[-1] if said else f"exit code {process.returncode}")
-                return State(**last)
+                return state_of(last)
             finally:
                 with self._lock:
                     self._processes.pop(path, None)

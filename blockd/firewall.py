@@ -198,9 +198,15 @@ class Firewall:
             return
         try:
             kept = json.loads(file.read_text())
-            self.book.recall(kept, max(0.0, time.time() - float(kept["at"])), time.monotonic())
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            at = kept.get("at") if isinstance(kept, dict) else None
+            if not isinstance(at, int | float):
+                raise ValueError("expected when it was written")
+            skipped = self.book.recall(kept, max(0.0, time.time() - at), time.monotonic())
+        except (OSError, ValueError, RecursionError) as error:
             log.error("egress: %s cannot be read, and is left out: %s", file, error)
+            return
+        if skipped:
+            log.error("egress: %s: %d rows are skipped, the others count", file, skipped)
 
     # What is wanted
 

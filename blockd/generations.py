@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from blockd.policy.compile import SNAPSHOT
 from blockd.problems import Problem
@@ -49,13 +50,13 @@ class Generations:
             # Whole, and never accepted, since the daemon was killed in between: nobody may go back to these.
             newest = self._current.resolve().name
             for orphan in self._generations.iterdir():
-                if orphan.name.isdigit() and orphan.name > newest:
+                if _is_number(orphan.name) and orphan.name > newest:
                     shutil.rmtree(orphan, ignore_errors=True)
 
     def new(self) -> Path:
         """Name a directory for the next generation; nothing is there yet."""
         self._generations.mkdir(parents=True, exist_ok=True, mode=0o750)
-        numbers = [int(path.name) for path in self._generations.iterdir() if path.name.isdigit()]
+        numbers = [int(path.name) for path in self._generations.iterdir() if _is_number(path.name)]
         return self._generations / f"{max([*numbers, self._highest()], default=0) + 1:08}"
 
     def _highest(self) -> int:
@@ -86,7 +87,7 @@ class Generations:
         link.symlink_to(generation.relative_to(self.root))
         os.replace(link, self._current)
         _sync(self.root)
-        others = sorted(path for path in self._generations.iterdir() if path.name.isdigit() and path != generation)
+        others = sorted(path for path in self._generations.iterdir() if _is_number(path.name) and path != generation)
         for old in others[: max(0, len(others) - KEPT + 1)]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -104,7 +105,7 @@ class Generations:
     def previous(self, generation: Path) -> Path | None:
         """Give the whole generation before this one, if it is still there."""
         before = sorted(
-            path for path in self._generations.iterdir() if path.name.isdigit() and path.name < generation.name
+            path for path in self._generations.iterdir() if _is_number(path.name) and path.name < generation.name
         )
         return before[-1] if before else None
 
@@ -140,15 +141,16 @@ class Generations:
     def staged(self) -> list[Problem]:
         """Say why the last candidate was refused, when one is staged."""
         try:
-            return [Problem(**item) for item in json.loads((self.root / STAGED / REFUSED).read_text())]
-        except (OSError, ValueError, TypeError):
+            items = json.loads((self.root / STAGED / REFUSED).read_text())
+        except (OSError, ValueError, RecursionError):
             return []
+        return [_problem(item) for item in items] if isinstance(items, list) else []
 
     def staged_digest(self) -> str | None:
         """Tell what the last refused candidate was made of; None where there is none that could be taken in."""
         try:
             return str(json.loads((self.root / STAGED / MANIFEST).read_text())["digest"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
 
     def reject(self, generation: Path) -> None:
@@ -157,6 +159,18 @@ class Generations:
         # A compile that was killed cleans nothing up.
         for unfinished in generation.parent.glob(f"{generation.name}.*.new"):
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _problem(item: Any) -> Problem:
+    """Read a problem as it was kept; one that was not written by blockd counts, and says so."""
+    kinds = {"file": str, "line": int, "key": str, "text": str}
+    if isinstance(item, dict) and {key: type(value) for key, value in item.items()} == kinds:
+        return Problem(**item)
+    return Problem(REFUSED, 0, "", "a reason that cannot be read")
 
 
 def _sync(directory: Path) -> None:

@@ -142,17 +142,30 @@ class Book:
         learned = {app: [[str(a), int(end - now)] for a, end in known.items()] for app, known in self.apps.items()}
         return {"learned": learned, "shared": [[str(a), names] for a, names in self.shared.items()]}
 
-    def recall(self, kept: dict[str, Any], passed: float, now: float) -> None:
-        """Know again what was kept so many seconds ago, of apps that are followed. ValueError when it is no such."""
-        try:
-            for written, names in kept["shared"]:
-                self._others[ip_address(written)] = self.shared[ip_address(written)] = [str(name) for name in names]
-            for app, known in self.apps.items():
-                for written, left in kept["learned"].get(app, ()):
-                    if left > passed and (address := ip_address(written)) not in known and len(known) < ROOM:
-                        known.put(address, now + min(left - passed, MOST))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from None
+    def recall(self, kept: Any, passed: float, now: float) -> int:
+        """Know again what was kept so many seconds ago, of apps that are followed; give how many rows cannot be used.
+
+        ValueError when it is not what `keep` gives.
+        """
+        shared, learned = (kept.get(key) if isinstance(kept, dict) else None for key in ("shared", "learned"))
+        if not isinstance(shared, list) or not isinstance(learned, dict):
+            raise ValueError("expected what was learned, and what is shared")
+        skipped = 0
+        for row in shared:
+            address, names = _kept_row(row)
+            if address is None or not isinstance(names, list):
+                skipped += 1
+                continue
+            self._others[address] = self.shared[address] = [str(name) for name in names[:NAMES]]
+        for app, known in self.apps.items():
+            rows = learned.get(app, [])
+            for row in rows if isinstance(rows, list) else [rows]:
+                address, left = _kept_row(row)
+                if address is None or type(left) is not int:
+                    skipped += 1
+                elif left > passed and address not in known and len(known) < ROOM:
+                    known.put(address, now + min(left - passed, MOST))
+        return skipped
 
     def enforced(self, now: float) -> list[tuple[str, Address, int]]:
         """Give all that the firewall is to have: app, address, seconds left."""
@@ -168,3 +181,13 @@ class Book:
 def _plain(address: Address) -> Address:
     """Give the IPv4 address inside an IPv6 one, where there is one. RFC 4291 section 2.5.5.2."""
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def _kept_row(row: Any) -> tuple[Address | None, Any]:
+    """Read an address and what is kept of it; no address where a row is something else."""
+    if not isinstance(row, list) or len(row) != 2 or not isinstance(row[0], str):
+        return None, None
+    try:
+        return ip_address(row[0]), row[1]
+    except ValueError:
+        return None, None

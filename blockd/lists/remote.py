@@ -12,7 +12,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from blockd.lists.gate import Limits
 
@@ -115,11 +115,31 @@ class State:
 RETRY = 30.0
 
 
+#: What each value of a state may be; times are compared, so that none may be another type or not a number.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("url", "known_of"), (str,)),
+    **dict.fromkeys(("etag", "modified", "reason", "abandoned"), (str, type(None))),
+    **dict.fromkeys(("tried", "confirmed", "arrived_at"), (int, float, type(None))),
+    **dict.fromkeys(("kept", "arrived"), (int, type(None))),
+    "failures": (int,),
+}
+
+
+def state_of(values: Any) -> State:
+    """Make a state of what JSON says. ValueError when it says something else."""
+    if not isinstance(values, dict) or values.get("result") not in (None, *get_args(Result)):
+        raise ValueError("it is not the state of a fetch")
+    for key, value in values.items():
+        if key != "result" and (type(value) not in _KINDS.get(key, ()) or value != value):
+            raise ValueError(f"it is not the state of a fetch: {key[:40]}")
+    return State(**values)
+
+
 def read_state(path: Path) -> State:
     """Read what is known of the source whose list is at this path; nothing is, where that cannot be read."""
     try:
-        return State(**json.loads(path.with_name(path.name + ".json").read_text()))
-    except (OSError, ValueError, TypeError):
+        return state_of(json.loads(path.with_name(path.name + ".json").read_text()))
+    except (OSError, ValueError, RecursionError):
         return State()
 
 

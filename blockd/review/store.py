@@ -77,12 +77,12 @@ class Store:
                 place = {"hour": cell.hour, "app": cell.app, "grp": cell.group, "action": cell.action}
                 _add(connection, _usage, place, total)
             keys = ("day", "app", "grp", "action", "device")
-            rows = [dict(zip(keys, (*device[:4], device[4][:256]), strict=True)) for device in sorted(part.devices)]
+            rows = [dict(zip(keys, (*device[:4], _text(device[4])), strict=True)) for device in sorted(part.devices)]
             for at in range(0, len(rows), ROWS):
                 insert = _insert(connection)(_devices).on_conflict_do_nothing()
                 connection.execute(insert, rows[at : at + ROWS])
             for (day, name, app), total in part.names.items():
-                _add(connection, _names, {"day": day, "name": name, "app": app}, total)
+                _add(connection, _names, {"day": day, "name": _text(name, 1_024), "app": app}, total)
             connection.execute(delete(_usage).where(_usage.c.hour < before // HOUR))
             gone = or_(_devices.c.day < before // DAY, _devices.c.grp.notin_(logged))
             connection.execute(delete(_devices).where(gone))
@@ -127,6 +127,14 @@ def _add(connection: Connection, table: Table, place: dict[str, Any], total: Sum
     oldest = case((table.c.first_ms > first, first), else_=table.c.first_ms)
     more = {"queries": table.c.queries + total.queries, "first_ms": oldest, "last_ms": newest}
     connection.execute(adding.on_conflict_do_update(index_elements=list(place), set_=more))
+
+
+def _text(text: str, longest: int = 256) -> str:
+    """Write a text as every database takes it, so that one cannot keep all the others from being kept.
+
+    PostgreSQL takes no NUL and nothing longer than its column, and no driver takes half a surrogate pair.
+    """
+    return text[:longest] if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text[:longest])
 
 
 def _insert(connection: Connection) -> Any:

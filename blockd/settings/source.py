@@ -8,7 +8,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from blockd.problems import InputError, Problem
 
@@ -184,12 +183,15 @@ class Kept(Source):
     def __init__(self, generation: Path) -> None:
         """Read the manifest of a generation. OSError or ValueError when there is none that can be read."""
         super().__init__()
-        manifest: dict[str, Any] = json.loads((generation / MANIFEST).read_text())
-        self.config = Path(manifest["config"])
-        self._sums: dict[Path, str] = {Path(item["path"]): item["sha256"] for item in manifest["inputs"]}
-        self._kept: dict[Path, Path] = {
-            Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
-        }
+        try:
+            manifest = json.loads((generation / MANIFEST).read_text())
+            self.config = Path(manifest["config"])
+            self._sums: dict[Path, str] = {Path(item["path"]): str(item["sha256"]) for item in manifest["inputs"]}
+            self._kept: dict[Path, Path] = {
+                Path(item["path"]): generation / INPUTS / item["kept"] for item in manifest["inputs"]
+            }
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{generation / MANIFEST}: is not a manifest: {type(error).__name__}") from None
 
     def _has(self, path: Path) -> bool:
         return path in self._kept

@@ -292,10 +292,16 @@ def test_what_is_shared_is_let_go_whatever_a_firewall_has_of_before() -> None:
     late = book()
     late.recall(kept, 10_000.0, 50.0)
     assert late.enforced(50.0) == []
-    others: list[Any] = [{}, {"shared": 7, "learned": {}}, {"shared": [["x", []]], "learned": {}}]
+    others: list[Any] = [{}, [], 7, {"shared": 7, "learned": {}}, {"shared": []}]
     for other in others:
         with pytest.raises(ValueError, match=r"."):
             book().recall(other, 0.0, 0.0)
+    odd: list[Any] = [["x", 9], [str(EDGE)], [7, 9], [str(EDGE), "9"], [str(EDGE), None], 7, None, {}]
+    mixed = book()
+    rows = {"shared": [*odd, *kept["shared"]], "learned": {"tiktok": [*odd, *kept["learned"]["tiktok"]], "temu": 7}}
+    assert mixed.recall(rows, 100.0, 50.0) >= 2 * len(odd)
+    assert mixed.shared == {EDGE: ["shop.example"]}
+    assert mixed.enforced(50.0) == [("tiktok", OTHER, 500)]
 
 
 def test_an_exemption_ends_for_its_own_apps() -> None:

@@ -105,6 +105,11 @@ def test_what_is_kept_adds_up_and_ends(tmp_path: Path) -> None:
     assert again["block_would_touch"]["devices"] == 2, "who was refused anyway is not touched by a block"
     assert [day.get("monitor", 0) for day in app["trend"]] == [0, 6, 14]
     assert [group["devices"] for group in app["groups"]] == [None, 2]
+    odd = Usage()
+    odd.saw("temu", "guest", "monitor", "half\ud800 a\0pair" + "x" * 300, NOON)
+    odd.led("\ud800" * 2_000, "temu", "d", 1, NOON)
+    store.keep(odd.take(), 0, ["guest"])
+    assert store.read(NOON - 2 * DAY, NOON).devices == {("temu", "guest"): 12}, "kept, as every database takes it"
     store.keep(Usage().take(), NOON - 3_600, ["guest"])
     assert len(store.read(0, NOON).usage) == 2
     store.keep(Usage().take(), 0, ["corporate"])
