@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from dnslib import AAAA, CLASS, NS, QTYPE, RCODE, RR, SOA, A, DNSHeader, DNSQuestion, DNSRecord
+from dnslib import AAAA, CLASS, QTYPE, RCODE, RR, SOA, A, DNSHeader, DNSQuestion, DNSRecord
 from dnslib.dns import RD
 
 from blockd.fastpath import _native, fold_rule_name
@@ -27,7 +28,12 @@ MAX_BODY_OCTETS = 1_024
 #: Records in the answer section, in the authority section, and the octets of both.
 Sections = tuple[int, int, bytes]
 
+#: TTL of what locally served zones say of themselves, and the times of their SOA (RFC 6303 3).
+LOCAL_TTL = 10_800
+LOCAL_TIMES = (1, 3_600, 1_200, 604_800, LOCAL_TTL)
+
 _QUESTION = "x."
+_QUESTION_POINTER = b"\xc0\x0c"
 _BODY_AT = 12 + 3 + 4
 _HINFO = 13
 
@@ -140,28 +146,53 @@ def _template(rcode: int, otherwise: _Records, by_type: dict[int, _Records] | No
     }
 
 
-def special_use(settings: Settings) -> tuple[list[_native.Template], dict[str, tuple[int, int]]]:
+def _local_record(owner: bytes, kind: int, data: bytes) -> bytes:
+    return owner + struct.pack("!HHIH", kind, CLASS.IN, LOCAL_TTL, len(data)) + data
+
+
+def _locally_served_soa(zone: bytes = _QUESTION_POINTER) -> bytes:
+    """Write the SOA of a zone as RFC 6303 3 has it; the crate turns the pointers to the zone's own name."""
+    return _local_record(zone, QTYPE.SOA, zone + b"\x06nobody\x07invalid\0" + struct.pack("!5I", *LOCAL_TIMES))
+
+
+def _local(rcode: int, soa: bytes) -> _native.Template:
+    return {
+        "rcode": rcode,
+        "is_silent": False,
+        "by_type": {},
+        "otherwise": (0, 1, soa),
+        "error": None,
+        "structured_error": None,
+    }
+
+
+def special_use() -> tuple[list[_native.Template], dict[str, tuple[int, int]]]:
     """Build the answers of zones that never leave: templates, and zone -> (at its name, below it) by index."""
-    soa = _soa(settings, 3600)
-    missing = _template(RCODE.NXDOMAIN, _Records(authority=(soa,)))
-    empty = _template(RCODE.NOERROR, _Records(authority=(soa,)))
-    ns = _record("NS", NS("."), 3600)
-    apex = _template(
-        RCODE.NOERROR, _Records(authority=(soa,)), {QTYPE.SOA: _Records((soa,)), QTYPE.NS: _Records((ns,))}
-    )
-    loopback = _template(
-        RCODE.NOERROR,
-        _Records(authority=(soa,)),
-        {
-            QTYPE.A: _Records((_record("A", A("127.0.0.1"), 3600),)),
-            QTYPE.AAAA: _Records((_record("AAAA", AAAA("::1"), 3600),)),
-        },
-    )
-    templates = [missing, empty, apex, loopback]
+    soa = _locally_served_soa()
+    missing, empty, apex = (_local(rcode, soa) for rcode in (RCODE.NXDOMAIN, RCODE.NOERROR, RCODE.NOERROR))
+    apex["by_type"] = {
+        QTYPE.SOA: (1, 0, soa),
+        QTYPE.NS: (1, 0, _local_record(_QUESTION_POINTER, QTYPE.NS, _QUESTION_POINTER)),
+    }
+    loopback = _local(RCODE.NOERROR, soa)
+    loopback["by_type"] = {
+        QTYPE.A: _Records((_record("A", A("127.0.0.1"), 3600),)).pack(),
+        QTYPE.AAAA: _Records((_record("AAAA", AAAA("::1"), 3600),)).pack(),
+    }
+    # The names of the loopback addresses (RFC 1912 4.1): one is a zone of its own, one is inside of another.
+    pointer = {QTYPE.PTR: (1, 0, _local_record(_QUESTION_POINTER, QTYPE.PTR, b"\x09localhost\0"))}
+    ipv6_apex = _local(RCODE.NOERROR, soa)
+    ipv6_apex["by_type"] = {**apex["by_type"], **pointer}
+    inside = _locally_served_soa(b"\x03127\x07in-addr\x04arpa\0")
+    ipv4, below_ipv4 = _local(RCODE.NOERROR, inside), _local(RCODE.NXDOMAIN, inside)
+    ipv4["by_type"] = pointer
+    templates: list[_native.Template] = [missing, empty, apex, loopback, ipv6_apex, ipv4, below_ipv4]
     zones = {zone: (2, 0) for zone in REVERSE_ZONES}
     zones |= {zone: (0, 0) for zone in ("test", "invalid", "onion")}
     zones["localhost"] = (3, 3)
     zones["home.arpa"] = (2, 0)
+    zones["1." + "0." * 31 + "ip6.arpa"] = (4, 0)
+    zones["1.0.0.127.in-addr.arpa"] = (5, 6)
     # A resolver that designates no other says so with NODATA, or clients would ask upstreams (RFC 9462 4, 6.5).
     zones["resolver.arpa"] = (1, 0)
     zones["_dns.resolver.arpa"] = (1, 0)

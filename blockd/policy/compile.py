@@ -53,7 +53,7 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
     views = group_views(inputs)
     templates = _Templates()
     view_specs = [_view_spec(inputs, view, live, bits, templates, generation) for view in views]
-    special_templates, special_zones = answers.special_use(inputs.settings)
+    special_templates, special_zones = answers.special_use()
     first_special = templates.extend(special_templates)
     routes = [inputs.default_servers(), *inputs.settings.upstream.zones.values()]
     rules: _native.Rules = {
@@ -69,7 +69,9 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
         ],
         "any_template": templates.add(answers.any_refused()),
         "templates": templates.all,
-        "local_zones": [(zone, first_special + a, first_special + b) for zone, (a, b) in special_zones.items()],
+        "local_zones": [
+            (zone, first_special + a, first_special + b) for zone, (a, b) in _local_zones(inputs, special_zones)
+        ],
         "routed_zones": [(zone, at + 1) for at, zone in enumerate(inputs.settings.upstream.zones)],
         "routes": [list(route) for route in routes],
         "cdn_zones": inputs.catalogue.cdn_zones,
@@ -120,6 +122,15 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
         if report["kind"] == "block":
             counts[report["app"]] += report["kept"]
     return Compiled(lists, counts)
+
+
+def _local_zones(inputs: Inputs, special: dict[str, tuple[int, int]]) -> Iterable[tuple[str, tuple[int, int]]]:
+    """Leave out what lies in a zone with servers of its own that is, or is inside, a locally served zone around it."""
+    for zone, at in special.items():
+        above = [zone.split(".", labels)[labels] for labels in range(1, zone.count(".") + 1)]
+        outermost = max((at for at, name in enumerate(above) if name in special), default=-1)
+        if not any(name in inputs.settings.upstream.zones for name in above[: outermost + 1]):
+            yield zone, at
 
 
 def _digest(live: list[str], rules: _native.Rules, source: Source) -> bytes:
