@@ -123,7 +123,7 @@ class LogRow(TypedDict):
 
 ZoneAct: TypeAlias = (
     tuple[Literal["nxdomain", "nodata", "drop", "tcp-only"]]
-    | tuple[Literal["alias"], str, bool]
+    | tuple[Literal["alias"], str, bool, int]
     | tuple[Literal["records"], list[tuple[int, int, bytes]]]
 )
 Policy: TypeAlias = int | ZoneAct | None

@@ -174,7 +174,7 @@ class _Writer:
 def _zone_act(act: _native.ZoneAct) -> Records:
     """Write what a rule of a zone that was taken in does."""
     if act[0] == "alias":
-        return (("CNAME", f"{'*.' if act[2] else ''}{act[1]}.", None),)
+        return (("CNAME", f"{'*.' if act[2] else ''}{act[1]}.", act[3]),)
     if act[0] == "records":
         return tuple((to_text(RdataType.make(kind)), _data(kind, wire), ttl) for kind, ttl, wire in act[1])
     return {"nodata": NODATA, "drop": DROP, "tcp-only": TCP_ONLY}.get(act[0], NXDOMAIN)

@@ -10,6 +10,7 @@ from typing import Any
 
 import dns.exception
 import dns.flags
+import dns.rdatatype
 import pytest
 
 from tests.conftest import Serve
@@ -20,6 +21,7 @@ from tests.support.upstream import Asked, Reply, Upstream, answer
 
 QUESTIONS = 5_000
 ZONES = ("rpz1.invalid", "rpz2.invalid", "rpz3.invalid")
+TYPES = ("A", "A", "AAAA", "CNAME", "TXT", "HTTPS", "ANY")
 CLIENTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
@@ -33,7 +35,9 @@ def upstream_zone(rng: random.Random) -> str:
     rows = {}
     for at in range(40):
         rows[f"n{at}"] = f"n{at} CNAME {random_name(rng)}.\n"
-    rows["*.w"] = "*.w A 198.51.100.7\n"
+    # Types that some of the names have.
+    others = "* TXT everything\n*.x TXT x\n*.x HTTPS 1 . alpn=h2\n*.y AAAA 2001:db8::4\nw HTTPS 2 .\n"
+    rows["*.w"] = others + "*.w A 198.51.100.7\n"
     rows["w"] = "w A 198.51.100.7\n"
     return (
         "".join(rows.values()) + "* A 192.0.2.1\n*.x A 192.0.2.2\nx A 192.0.2.3\n*.y A 203.0.113.4\ny A 203.0.113.5\n"
@@ -43,12 +47,16 @@ def upstream_zone(rng: random.Random) -> str:
 def random_zone(rng: random.Random, origin: str, has_addresses: bool) -> str:
     """Make a response policy zone of every kind of trigger and of every deed that answers."""
     rows = [f"$ORIGIN {origin}.", "$TTL 60", "@ SOA ns.invalid. host.invalid. 1 60 60 86400 60", "@ NS ns.invalid."]
-    for _ in range(25):
+    for at in range(25):
         owner = ("*." if rng.random() < 0.4 else "") + random_name(rng)
         deeds = ["CNAME .", "CNAME *.", "CNAME rpz-passthru.", f"A 10.0.{rng.randrange(9)}.1", "CNAME garden.example."]
         deed = rng.choice(deeds)
         if not any(row.startswith(f"{owner} ") for row in rows):
             rows.append(f"{owner} {deed}")
+            if deed.startswith("A "):
+                # Local data of several types.
+                more = [f"A 10.1.{rng.randrange(9)}.1", f'TXT "blocked {at}"', "AAAA 2001:db8::53", "HTTPS 1 ."]
+                rows += [f"{owner} {record}" for record in rng.sample(more, 2)]
     if has_addresses:
         deed = rng.choice(["CNAME .", "CNAME *.", "CNAME rpz-passthru.", "A 10.9.9.9"])
         rows.append(f"{rng.choice(['32.4.113.0.203', '24.0.113.0.203', '24.0.100.51.198'])}.rpz-ip {deed}")
@@ -57,9 +65,14 @@ def random_zone(rng: random.Random, origin: str, has_addresses: bool) -> str:
 
 
 def said(server: Any, name: str, client: str, qtype: str) -> str:
-    """Ask, and say what came: the response code, and addresses."""
+    """Ask, and say what came: the response code, and the answer section but for its TTLs, which count down."""
     got = ask(server, name, qtype, client=client, timeout=5)
-    return f"{rcode(got)} {' '.join(sorted(addresses(got)))}"
+    if qtype == "ANY":
+        # blockd never gives more than an HINFO or the answer of a block, which RFC 8482 allows. BIND and Unbound give
+        # what they have, and differ in it.
+        return rcode(got)
+    rows = [(str(rrset.name), dns.rdatatype.to_text(rrset.rdtype), sorted(map(str, rrset))) for rrset in got.answer]
+    return f"{rcode(got)} {rows}"
 
 
 class Three:
@@ -72,6 +85,7 @@ class Three:
         garden = "garden A 198.51.100.200\n"
         nsd = stack.enter_context(Nsd(directory / "nsd", {"example": upstream_zone(rng) + garden}))
         texts = {zone: random_zone(rng, zone, has_addresses) for zone in ZONES}
+        texts[ZONES[0]] += CORNERS
         for zone, text in texts.items():
             (directory / f"{zone}.zone").write_text(text)
         files = {zone: directory / f"{zone}.zone" for zone in ZONES}
@@ -79,7 +93,7 @@ class Three:
         bind = Bind(
             directory / "bind",
             nsd.port,
-            [f"  response-policy {{ {policy} }};", "  recursive-clients 100;"],
+            [f"  response-policy {{ {policy} }} max-policy-ttl 3600;", "  recursive-clients 100;"],
             [f'zone "{zone}" {{ type primary; file "{file}"; }};' for zone, file in files.items()],
         )
         rpz = [row for zone, file in files.items() for row in ("rpz:", f"  name: {zone}", f"  zonefile: {file}")]
@@ -98,26 +112,62 @@ class Three:
             stack.enter_context(server)
 
 
+#: A label that fills a third of a name.
+LONG = "x" * 63
+#: Rules that random ones do not meet, for questions that are asked once, and what all three say.
+CORNERS = f"""*.long.example CNAME *.{LONG}.{LONG}.example.
+ttl.example 77 CNAME garden.example.
+both.example 78 A 10.0.0.1
+both.example 78 TXT "why"
+"""
+CORNER_QUESTIONS = (
+    (f"a.{LONG}.{LONG}.long.example", "A", "YXDOMAIN"),
+    (f"a.{LONG}.{LONG}.long.example", "CNAME", "YXDOMAIN"),
+    ("a.long.example", "CNAME", f"a.long.example. 60 IN CNAME a.long.example.{LONG}.{LONG}.example."),
+    ("ttl.example", "CNAME", "ttl.example. 77 IN CNAME garden.example."),
+    ("ttl.example", "A", "ttl.example. 77 IN CNAME garden.example."),
+    ("both.example", "TXT", 'both.example. 78 IN TXT "why"'),
+    ("both.example", "CNAME", "NOERROR"),
+)
+
+
+def check_corners(three: Three) -> None:
+    """Compare the first record and its TTL, or the response code where there is none."""
+    for name, qtype, wanted in CORNER_QUESTIONS:
+        for kind, server in three.servers.items():
+            if kind == "Unbound" and (name.endswith("long.example"), qtype) == (True, "CNAME"):
+                # It gives the target with its "*", which is not the alias of this name.
+                continue
+            got = ask(server, name, qtype, timeout=5)
+            shown = got.answer[0].to_text() if got.answer else rcode(got)
+            assert shown == wanted, (kind, name, qtype)
+
+
 def compare(directory: Path, seeds: range, questions: int) -> Counter[str]:
-    """Ask all three; count how the two agree, and fail where blockd says what neither does."""
+    """Ask all three; count how the two agree, and fail where blockd says something else."""
     seen: Counter[str] = Counter()
     for seed in seeds:
         with ExitStack() as stack:
             three = Three(directory / str(seed), seed, seed % 2 == 1, stack)
+            check_corners(three)
             rng = random.Random(1_000 + seed)
             for _ in range(questions // len(seeds)):
                 name = random_name(rng) if rng.random() < 0.8 else f"n{rng.randrange(40)}.example"
-                client, qtype = rng.choice(CLIENTS), rng.choice(["A", "A", "AAAA"])
+                client, qtype = rng.choice(CLIENTS), rng.choice(TYPES)
                 answers = {kind: said(server, name, client, qtype) for kind, server in three.servers.items()}
                 agree = answers["BIND"] == answers["Unbound"]
                 seen[answers["BIND"].split()[0] if agree else "the two differ"] += 1
-                assert answers["blockd"] in (answers["BIND"], answers["Unbound"]), (seed, name, qtype, client, answers)
+                # Where the two differ, blockd follows BIND, which keeps to the order of draft-vixie-dnsop-dns-rpz-00 6:
+                # what an earlier zone says of an address in the answer comes before a later zone's rule about the name.
+                # It looks up no addresses for ANY, so rules about them do not count there.
+                may_pass = qtype == "ANY" and seed % 2 == 1 and answers["blockd"] == "NOERROR"
+                assert may_pass or answers["blockd"] == answers["BIND"], (seed, name, qtype, client, answers)
     return seen
 
 
 @pytest.mark.timeout(400)
 def test_blockd_agrees_where_bind_and_unbound_do(tmp_path: Path) -> None:
-    """5,000 questions over random zones: names, wildcards and what hides them, addresses, clients, aliases."""
+    """5,000 questions over random zones: names, wildcards and what hides them, addresses, clients, aliases, data."""
     seen = compare(tmp_path, range(4), QUESTIONS)
     assert seen["NOERROR"] > 500, seen
     assert seen["NXDOMAIN"] > 200, seen

@@ -93,8 +93,10 @@ def test_what_is_explained_is_what_is_sent(serve: Serve, upstream: Upstream) -> 
         return " ".join(json.loads(done.stdout)["answer"])
 
     assert "HINFO" in answer(PERSONAL, "a.example", "ANY")
-    assert answer(PERSONAL, "a.example", "AXFR") == "REFUSED"
-    assert answer(CORPORATE, "tiktok.com", "AXFR") == "REFUSED"
+    assert answer(PERSONAL, "a.example", "AXFR") == "REFUSED EDE 20: this resolver transfers no zone"
+    assert answer(CORPORATE, "tiktok.com", "AXFR") == "REFUSED EDE 20: this resolver transfers no zone"
+    assert answer(CORPORATE, "tiktok.com", "DS") == answer(PERSONAL, "10.in-addr.arpa", "DS") == "from upstream"
+    assert answer(CORPORATE, "www.tiktok.com", "DS").startswith("NXDOMAIN")
     assert answer(PERSONAL, "a.example", "OPT") == "FORMERR"
     assert answer(f"::ffff:{CORPORATE}", "tiktok.com", "A").startswith("NXDOMAIN")
     warm = json.loads(blockd.run("explain", "--json", "--client", CORPORATE, "www.tiktok.com").stdout)

@@ -10,7 +10,7 @@
 //! the short queue and pushes nothing else out.
 
 use crate::decide::Rules;
-use crate::inspect::{self, Answer, Invalid, Meaning, Targets, UpstreamBlock};
+use crate::inspect::{self, Answer, Meaning, Targets};
 use crate::lock;
 use crate::wire::{Counts, FoldedName, Question, rcode};
 use crossbeam_epoch::{Atomic, Owned, Shared};
@@ -152,7 +152,7 @@ impl Entry {
             octets: octets.as_slice().into(),
             body_octets: answer.body.len() as u16,
             ttls: answer.ttl_places.len() as u16,
-            error: answer.upstream_block.map(UpstreamBlock::error).or(answer.invalid.map(Invalid::error)),
+            error: answer.extended_error(),
         }
     }
 

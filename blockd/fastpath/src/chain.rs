@@ -24,8 +24,8 @@ pub enum Act {
     Template(u16),
     /// An answer over TCP alone.
     TcpOnly,
-    /// Another name's answer; the question's labels come before it or not.
-    Alias(FoldedName, bool),
+    /// Another name's answer; the labels of the name that met the rule come before it or not; TTL of the alias, seconds.
+    Alias(FoldedName, bool, u32),
 }
 
 /// What one zone has at a name; a name that is there, with a rule or not, hides the wildcards above it (RFC 4592).
@@ -72,8 +72,8 @@ pub struct Met {
     pub app: u8,
     /// What it does: an index of `acts`.
     pub act: u16,
-    /// How many names of the answer were passed on the way; 0 is the question.
-    pub depth: u8,
+    /// The name of the answer that met it; none is the question's own.
+    pub behind: Option<FoldedName>,
 }
 
 /// What came of a walk.
@@ -122,7 +122,8 @@ impl Chain {
     ) -> Walked {
         let mut walked = Walked::default();
         let mut names = vec![*name];
-        names.extend(targets.map(Targets::names).unwrap_or_default());
+        // The target of an alias that was asked for is not asked for.
+        names.extend(targets.filter(|_| qtype != rtype::CNAME).map(Targets::names).unwrap_or_default());
         let addresses = targets.map(Targets::addresses).unwrap_or_default();
         for (depth, name) in names.iter().enumerate() {
             let mut rules = self.find(&key.suffixes(name));
@@ -163,7 +164,8 @@ impl Chain {
                     continue;
                 }
                 if !may_come {
-                    walked.met = Some(Met { app: zone.app, act: act as u16, depth: depth.min(255) as u8 });
+                    let behind = (depth > 0).then_some(*name);
+                    walked.met = Some(Met { app: zone.app, act: act as u16, behind });
                 }
                 return walked;
             }
@@ -171,9 +173,9 @@ impl Chain {
         walked
     }
 
-    /// The name that an alias leads to; none where it would be too long.
-    pub fn alias(target: &FoldedName, is_prefixed: bool, asked: &FoldedName) -> Option<FoldedName> {
-        if is_prefixed { asked.with_suffix_replaced(&FoldedName::ROOT, target) } else { Some(*target) }
+    /// The name that an alias of `at` leads to; none where it would be too long.
+    pub fn alias(target: &FoldedName, is_prefixed: bool, at: &FoldedName) -> Option<FoldedName> {
+        if is_prefixed { at.with_suffix_replaced(&FoldedName::ROOT, target) } else { Some(*target) }
     }
 
     /// The rule of a zone of an app that a name meets, as text: the name, or the wildcard.
@@ -273,7 +275,7 @@ impl ChainBuilder {
             Deed::Drop => Act::Template(of.silence),
             Deed::Pass => Act::Pass,
             Deed::TcpOnly => Act::TcpOnly,
-            Deed::Alias(target, is_prefixed) => Act::Alias(target, is_prefixed),
+            Deed::Alias(target, is_prefixed, ttl) => Act::Alias(target, is_prefixed, ttl),
             Deed::Data(kind, ttl, text) => {
                 let (number, data) = to_data(&kind, &text).ok_or("a record whose data cannot be read")?;
                 self.data.entry((zone, trigger)).or_default().push((number, ttl, data));

@@ -157,6 +157,22 @@ pub enum Zone {
     Host(u16),
 }
 
+impl Zone {
+    /// Whether its answers are prepared.
+    pub fn is_answered_here(self) -> bool {
+        !matches!(self, Self::Route(_))
+    }
+
+    /// The prepared answer at the zone's own name or below it; of a route there is none.
+    pub fn template(self, is_apex: bool) -> u16 {
+        match self {
+            Self::Local { apex, .. } if is_apex => apex,
+            Self::Local { below, .. } => below,
+            Self::Host(template) | Self::Route(template) => template,
+        }
+    }
+}
+
 /// Zones by name.
 #[derive(Debug, Default)]
 pub struct Zones {

@@ -126,6 +126,54 @@ pub struct Answer {
     pub upstream_block: Option<UpstreamBlock>,
     /// Why the upstream says that the answer does not validate, if it does.
     pub invalid: Option<Invalid>,
+    /// Where its aliases lead, if there is no data there: other servers may have some.
+    pub open_end: Option<OpenEnd>,
+    /// Extended DNS Error of an answer that another one was joined to.
+    pub error: Option<(u16, &'static str)>,
+}
+
+/// The end of an alias chain at which an answer has no data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenEnd {
+    /// The last name.
+    pub name: FoldedName,
+    /// Whether an SOA says that there is none.
+    pub is_denied: bool,
+}
+
+/// Records behind a question: of an answer that was kept, or prepared ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Response code.
+    pub rcode: u16,
+    /// Records.
+    pub counts: Counts,
+    /// The records, as they stand behind the question.
+    pub body: &'a [u8],
+    /// What became of their TTLs.
+    pub ttls: Ttls,
+}
+
+/// How the TTLs of a part are to be read.
+#[derive(Debug, Clone, Copy)]
+pub enum Ttls {
+    /// So many seconds old.
+    Aged(u32),
+    /// Over: this one for all.
+    Stale(u32),
+}
+
+impl Answer {
+    /// The records, to be joined to others.
+    pub fn as_part(&self) -> Part<'_> {
+        Part { rcode: self.rcode, counts: self.counts, body: &self.body, ttls: Ttls::Aged(0) }
+    }
+
+    /// The Extended DNS Error that clients get with it.
+    pub fn extended_error(&self) -> Option<(u16, &'static str)> {
+        let own = self.upstream_block.map(UpstreamBlock::error).or(self.invalid.map(Invalid::error));
+        self.error.or(own)
+    }
 }
 
 /// Seconds that a block or a validation failure without an SOA is kept: RFC 9520 3.2 allows 1 s to 5 min.
@@ -276,7 +324,7 @@ pub fn read_answer(
 
     let mut kept = Keeper::new(packet, name, bounds, &mut hops_left);
     let mut targets = Targets::default();
-    let last = kept.follow_chain(&answer_records, name, qtype, dnssec_ok, rcode, &mut targets)?;
+    let last = kept.follow_chain(&answer_records, name, None, (qtype, dnssec_ok, rcode), &mut targets)?;
     kept.without_ech = without_ech;
     if rcode == rcode::YXDOMAIN && !kept.is_too_long {
         // To a query it says one thing alone, that a DNAME makes the name too long (RFC 6672 2.2).
@@ -288,8 +336,10 @@ pub fn read_answer(
     kept.count = 0;
     kept.keep_authority(&authority_records, &last, (is_positive, rcode), dnssec_ok)?;
     kept.answer.counts.authority = kept.count;
+    let open_end = kept.open_end(name, &last, qtype, is_positive);
     let mut answer = kept.answer;
     answer.rcode = rcode;
+    answer.open_end = open_end;
     answer.is_authentic = second_flags & 0x20 != 0 && !is_changed;
     let is_null = |target| match target {
         Target::Address(Address::V4(bits)) => bits == 0,
@@ -322,42 +372,106 @@ fn refusal(rcode: u16, stated: Stated, bounds: TtlBounds) -> Option<Answer> {
     })
 }
 
-/// The answer of one name given to a question for another, which policy made its alias.
-///
-/// `body` is what [`read_answer`] or a template keeps for `target`; `ttl` is the alias's. Nothing when it does not fit.
-pub fn through_alias(
-    asked: &FoldedName,
-    target: &FoldedName,
-    (qtype, dnssec_ok): (u16, bool),
-    ttl: u32,
-    (rcode, counts, body): (u16, Counts, &[u8]),
-    bounds: TtlBounds,
-) -> Option<Answer> {
+/// A part whose records are read, and the message they are read from.
+struct Opened<'a> {
+    packet: &'a [u8],
+    rcode: u16,
+    answer: Vec<Record<'a>>,
+    authority: Vec<Record<'a>>,
+}
+
+/// Makes a message of a part: a header that is not read, the question that its pointers lead to, its records.
+fn message_of(name: &FoldedName, qtype: u16, part: Part<'_>) -> Vec<u8> {
     let mut packet = vec![0; HEADER_OCTETS];
-    packet.extend_from_slice(target.as_wire());
+    packet.extend_from_slice(name.as_wire());
     packet.extend_from_slice(&qtype.to_be_bytes());
     packet.extend_from_slice(&CLASS_IN.to_be_bytes());
-    let body_at = packet.len();
-    packet.extend_from_slice(body);
-    let mut reader = Reader::new(&packet, body_at);
-    let mut hops_left = 256 + 8 * packet.len();
-    let answers = read_section(&packet, &mut reader, counts.answer, &mut hops_left)?;
-    let authority = read_section(&packet, &mut reader, counts.authority, &mut hops_left)?;
-    let mut kept = Keeper::new(&packet, asked, bounds, &mut hops_left);
+    packet.extend_from_slice(part.body);
+    packet
+}
+
+fn open_part<'a>(
+    packet: &'a [u8],
+    name: &FoldedName,
+    part: Part<'_>,
+    hops_left: &mut usize,
+) -> Result<Opened<'a>, Problem> {
+    let mut reader = Reader::new(packet, HEADER_OCTETS + name.wire_length() + 4);
+    let mut section = |count| {
+        let mut records = read_section(packet, &mut reader, count, hops_left).ok_or(Problem::Malformed)?;
+        for record in &mut records {
+            record.ttl = match part.ttls {
+                Ttls::Aged(age) => record.ttl.saturating_sub(age),
+                Ttls::Stale(ttl) => ttl,
+            };
+        }
+        Ok(records)
+    };
+    let (answer, authority) = (section(part.counts.answer)?, section(part.counts.authority)?);
+    Ok(Opened { packet, rcode: part.rcode, answer, authority })
+}
+
+/// Joins the answer of the name at which a chain of aliases ends, `at`, to the answer of `asked` that leads there.
+///
+/// Of `head` the chain is kept, as far as `at`, and what proves it; all else is `tail`'s.
+pub fn join(
+    asked: &FoldedName,
+    (qtype, dnssec_ok): (u16, bool),
+    head: Part<'_>,
+    at: &FoldedName,
+    tail: Part<'_>,
+    bounds: TtlBounds,
+) -> Result<Answer, Problem> {
+    let (first, second) = (message_of(asked, qtype, head), message_of(at, qtype, tail));
+    let mut hops_left = 256 + 8 * (first.len() + second.len());
+    let head = open_part(&first, asked, head, &mut hops_left)?;
+    let tail = open_part(&second, at, tail, &mut hops_left)?;
+    let mut kept = Keeper::new(head.packet, asked, bounds, &mut hops_left);
     let mut targets = Targets::default();
-    targets.push_name(target);
-    kept.write_record(asked, rtype::CNAME, ttl, target.as_wire()).ok()?;
-    if qtype != rtype::CNAME {
-        let last = kept.follow_chain(&answers, target, qtype, dnssec_ok, rcode, &mut targets).ok()?;
-        let is_positive = kept.keep_terminal(&answers, &last, qtype, dnssec_ok, &mut targets).ok()?;
-        kept.answer.counts.answer = kept.count;
-        kept.count = 0;
-        kept.keep_authority(&authority, &last, (is_positive, rcode), dnssec_ok).ok()?;
-        kept.answer.counts.authority = kept.count;
-    } else {
-        kept.answer.counts.answer = kept.count;
+    let wanted = (qtype, dnssec_ok, head.rcode);
+    if kept.follow_chain(&head.answer, asked, Some(at), wanted, &mut targets)? != *at {
+        return Err(Problem::Chain);
     }
-    Some(Answer { rcode, targets, ..kept.answer })
+    let zones_of_head = kept.zones.clone();
+    kept.packet = tail.packet;
+    let last = kept.follow_chain(&tail.answer, at, None, (qtype, dnssec_ok, tail.rcode), &mut targets)?;
+    let is_positive = kept.keep_terminal(&tail.answer, &last, qtype, dnssec_ok, &mut targets)?;
+    kept.answer.counts.answer = kept.count;
+    kept.count = 0;
+    kept.keep_authority(&tail.authority, &last, (is_positive, tail.rcode), dnssec_ok)?;
+    if dnssec_ok && !head.authority.iter().any(|record| record.record_type == rtype::SOA) {
+        // Of a denial that does not count here nothing is kept, of a wildcard alias its proof.
+        kept.packet = head.packet;
+        kept.keep_proofs(&head.authority, &zones_of_head)?;
+    }
+    kept.answer.counts.authority = kept.count;
+    let open_end = kept.open_end(asked, &last, qtype, is_positive);
+    let ttl = if kept.answer.ttl == u32::MAX { 0 } else { kept.answer.ttl };
+    Ok(Answer { rcode: tail.rcode, ttl, open_end, targets, ..kept.answer })
+}
+
+/// Makes the answer in which policy makes `at` an alias of `target`: `head` leads from `asked` to `at`.
+pub fn alias(
+    asked: &FoldedName,
+    (qtype, dnssec_ok): (u16, bool),
+    head: Part<'_>,
+    at: &FoldedName,
+    (target, ttl): (&FoldedName, u32),
+    bounds: TtlBounds,
+) -> Result<Answer, Problem> {
+    let packet = message_of(asked, qtype, head);
+    let mut hops_left = 256 + 8 * packet.len();
+    let head = open_part(&packet, asked, head, &mut hops_left)?;
+    let mut kept = Keeper::new(head.packet, asked, bounds, &mut hops_left);
+    let mut targets = Targets::default();
+    let wanted = (qtype, dnssec_ok, rcode::NOERROR);
+    if kept.follow_chain(&head.answer, asked, Some(at), wanted, &mut targets)? != *at {
+        return Err(Problem::Chain);
+    }
+    targets.push_name(target);
+    kept.write_record(at, rtype::CNAME, ttl, target.as_wire())?;
+    kept.answer.counts.answer = kept.count;
+    Ok(Answer { targets, ..kept.answer })
 }
 
 fn read_section<'a>(
@@ -456,6 +570,10 @@ struct Keeper<'a, 'b> {
     /// Whether `ech` is left out, and whether there was any.
     without_ech: bool,
     is_changed: bool,
+    /// The names of the chain.
+    visited: Vec<FoldedName>,
+    /// Whether the SOA of a negative answer was kept.
+    is_denied: bool,
     /// Whether a DNAME made a name that is too long.
     is_too_long: bool,
     /// Owners of the DNAMEs that were kept: one that applies again is not written again (RFC 2181 5).
@@ -482,25 +600,34 @@ impl<'a, 'b> Keeper<'a, 'b> {
             zones: Vec::new(),
             without_ech: false,
             is_changed: false,
+            visited: vec![*name],
+            is_denied: false,
             is_too_long: false,
             dnames: Vec::new(),
             written: vec![(name.as_wire().to_vec(), HEADER_OCTETS, name.wire_length())],
         }
     }
 
-    /// Follows CNAME and DNAME from the question; gives the name where the chain ends.
+    /// Where a chain ends without data; none where it has some, or there is no chain.
+    fn open_end(&self, asked: &FoldedName, last: &FoldedName, qtype: u16, is_positive: bool) -> Option<OpenEnd> {
+        let is_open = !is_positive && !self.is_too_long && last != asked && qtype != rtype::CNAME;
+        is_open.then_some(OpenEnd { name: *last, is_denied: self.is_denied })
+    }
+
+    /// Follows CNAME and DNAME from a name, at most to `stop`; gives the name where the chain ends.
     fn follow_chain(
         &mut self,
         records: &[Record<'_>],
         name: &FoldedName,
-        qtype: u16,
-        dnssec_ok: bool,
-        rcode: u16,
+        stop: Option<&FoldedName>,
+        (qtype, dnssec_ok, rcode): (u16, bool, u16),
         targets: &mut Targets,
     ) -> Result<FoldedName, Problem> {
         let mut at = *name;
-        let mut visited: Vec<FoldedName> = vec![at];
         loop {
+            if stop == Some(&at) {
+                return Ok(at);
+            }
             let redirection =
                 records.iter().find(|r| r.record_type == rtype::DNAME && r.owner != at && at.is_within(&r.owner));
             let next = if let Some(dname) = redirection {
@@ -529,10 +656,10 @@ impl<'a, 'b> Keeper<'a, 'b> {
                 return Ok(at);
             };
             targets.push_name(&next);
-            if visited.contains(&next) || visited.len() > MAX_CHAIN {
+            if self.visited.contains(&next) || self.visited.len() > MAX_CHAIN {
                 return Err(Problem::Chain);
             }
-            visited.push(next);
+            self.visited.push(next);
             at = next;
             if qtype == rtype::CNAME {
                 // The synthesised CNAME is the answer.
@@ -592,18 +719,7 @@ impl<'a, 'b> Keeper<'a, 'b> {
         dnssec_ok: bool,
     ) -> Result<(), Problem> {
         let soa = authority.iter().find(|r| r.record_type == rtype::SOA && last.is_within(&r.owner));
-        if !is_positive {
-            let Some(soa) = soa else {
-                let is_referral = rcode == rcode::NOERROR && self.answer.counts.answer == 0;
-                if is_referral && authority.iter().any(|r| r.record_type == rtype::NS) {
-                    // A referral is no answer to a question with RD: this server does not resolve. With NXDOMAIN it is
-                    // no referral (RFC 2308 2.1, type 4).
-                    return Err(Problem::Failed(rcode::REFUSED));
-                }
-                // Without an SOA there is no time for which this holds (RFC 2308 5).
-                self.answer.ttl = 0;
-                return Ok(());
-            };
+        if let Some(soa) = soa.filter(|_| !is_positive) {
             let minimum = soa
                 .rdata
                 .len()
@@ -614,20 +730,34 @@ impl<'a, 'b> Keeper<'a, 'b> {
             let ttl = soa.ttl.min(minimum).min(self.bounds.negative_ceiling);
             self.keep(soa, ttl)?;
             self.keep_signatures(authority, &soa.owner, rtype::SOA, dnssec_ok)?;
+            self.is_denied = true;
+            self.zones.push(soa.owner);
+        } else if !is_positive {
+            let is_referral = rcode == rcode::NOERROR && self.answer.counts.answer == 0;
+            if is_referral && authority.iter().any(|r| r.record_type == rtype::NS) {
+                // A referral is no answer to a question with RD: this server does not resolve. With NXDOMAIN it is
+                // no referral (RFC 2308 2.1, type 4).
+                return Err(Problem::Failed(rcode::REFUSED));
+            }
+            // Without an SOA there is no time for which this holds (RFC 2308 5).
+            self.answer.ttl = 0;
         }
         if !dnssec_ok {
             return Ok(());
         }
-        if let Some(soa) = soa.filter(|_| !is_positive) {
-            self.zones.push(soa.owner);
-        }
+        let zones = std::mem::take(&mut self.zones);
+        self.keep_proofs(authority, &zones)
+    }
+
+    /// Keeps what proves a denial in one of these zones.
+    fn keep_proofs(&mut self, authority: &[Record<'_>], zones: &[FoldedName]) -> Result<(), Problem> {
         for record in authority {
             let is_proof = match record.record_type {
                 rtype::NSEC | rtype::NSEC3 => true,
                 rtype::RRSIG => matches!(covered_type(record), rtype::NSEC | rtype::NSEC3),
                 _ => false,
             };
-            if is_proof && self.zones.iter().any(|zone| record.owner.is_within(zone)) {
+            if is_proof && zones.iter().any(|zone| record.owner.is_within(zone)) {
                 self.keep(record, record.ttl)?;
             }
         }
@@ -1115,6 +1245,81 @@ mod tests {
         packet.truncate(12 + asked.wire_length() + 4);
         let alone = read_answer(&packet, &asked, 1, false, false, BOUNDS);
         assert_eq!(alone.unwrap_err(), Problem::Failed(rcode::YXDOMAIN));
+    }
+
+    /// What is kept of an answer with these records, of which the last `authority` stand in the authority section.
+    fn kept(question: &str, code: u8, records: &[(&str, u16, u32, Vec<u8>)], authority: u8, dnssec_ok: bool) -> Answer {
+        let mut packet = message(question, 1, records);
+        (packet[3], packet[7], packet[9]) = (0x80 | code, packet[7] - authority, authority);
+        read_answer(&packet, &name(question), 1, dnssec_ok, false, BOUNDS).unwrap()
+    }
+
+    fn soa(negative: u32) -> Vec<u8> {
+        [&[0, 0][..], &[0; 16], &negative.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn answers_are_joined_where_an_alias_leads_on() {
+        let to = |target: &str| name(target).as_wire().to_vec();
+        let head = [("a.one", rtype::CNAME, 300, to("b.two")), ("one", rtype::SOA, 300, soa(60))];
+        let head = kept("a.one", 3, &head[..], 1, false);
+        let open = |is_denied| Some(OpenEnd { name: name("b.two"), is_denied });
+        assert_eq!(head.open_end, open(false), "what another zone's SOA says is no denial");
+        let denied = [("a.one", rtype::CNAME, 300, to("b.two")), ("two", rtype::SOA, 300, soa(60))];
+        let head = kept("a.one", 3, &denied, 1, false);
+        assert_eq!(head.open_end, open(true));
+        let tail = kept("b.two", 0, &[("b.two", rtype::A, 100, vec![192, 0, 2, 1])], 0, false);
+        let with = |ttls| {
+            let tail = Part { ttls, ..tail.as_part() };
+            join(&name("a.one"), (1, false), head.as_part(), &name("b.two"), tail, BOUNDS).unwrap()
+        };
+        let answer = with(Ttls::Aged(30));
+        assert_eq!((answer.rcode, answer.counts), (0, Counts { answer: 2, authority: 0 }), "the denial is gone");
+        assert_eq!((answer.ttl, answer.open_end), (70, None), "the smallest, and what is old has less left");
+        assert_eq!(answer.targets.addresses(), vec![Address::V4(0xC000_0201)]);
+        assert_eq!((with(Ttls::Stale(30)).ttl, with(Ttls::Aged(200)).ttl), (30, 0));
+        // Negative ends, another open one, a loop, and what does not lead there.
+        let join = |tail: &Answer, at: &str| {
+            join(&name("a.one"), (1, false), head.as_part(), &name(at), tail.as_part(), BOUNDS)
+        };
+        let gone = join(&kept("b.two", 3, &[("two", rtype::SOA, 50, soa(40))], 1, false), "b.two").unwrap();
+        assert_eq!((gone.rcode, gone.counts, gone.ttl), (3, Counts { answer: 1, authority: 1 }, 40));
+        let on = join(&kept("b.two", 0, &[("b.two", rtype::CNAME, 9, to("c.example"))], 0, false), "b.two").unwrap();
+        assert_eq!(on.open_end, Some(OpenEnd { name: name("c.example"), is_denied: false }));
+        let back = kept("b.two", 0, &[("b.two", rtype::CNAME, 9, to("a.one"))], 0, false);
+        assert_eq!(join(&back, "b.two").unwrap_err(), Problem::Chain);
+        assert_eq!(join(&tail, "x.two").unwrap_err(), Problem::Chain);
+    }
+
+    #[test]
+    fn a_joined_answer_keeps_signatures_and_the_proof_of_a_wildcard_alias() {
+        let signature = |zone: &str, covered: u16| {
+            let mut rdata = covered.to_be_bytes().to_vec();
+            rdata.extend_from_slice(&[13, 2, 0, 0, 1, 44, 0x70, 0, 0, 0, 0x60, 0, 0, 0, 0, 1]);
+            rdata.extend_from_slice(name(zone).as_wire());
+            rdata.extend_from_slice(&[7; 64]);
+            rdata
+        };
+        let nsec = [name("z.one").as_wire(), &[0, 1, 0x40]].concat();
+        let head = [
+            ("d.one", rtype::DNAME, 60, name("e.one").as_wire().to_vec()),
+            ("d.one", rtype::RRSIG, 60, signature("one", rtype::DNAME)),
+            ("a.e.one", rtype::CNAME, 60, name("b.two").as_wire().to_vec()),
+            ("a.e.one", rtype::RRSIG, 60, signature("one", rtype::CNAME)),
+            ("e.one", rtype::NSEC, 60, nsec),
+            ("e.one", rtype::RRSIG, 60, signature("one", rtype::NSEC)),
+        ];
+        let head = kept("a.d.one", 0, &head, 2, true);
+        let tail =
+            [("b.two", rtype::A, 60, vec![192, 0, 2, 1]), ("b.two", rtype::RRSIG, 60, signature("two", rtype::A))];
+        let tail = kept("b.two", 0, &tail, 0, true);
+        let answer = |dnssec_ok| {
+            let (head, tail) = (head.as_part(), tail.as_part());
+            join(&name("a.d.one"), (1, dnssec_ok), head, &name("b.two"), tail, BOUNDS).unwrap().counts
+        };
+        // DNAME, its signature, its CNAME, CNAME, its signature, A, its signature; NSEC, its signature.
+        assert_eq!(answer(true), Counts { answer: 7, authority: 2 });
+        assert_eq!(answer(false), Counts { answer: 4, authority: 0 });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::cache::Key;
 use crate::identity::Identity;
+use crate::inspect::Answer;
 use crate::lock;
 use crate::wire::{Asker, FoldedName};
 use hashbrown::HashMap;
@@ -30,8 +31,62 @@ pub struct Waiter {
     pub origin: Origin,
     /// When its query was received, microseconds.
     pub received_us: u64,
-    /// The name that it asked for, where the question is another's by policy.
-    pub asked: Option<Box<FoldedName>>,
+    /// The name that it asked for and what leads from it to this question's name, where policy made that an alias.
+    pub through: Option<Box<Through>>,
+}
+
+/// A name and the aliases, policy's the last, by which it leads to the name of another question.
+#[derive(Debug, Clone)]
+pub struct Through {
+    /// The name.
+    pub name: FoldedName,
+    /// The aliases.
+    pub head: Answer,
+}
+
+/// A question whose answer leads to a name of other servers, and waits for theirs.
+///
+/// It waits for an exchange alone, never for a question that waits itself, so that no two can wait for each other: of
+/// such a one it takes the part that is known and goes on by itself ([`Followed::Part`]).
+#[derive(Debug, Clone)]
+pub struct Follower {
+    /// The question.
+    pub key: Arc<Key>,
+    /// Its serial number.
+    pub serial: u64,
+    /// When it was first asked, milliseconds.
+    pub since_ms: u64,
+    /// What is known of its answer.
+    pub answer: Arc<Answer>,
+    /// The tag of the route whose servers said where it ends; none when that was said here.
+    pub said_by: Option<u32>,
+}
+
+/// How a follower was taken in.
+#[derive(Debug)]
+pub enum Followed {
+    /// Nobody asked this yet: start an exchange for the question of this serial number.
+    First(u64),
+    /// An exchange is under way.
+    Joined,
+    /// This is known of it, and it is waiting itself.
+    Part(Arc<Answer>),
+}
+
+/// Those who waited for a question.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Clients.
+    pub waiters: Vec<Waiter>,
+    /// Other questions.
+    pub followers: Vec<Follower>,
+}
+
+impl Taken {
+    /// Whether nobody waited.
+    pub fn is_empty(&self) -> bool {
+        self.waiters.is_empty() && self.followers.is_empty()
+    }
 }
 
 /// How a waiter was taken in.
@@ -51,9 +106,19 @@ pub enum Joined {
 
 #[derive(Debug)]
 struct Question {
-    waiters: Vec<Waiter>,
+    taken: Taken,
     since_ms: u64,
     serial: u64,
+    /// Whether its answer is wanted though no client waits.
+    is_looked_up: bool,
+    /// What its servers said, once it waits for those of other names.
+    part: Option<Arc<Answer>>,
+}
+
+impl Question {
+    fn new(serial: u64, since_ms: u64) -> Self {
+        Self { taken: Taken::default(), since_ms, serial, is_looked_up: false, part: None }
+    }
 }
 
 type Questions = HashMap<Arc<Key>, Question>;
@@ -105,7 +170,7 @@ impl Pending {
                     && other.asker.id == waiter.asker.id
                     && matches!((&other.origin, &waiter.origin), (Origin::Datagram(_), Origin::Datagram(_)))
             };
-            if question.waiters.iter().take(SEARCHED_FOR_REPETITION).any(is_same) {
+            if question.taken.waiters.iter().take(SEARCHED_FOR_REPETITION).any(is_same) {
                 return Joined::Repeated;
             }
         }
@@ -120,12 +185,14 @@ impl Pending {
         self.waiting.fetch_add(1, Relaxed);
         match questions.get_mut(key) {
             Some(question) => {
-                question.waiters.push(waiter);
+                question.taken.waiters.push(waiter);
                 Joined::Coalesced
             }
             None => {
                 let serial = self.next_serial.fetch_add(1, Relaxed);
-                questions.insert(Arc::clone(key), Question { waiters: vec![waiter], since_ms: now_ms, serial });
+                let mut question = Question::new(serial, now_ms);
+                question.taken.waiters.push(waiter);
+                questions.insert(Arc::clone(key), question);
                 Joined::First(serial)
             }
         }
@@ -134,40 +201,80 @@ impl Pending {
     /// Has a question asked that nobody waits for; none when it is under way.
     pub fn begin(&self, key: &Arc<Key>, now_ms: u64) -> Option<u64> {
         let mut questions = self.questions(key);
-        if questions.contains_key(key) {
+        if let Some(question) = questions.get_mut(key) {
+            question.is_looked_up = true;
             return None;
         }
         let serial = self.next_serial.fetch_add(1, Relaxed);
-        questions.insert(Arc::clone(key), Question { waiters: Vec::new(), since_ms: now_ms, serial });
+        questions.insert(Arc::clone(key), Question { is_looked_up: true, ..Question::new(serial, now_ms) });
         Some(serial)
     }
 
+    /// Has a question wait for the exchange of another one, which is as old: clients wait no longer for two than for one.
+    pub fn follow(&self, key: &Arc<Key>, follower: &Follower) -> Followed {
+        let mut questions = self.questions(key);
+        if let Some(question) = questions.get_mut(key) {
+            if let Some(part) = &question.part {
+                return Followed::Part(Arc::clone(part));
+            }
+            question.taken.followers.push(follower.clone());
+            return Followed::Joined;
+        }
+        let serial = self.next_serial.fetch_add(1, Relaxed);
+        let mut question = Question::new(serial, follower.since_ms);
+        question.taken.followers.push(follower.clone());
+        questions.insert(Arc::clone(key), question);
+        Followed::First(serial)
+    }
+
+    /// A question's exchange is over, and what was said leads to a name of other servers: gives those that follow it, and
+    /// itself as a follower if anybody else wants the whole. Nothing when it is over or waits already.
+    pub fn turn(&self, key: &Key, part: &Arc<Answer>) -> Option<(Vec<Follower>, Option<Follower>)> {
+        let mut questions = self.questions(key);
+        let (key, _) = questions.get_key_value(key)?;
+        let key = Arc::clone(key);
+        let question = questions.get_mut(&key).filter(|question| question.part.is_none())?;
+        let followers = std::mem::take(&mut question.taken.followers);
+        if question.taken.waiters.is_empty() && !question.is_looked_up {
+            questions.remove(&key);
+            return Some((followers, None));
+        }
+        question.part = Some(Arc::clone(part));
+        let (serial, since_ms, said_by) = (question.serial, question.since_ms, Some(key.route));
+        Some((followers, Some(Follower { key, serial, since_ms, answer: Arc::clone(part), said_by })))
+    }
+
+    /// Whether the question of this serial number is not answered yet.
+    pub fn is_open(&self, key: &Key, serial: u64) -> bool {
+        self.questions(key).get(key).is_some_and(|question| question.serial == serial)
+    }
+
     /// Takes everybody out who waits for this.
-    pub fn take(&self, key: &Key) -> Vec<Waiter> {
+    pub fn take(&self, key: &Key) -> Taken {
         self.take_if(key, |_, _| true)
     }
 
     /// Takes everybody out of the question of this serial number; a newer one of the same name stays.
-    pub fn take_serial(&self, key: &Key, serial: u64) -> Vec<Waiter> {
+    pub fn take_serial(&self, key: &Key, serial: u64) -> Taken {
         self.take_if(key, |_, other| other == serial)
     }
 
     /// Takes everybody out who waits for this, if it was first asked before `before_ms`.
-    pub fn take_older(&self, key: &Key, before_ms: u64) -> Vec<Waiter> {
+    pub fn take_older(&self, key: &Key, before_ms: u64) -> Taken {
         self.take_if(key, |since_ms, _| since_ms < before_ms)
     }
 
-    fn take_if(&self, key: &Key, is_meant: impl FnOnce(u64, u64) -> bool) -> Vec<Waiter> {
+    fn take_if(&self, key: &Key, is_meant: impl FnOnce(u64, u64) -> bool) -> Taken {
         let mut questions = self.questions(key);
         if !questions.get(key).is_some_and(|question| is_meant(question.since_ms, question.serial)) {
-            return Vec::new();
+            return Taken::default();
         }
         let Some(question) = questions.remove(key) else {
-            return Vec::new();
+            return Taken::default();
         };
         drop(questions);
-        self.waiting.fetch_sub(question.waiters.len(), Relaxed);
-        for waiter in &question.waiters {
+        self.waiting.fetch_sub(question.taken.waiters.len(), Relaxed);
+        for waiter in &question.taken.waiters {
             let bucket = waiter.identity.bucket();
             let mut clients = self.clients(bucket);
             if let Some(count) = clients.get_mut(&bucket) {
@@ -177,12 +284,14 @@ impl Pending {
                 }
             }
         }
-        question.waiters
+        question.taken
     }
 
-    /// When the question of this serial number was first asked, milliseconds; none when nobody waits for it any more.
+    /// When the question of this serial number was first asked, milliseconds; none when its exchange is over.
     pub fn since(&self, key: &Key, serial: u64) -> Option<u64> {
-        self.questions(key).get(key).filter(|question| question.serial == serial).map(|question| question.since_ms)
+        let questions = self.questions(key);
+        let question = questions.get(key).filter(|question| question.serial == serial && question.part.is_none());
+        question.map(|question| question.since_ms)
     }
 
     /// Questions asked before `before_ms`: whoever was to answer them is gone.
@@ -219,7 +328,7 @@ mod tests {
             identity: Identity { address: crate::identity::Address::V4(client), port: 1, mac: 0 },
             origin: Origin::Stream(u64::from(id)),
             received_us: 0,
-            asked: None,
+            through: None,
         }
     }
 
@@ -244,7 +353,7 @@ mod tests {
             assert_eq!(pending.join(&key(1), waiter(1, id), 10, 10, 0), Joined::Coalesced);
         }
         assert_eq!(pending.sizes(), (1, 9));
-        assert_eq!(pending.take(&key(1)).len(), 9);
+        assert_eq!(pending.take(&key(1)).waiters.len(), 9);
         assert_eq!(pending.sizes(), (0, 0));
     }
 

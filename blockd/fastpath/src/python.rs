@@ -405,14 +405,16 @@ fn io_error(what: &str, error: &io::Error) -> PyErr {
     PyOSError::new_err((error.raw_os_error(), format!("{what}: {error}")))
 }
 
-/// What a rule of a response policy zone does: `(word,)`, `("alias", name, is_prefixed)` or
+/// What a rule of a response policy zone does: `(word,)`, `("alias", name, is_prefixed, TTL)` or
 /// `("records", [(type, TTL, data on the wire)])`; None for a passthru.
 fn zone_act<'py>(py: Python<'py>, rules: &crate::decide::Rules, act: u16) -> PyResult<Option<Bound<'py, PyAny>>> {
     let Some(act) = rules.chain.as_deref().and_then(|chain| chain.acts.get(usize::from(act))) else { return Ok(None) };
     let said = match act {
         Act::Pass => return Ok(None),
         Act::TcpOnly => ("tcp-only",).into_pyobject(py)?.into_any(),
-        Act::Alias(target, is_prefixed) => ("alias", target.to_string(), *is_prefixed).into_pyobject(py)?.into_any(),
+        Act::Alias(target, is_prefixed, ttl) => {
+            ("alias", target.to_string(), *is_prefixed, *ttl).into_pyobject(py)?.into_any()
+        }
         Act::Template(template) => {
             let template = &rules.templates[usize::from(*template)];
             let records = chain::local_records(template);

@@ -3,20 +3,24 @@
 use crate::admission::{Admission, Buckets};
 use crate::busy::{self, Busy};
 use crate::cache::{self, Cache, Entry, Hashed, Key};
-use crate::chain::{Act, Chain, NO_ACT};
+use crate::chain::{Act, Chain, Met};
 use crate::counters::{Counter, DecisionCount, Decisions, Lane, Took};
-use crate::decide::{Action, AppMask, Rules, Sections, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live};
+use crate::decide::{
+    Action, AppMask, Rules, Sections, Template, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live,
+};
 use crate::edns::{Edns, Opt};
 use crate::identity::{Address, Conveyed, Identity};
-use crate::inspect::{self, Answer, Meaning, Problem, Target, Targets, TtlBounds};
+use crate::inspect::{self, Answer, Meaning, OpenEnd, Part, Problem, Target, Targets, TtlBounds, Ttls};
 use crate::journal::{Journal, Kind, Noted, Row};
 use crate::learn::{Learned, Learner};
 use crate::lock;
-use crate::pending::{Joined, Origin, Pending, Waiter};
+use crate::pending::{Followed, Follower, Joined, Origin, Pending, Taken, Through, Waiter};
 use crate::prefixes::{Overlay, PrefixTable};
 use crate::slots::{self, Folded, Slot, Wall};
 use crate::sockets::{Bell, Outbound};
-use crate::wire::{self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, rcode, rtype};
+use crate::wire::{
+    self, Asker, Counts, ExtendedError, FoldedName, HEADER_OCTETS, Question, Reject, error_code, rcode, rtype,
+};
 use arc_swap::ArcSwap;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -354,27 +358,26 @@ struct Recipient<'a> {
 }
 
 /// What came of an attempt to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Said {
     /// The reply is written.
     Reply,
     /// There is none, by policy.
     Silence,
-    /// The answer is this name's.
-    Alias(FoldedName),
+    /// The answer is this name's, behind these aliases.
+    Alias(FoldedName, Box<Through>),
 }
 
-/// Since when and how an answer is known, that another name's is made of.
+/// How an answer is known, that another name's is made of.
 #[derive(Debug, Clone, Copy, Default)]
 struct Life {
-    stored_ms: u64,
     stale_until_ms: u64,
     error: Option<(u16, &'static str)>,
 }
 
 impl Life {
     fn of(entry: &Entry) -> Self {
-        Self { stored_ms: entry.stored_ms, stale_until_ms: entry.stale_until_ms(), error: entry.error }
+        Self { stale_until_ms: entry.stale_until_ms(), error: entry.error }
     }
 }
 
@@ -385,6 +388,61 @@ fn stream_query(key: &Key, id: u16, opt: Opt) -> Vec<u8> {
     wire::write_query(&mut query, id, name, key.qtype, key.dnssec_ok, key.checking_disabled, has_opt);
     query
 }
+
+/// An entry's records, to be joined to others.
+fn part_of(entry: &Entry, now_ms: u64) -> Part<'_> {
+    let ttls = if entry.is_stale(now_ms) { Ttls::Stale(STALE_TTL) } else { Ttls::Aged(entry.age(now_ms)) };
+    Part { rcode: entry.rcode, counts: entry.counts, body: entry.body(), ttls }
+}
+
+/// The error of an answer that has ended.
+fn stale_error(rcode: u16) -> (u16, &'static str) {
+    let code = if rcode == rcode::NXDOMAIN { 19 } else { 3 };
+    (code, "no upstream server answers: this is the last answer that is known")
+}
+
+/// The answer to a name in a zone that is answered here, which has so many octets: response code and records.
+fn prepared_part(rules: &Rules, zone: Zone, octets: usize, name: &FoldedName, qtype: u16) -> (u16, Counts, Vec<u8>) {
+    let inside = name.wire_length() - octets;
+    let template = &rules.templates[usize::from(zone.template(inside == 0))];
+    let Sections { answer, authority, mut body } = template.sections(qtype).clone();
+    let counts = Counts { answer, authority };
+    own_soa(&mut body, counts, inside);
+    (template.rcode, counts, body)
+}
+
+/// Has the SOA of a negative answer belong to the zone, which begins so many octets inside the question's name.
+fn own_soa(body: &mut [u8], counts: Counts, inside: usize) {
+    if inside == 0 || counts.answer > 0 || counts.authority == 0 {
+        return;
+    }
+    let pointer = (0xC000u16 | (HEADER_OCTETS + inside) as u16).to_be_bytes();
+    // The owner, and the first name of the data, where they are the zone's.
+    for at in [0, 12] {
+        if let Some(place) = body.get_mut(at..at + 2).filter(|place| **place == QUESTION_POINTER) {
+            place.copy_from_slice(&pointer);
+        }
+    }
+}
+
+/// Why a query without RD gets nothing that is not in the cache (RFC 8914 4.21).
+const NO_RECURSION: ExtendedError<'_> = ExtendedError {
+    code: error_code::NOT_AUTHORITATIVE,
+    text: b"the query does not ask for recursion, and the answer is not in the cache",
+};
+
+/// Why a type is refused.
+fn error_of_kind(qtype: u16) -> ExtendedError<'static> {
+    match qtype {
+        rtype::IXFR | rtype::AXFR => {
+            ExtendedError { code: error_code::NOT_AUTHORITATIVE, text: b"this resolver transfers no zone" }
+        }
+        _ => ExtendedError { code: error_code::NOT_SUPPORTED, text: b"" },
+    }
+}
+
+/// How a prepared answer says the name of the question.
+const QUESTION_POINTER: [u8; 2] = [0xC0, HEADER_OCTETS as u8];
 
 /// Runs what reads hostile bytes; a panic in there costs this packet and no more.
 pub fn guarded<R>(work: impl FnOnce() -> R) -> Option<R> {
@@ -682,7 +740,9 @@ impl Core {
         };
         if !is_client {
             lane.count(Counter::RefusedClient);
-            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
+            // Without a text: a stranger's answer must not be much longer than what came.
+            let error = ExtendedError { code: error_code::PROHIBITED, text: b"" };
+            return self.plain_reply(arrival, question, rcode::REFUSED, Some(error), out);
         }
         if !arrival.is_stream && self.source_ports.is_ours(identity, |address| self.is_own_address(address, now_us)) {
             lane.count(Counter::RefusedLoop);
@@ -702,7 +762,8 @@ impl Core {
         // Zone transfers, transaction keys and mail agents' types are no questions for a resolver.
         if question.qclass != wire::CLASS_IN || (rtype::TKEY..=rtype::MAILA).contains(&question.qtype) {
             lane.count(Counter::RefusedKind);
-            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
+            let error = error_of_kind(question.qtype);
+            return self.plain_reply(arrival, question, rcode::REFUSED, Some(error), out);
         }
         self.decide_and_answer(pair, arrival, question, hashed, now_us, out)
     }
@@ -775,7 +836,9 @@ impl Core {
             return match self.reply_from(pair, &to, entry, now_ms, out) {
                 Said::Reply => Outcome::Reply,
                 Said::Silence => Outcome::Silence,
-                Said::Alias(target) => self.follow_asked(pair, arrival, &to, question, &target, now_us, out),
+                Said::Alias(target, through) => {
+                    self.follow_asked(pair, arrival, &to, question, (&target, through), now_us, out)
+                }
             };
         }
         drop(guard);
@@ -786,25 +849,25 @@ impl Core {
         let mut verdict = decide(view, meaning.asked, AppMask::EMPTY);
         if let Some(step) = self.walked(pair, &to, &mut meaning, &mut verdict, None::<&Targets>) {
             self.decided(pair, &to, &meaning, &no_targets, &verdict);
-            return match self.take_step(pair, &to, &meaning, step, out) {
+            return match self.take_step(pair, &to, &meaning, &step, None, out) {
                 Said::Reply => Outcome::Reply,
                 Said::Silence => Outcome::Silence,
-                Said::Alias(target) => self.follow_asked(pair, arrival, &to, question, &target, now_us, out),
+                Said::Alias(target, through) => {
+                    self.follow_asked(pair, arrival, &to, question, (&target, through), now_us, out)
+                }
             };
         }
         let count = || self.decided(pair, &to, &meaning, &no_targets, &verdict);
         if verdict.action == Action::Block {
             count();
             let said = self.write_block(pair, &to, &meaning, &verdict, out);
-            return if said == Said::Silence { Outcome::Silence } else { Outcome::Reply };
+            return if matches!(said, Said::Silence) { Outcome::Silence } else { Outcome::Reply };
         }
         let zone = rules.zone_for(&suffixes, name, question.qtype);
         let template = match zone {
-            Some((Zone::Local { apex, below }, zone_octets)) => {
-                let is_apex = zone_octets == question.name.wire_length();
-                Some((if is_apex { apex } else { below }, zone_octets))
+            Some((zone, octets)) if zone.is_answered_here() => {
+                Some((zone.template(octets == name.wire_length()), octets))
             }
-            Some((Zone::Host(template), zone_octets)) => Some((template, zone_octets)),
             _ if question.qtype == rtype::ANY => Some((rules.any_template, question.name.wire_length())),
             _ => None,
         };
@@ -816,7 +879,7 @@ impl Core {
         if !question.recursion_desired {
             count();
             lane.count(Counter::RefusedRecursion);
-            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
+            return self.plain_reply(arrival, question, rcode::REFUSED, Some(NO_RECURSION), out);
         }
         lane.count(Counter::CacheMisses);
         if arrival.is_overloaded {
@@ -841,7 +904,7 @@ impl Core {
             identity: arrival.identity,
             origin: (arrival.origin)(),
             received_us: now_us,
-            asked: None,
+            through: None,
         };
         let outcome = self.join(pair, &to, key, waiter, now_ms, out);
         if matches!(outcome, Outcome::Reply) {
@@ -894,7 +957,7 @@ impl Core {
         meaning: &mut Meaning,
         verdict: &mut Verdict,
         targets: Option<&Targets<impl AsRef<[u8]>>>,
-    ) -> Option<u16> {
+    ) -> Option<Met> {
         let chain = pair.rules.chain.as_deref()?;
         if !matches!(verdict.action, Action::Pass | Action::Monitor) {
             return None;
@@ -916,24 +979,72 @@ impl Core {
             _ => {}
         }
         let bit = AppMask::of(met.app.into());
-        let side = if met.depth == 0 { &mut meaning.asked } else { &mut meaning.found };
+        let side = if met.behind.is_none() { &mut meaning.asked } else { &mut meaning.found };
         *side = side.or(bit);
         *verdict = Verdict { action: Action::Block, app: Some(met.app), touched: verdict.touched.or(bit) };
-        Some(met.act)
+        Some(met)
     }
 
-    /// Does what a rule of a zone says.
-    fn take_step(&self, pair: &Pair, to: &Recipient<'_>, meaning: &Meaning, step: u16, out: &mut Vec<u8>) -> Said {
+    /// Does what a rule of a zone says. `known` is the answer that leads to the name that met it, when that is not the
+    /// question's own: its aliases are kept.
+    fn take_step(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        meaning: &Meaning,
+        step: &Met,
+        known: Option<Part<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Said {
+        const NOTHING: Part<'_> =
+            Part { rcode: rcode::NOERROR, counts: Counts { answer: 0, authority: 0 }, body: &[], ttls: Ttls::Aged(0) };
         let acts = pair.rules.chain.as_deref().map_or(&[][..], |chain| &chain.acts);
-        match acts.get(usize::from(step)) {
-            Some(Act::Template(template)) => self.write_prepared(pair, to, meaning, *template, out),
-            Some(Act::Alias(target, is_prefixed)) => match Chain::alias(target, *is_prefixed, to.name) {
-                Some(target) => Said::Alias(target),
-                None => {
-                    self.failure(to, b"the name that policy leads to is too long", out);
-                    Said::Reply
+        let question = (to.qtype, to.asker.is_dnssec_ok());
+        let at = step.behind.unwrap_or(*to.name);
+        let head = known.filter(|_| step.behind.is_some()).unwrap_or(NOTHING);
+        match acts.get(usize::from(step.act)) {
+            Some(Act::Template(template)) => {
+                let prepared = &pair.rules.templates[usize::from(*template)];
+                let Sections { answer, authority, body } = prepared.sections(to.qtype);
+                let counts = Counts { answer: *answer, authority: *authority };
+                let tail = Part { rcode: prepared.rcode, counts, body, ttls: Ttls::Aged(0) };
+                // Where no alias leads to the name (a target of HTTPS does not), the answer is the question's.
+                let joined = step.behind.filter(|_| !prepared.is_silent).and_then(|at| {
+                    guarded(|| inspect::join(to.name, question, head, &at, tail, pair.bounds())).and_then(Result::ok)
+                });
+                match joined {
+                    Some(Answer { rcode, counts, body, .. }) => {
+                        self.write_prepared_parts(to, prepared, (rcode, counts, &body), out)
+                    }
+                    None => self.write_prepared(pair, to, meaning, *template, out),
                 }
-            },
+            }
+            Some(Act::Alias(target, is_prefixed, ttl)) => {
+                let Some(target) = Chain::alias(target, *is_prefixed, &at) else {
+                    // As of a DNAME (RFC 6672 2.2).
+                    let (code, none) = (rcode::YXDOMAIN, Counts::default());
+                    wire::write_reply(out, to.asker, to.echo, code, false, none, &[], None);
+                    self.replied(&self.lanes[to.lane], to.is_stream, out);
+                    return Said::Reply;
+                };
+                let aliased =
+                    |head, at: &FoldedName| inspect::alias(to.name, question, head, at, (&target, *ttl), pair.bounds());
+                let made = guarded(|| aliased(head, &at).or_else(|_| aliased(NOTHING, to.name))).and_then(Result::ok);
+                let Some(head) = made else {
+                    self.failure(to, b"the name that policy leads to cannot be given", out);
+                    return Said::Reply;
+                };
+                if to.qtype == rtype::CNAME {
+                    // The alias is what was asked for.
+                    let (code, counts) = (rcode::NOERROR, head.counts);
+                    if wire::write_reply(out, to.asker, to.echo, code, false, counts, &head.body, None) {
+                        self.lanes[to.lane].count(Counter::RepliesTruncated);
+                    }
+                    self.replied(&self.lanes[to.lane], to.is_stream, out);
+                    return Said::Reply;
+                }
+                Said::Alias(target, Box::new(Through { name: *to.name, head }))
+            }
             Some(Act::TcpOnly) => {
                 wire::write_reply(out, to.asker, to.echo, rcode::NOERROR, false, Counts::default(), &[], None);
                 wire::set_truncated(out);
@@ -952,7 +1063,7 @@ impl Core {
         arrival: &Arrival<'_>,
         to: &Recipient<'_>,
         question: &Question<'_>,
-        target: &FoldedName,
+        (target, through): (&FoldedName, Box<Through>),
         now_us: u64,
         out: &mut Vec<u8>,
     ) -> Outcome {
@@ -962,9 +1073,10 @@ impl Core {
         }
         if !question.recursion_desired {
             self.lanes[to.lane].count(Counter::RefusedRecursion);
-            return self.plain_reply(arrival, question, rcode::REFUSED, None, out);
+            return self.plain_reply(arrival, question, rcode::REFUSED, Some(NO_RECURSION), out);
         }
-        self.follow(pair, to, target, (arrival.origin)(), now_us, now_us, arrival.is_overloaded, out)
+        let times = (now_us, now_us);
+        self.follow(pair, to, target, through, (arrival.origin)(), times, arrival.is_overloaded, out)
     }
 
     /// Answers a question by another name's answer, at once or when there is one; no zone has a word about that name.
@@ -973,42 +1085,61 @@ impl Core {
         pair: &Pair,
         to: &Recipient<'_>,
         target: &FoldedName,
+        through: Box<Through>,
         origin: Origin,
-        received_us: u64,
-        now_us: u64,
+        (received_us, now_us): (u64, u64),
         is_overloaded: bool,
         out: &mut Vec<u8>,
     ) -> Outcome {
-        let (rules, asker, now_ms) = (&pair.rules, to.asker, now_us / 1000);
+        let (asker, now_ms) = (to.asker, now_us / 1000);
+        let key = match self.follow_at_once(pair, to, target, &through, now_ms, out) {
+            Ok(outcome) => return outcome,
+            Err(key) => Arc::new(key),
+        };
+        if is_overloaded {
+            self.lanes[to.lane].count(Counter::PendingShedOverload);
+            return self.failure(to, b"this resolver is asked more than it can answer", out);
+        }
+        let waiter = Waiter {
+            asker: asker.clone(),
+            echo: to.echo.into(),
+            identity: *to.identity,
+            origin,
+            received_us,
+            through: Some(through),
+        };
+        self.join(pair, to, key, waiter, now_ms, out)
+    }
+
+    /// Answers a question by another name's answer that is known; gives the question to ask where none is.
+    fn follow_at_once(
+        &self,
+        pair: &Pair,
+        to: &Recipient<'_>,
+        target: &FoldedName,
+        through: &Through,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<Outcome, Key> {
+        let (rules, asker) = (&pair.rules, to.asker);
         let view = &pair.views.views.views[usize::from(to.view)];
         let without_ech = view.strip_ech && matches!(to.qtype, rtype::SVCB | rtype::HTTPS);
-        let suffixes = rules.key.suffixes(target);
-        let route = match rules.zone_for(&suffixes, target, to.qtype) {
-            Some((Zone::Local { apex: template, .. } | Zone::Host(template), _)) => {
-                let template = &rules.templates[usize::from(template)];
-                let Sections { answer, authority, body } = template.sections(to.qtype);
-                let counts = Counts { answer: *answer, authority: *authority };
-                let (parts, life) =
-                    ((template.rcode, counts, &body[..]), Life { stored_ms: now_ms, ..Life::default() });
-                return self.write_through(pair, to, target, parts, life, now_ms, out);
+        let route = match rules.zone_for(&rules.key.suffixes(target), target, to.qtype) {
+            Some((zone, octets)) if zone.is_answered_here() => {
+                let (rcode, counts, body) = prepared_part(rules, zone, octets, target, to.qtype);
+                let tail = Part { rcode, counts, body: &body, ttls: Ttls::Aged(0) };
+                return Ok(self.write_through(pair, to, through, target, tail, Life::default(), out));
             }
             Some((Zone::Route(route), _)) => usize::from(route),
-            None => 0,
+            _ => 0,
         };
-        let lane = &self.lanes[to.lane];
         let hashed =
             self.cache.locate_name(target, to.qtype, asker.is_dnssec_ok(), asker.checking_disabled, without_ech);
         let guard = cache::pin();
-        if let Some(entry) = self.cached(pair, lane, target, &hashed, now_ms, &guard) {
-            let parts = (entry.rcode, entry.counts, entry.body());
-            return self.write_through(pair, to, target, parts, Life::of(entry), now_ms, out);
+        if let Some(entry) = self.cached(pair, &self.lanes[to.lane], target, &hashed, now_ms, &guard) {
+            return Ok(self.write_through(pair, to, through, target, part_of(entry, now_ms), Life::of(entry), out));
         }
-        drop(guard);
-        if is_overloaded {
-            lane.count(Counter::PendingShedOverload);
-            return self.failure(to, b"this resolver is asked more than it can answer", out);
-        }
-        let key = Arc::new(Key {
+        Err(Key {
             hash: hashed.hash,
             name: *target,
             qtype: to.qtype,
@@ -1016,36 +1147,23 @@ impl Core {
             checking_disabled: asker.checking_disabled,
             without_ech,
             route: rules.routes[route].tag,
-        });
-        let waiter = Waiter {
-            asker: asker.clone(),
-            echo: to.echo.into(),
-            identity: *to.identity,
-            origin,
-            received_us,
-            asked: Some(Box::new(*to.name)),
-        };
-        self.join(pair, to, key, waiter, now_ms, out)
+        })
     }
 
-    /// Writes another name's answer behind the alias that leads to it.
+    /// Writes another name's answer behind the aliases that lead to it.
     fn write_through(
         &self,
         pair: &Pair,
         to: &Recipient<'_>,
+        through: &Through,
         target: &FoldedName,
-        parts: (u16, Counts, &[u8]),
+        tail: Part<'_>,
         life: Life,
-        now_ms: u64,
         out: &mut Vec<u8>,
     ) -> Outcome {
-        // Aged with the answer that it leads to, the alias has its own TTL all the same.
-        let age = u32::try_from(now_ms.saturating_sub(life.stored_ms) / 1000).unwrap_or(u32::MAX);
-        let ttl = pair.views.views.tuning.live_ttl.saturating_add(age);
-        let question = (to.qtype, to.asker.is_dnssec_ok());
-        let through =
-            guarded(|| inspect::through_alias(to.name, target, question, ttl, parts, pair.bounds())).flatten();
-        let Some(answer) = through else {
+        let (question, head) = ((to.qtype, to.asker.is_dnssec_ok()), through.head.as_part());
+        let joined = guarded(|| inspect::join(to.name, question, head, target, tail, pair.bounds()));
+        let Some(Ok(answer)) = joined else {
             return self.failure(to, b"the name that policy leads to cannot be given", out);
         };
         let key = Key {
@@ -1057,8 +1175,9 @@ impl Core {
             without_ech: false,
             route: 0,
         };
+        let now_ms = self.now_us() / 1000;
         let nothing = inspect::judge(&pair.rules, target, to.qtype, &Targets::NONE);
-        let mut entry = Entry::new(&key, answer, nothing, pair.rules_generation, life.stored_ms);
+        let mut entry = Entry::new(&key, answer, nothing, pair.rules_generation, now_ms);
         entry.error = life.error.or(entry.error);
         entry.serve_stale_until(life.stale_until_ms);
         self.write_entry(pair, to, &entry, now_ms, out);
@@ -1103,7 +1222,7 @@ impl Core {
             let step = self.walked(pair, to, &mut meaning, &mut verdict, Some(&entry.targets()));
             if let Some(step) = step {
                 self.decided(pair, to, &meaning, &entry.targets(), &verdict);
-                return self.take_step(pair, to, &meaning, step, out);
+                return self.take_step(pair, to, &meaning, &step, Some(part_of(entry, now_ms)), out);
             }
         }
         self.decided(pair, to, &entry.meaning, &entry.targets(), &verdict);
@@ -1124,8 +1243,7 @@ impl Core {
         let error = match entry.error {
             _ if is_stale => {
                 lane.count(Counter::CacheStale);
-                let code = if entry.rcode == rcode::NXDOMAIN { 19 } else { 3 };
-                Some((code, "no upstream server answers: this is the last answer that is known"))
+                Some(stale_error(entry.rcode))
             }
             error => error,
         };
@@ -1189,11 +1307,23 @@ impl Core {
         let code = if exists { rcode::NOERROR } else { template.rcode };
         let Sections { answer, authority, body } = template.sections(to.qtype);
         let counts = Counts { answer: *answer, authority: *authority };
+        self.write_prepared_parts(to, template, (code, counts, body), out)
+    }
+
+    /// Writes these records with the error of a prepared answer.
+    fn write_prepared_parts(
+        &self,
+        to: &Recipient<'_>,
+        template: &Template,
+        (code, counts, body): (u16, Counts, &[u8]),
+        out: &mut Vec<u8>,
+    ) -> Said {
         let wants_structured = to.asker.edns.is_some_and(|edns| edns.wants_structured);
         let error = template.error.as_ref().map(|(code, text)| {
             let structured = template.structured_error.as_ref().filter(|_| wants_structured);
             ExtendedError { code: *code, text: structured.unwrap_or(text) }
         });
+        let lane = &self.lanes[to.lane];
         if wire::write_reply(out, to.asker, to.echo, code, false, counts, body, error) {
             lane.count(Counter::RepliesTruncated);
         }
@@ -1216,11 +1346,8 @@ impl Core {
         let counts = Counts { answer: *answer, authority: *authority };
         let error = template.error.as_ref().map(|(code, text)| ExtendedError { code: *code, text });
         let is_cut = wire::write_reply(out, to.asker, question.echo, template.rcode, false, counts, body, error);
-        let inside = question.name.wire_length() - zone_octets;
-        if inside > 0 && *answer == 0 && *authority > 0 && !is_cut {
-            let owner_at = HEADER_OCTETS + question.echo.len();
-            let pointer = 0xC000u16 | (HEADER_OCTETS + inside) as u16;
-            out[owner_at..owner_at + 2].copy_from_slice(&pointer.to_be_bytes());
+        if !is_cut {
+            own_soa(&mut out[HEADER_OCTETS + question.echo.len()..], counts, question.name.wire_length() - zone_octets);
         }
         self.replied(&self.lanes[to.lane], to.is_stream, out);
     }
@@ -1245,9 +1372,124 @@ impl Core {
 
     /// A question's answer is here, from whatever transport: stores it and replies to all who wait.
     pub fn finish(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
+        let is_open = answer.open_end.is_some_and(|end| {
+            let pair = self.pair.load();
+            is_elsewhere(&pair.rules, Some(key.route), key.qtype, &end)
+        });
+        if is_open { self.go_on(lane_at, key, answer, replies) } else { self.conclude(lane_at, key, answer, replies) }
+    }
+
+    /// An answer is whole: the firewall is told, it is stored, and all who wait get it.
+    fn conclude(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
         let answer = if self.learner.is_on.load(Relaxed) { self.teach(lane_at, key, answer) } else { Some(answer) };
         if let Some(answer) = answer {
             self.settle(lane_at, key, answer, replies);
+        }
+    }
+
+    /// An answer leads to a name of other servers, and has nothing of it: they are asked.
+    fn go_on(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
+        let answer = Arc::new(answer);
+        let Some((followers, own)) = self.pending.turn(key, &answer) else { return };
+        let said_by = Some(key.route);
+        for of in followers {
+            let tail = (answer.as_part(), answer.is_authentic);
+            match self.joined(&self.pair.load(), &of, tail, answer.extended_error()) {
+                Ok(answer) => self.advance(lane_at, Follower { answer, said_by, ..of }, replies),
+                Err(failure) => self.fail_waiting(lane_at, &of, failure, replies),
+            }
+        }
+        if let Some(of) = own {
+            self.advance(lane_at, of, replies);
+        }
+    }
+
+    /// Takes a question on to the name at which its aliases end, and concludes it where there is nobody else to ask.
+    fn advance(&self, lane_at: usize, mut of: Follower, replies: &mut Outbound) {
+        loop {
+            let pair = self.pair.load();
+            let rules = &pair.rules;
+            let open = of.answer.open_end.filter(|end| is_elsewhere(rules, of.said_by, of.key.qtype, end));
+            let Some(OpenEnd { name, .. }) = open else {
+                let answer = Arc::try_unwrap(of.answer).unwrap_or_else(|shared| Answer::clone(&shared));
+                return self.conclude(lane_at, &of.key, answer, replies);
+            };
+            let key = &of.key;
+            let route = match rules.zone_for(&rules.key.suffixes(&name), &name, key.qtype) {
+                Some((zone, octets)) if zone.is_answered_here() => {
+                    let (rcode, counts, body) = prepared_part(rules, zone, octets, &name, key.qtype);
+                    let tail = Part { rcode, counts, body: &body, ttls: Ttls::Aged(0) };
+                    match self.joined(&pair, &of, (tail, false), None) {
+                        Ok(answer) => of = Follower { answer, said_by: None, ..of },
+                        Err(failure) => return self.fail_waiting(lane_at, &of, failure, replies),
+                    }
+                    continue;
+                }
+                Some((Zone::Route(route), _)) => usize::from(route),
+                _ => 0,
+            };
+            let tag = rules.routes[route].tag;
+            let hashed =
+                self.cache.locate_name(&name, key.qtype, key.dnssec_ok, key.checking_disabled, key.without_ech);
+            let now_ms = self.now_us() / 1000;
+            let guard = cache::pin();
+            let answer = if let Some(entry) = self.cached(&pair, &self.lanes[lane_at], &name, &hashed, now_ms, &guard) {
+                self.joined_entry(&pair, &of, entry, now_ms)
+            } else {
+                let next = Arc::new(Key { hash: hashed.hash, name, route: tag, ..Key::clone(key) });
+                match self.pending.follow(&next, &of) {
+                    Followed::First(serial) => return self.ask_elsewhere(Command::Ask(next, serial)),
+                    Followed::Joined => return,
+                    Followed::Part(part) => {
+                        self.joined(&pair, &of, (part.as_part(), part.is_authentic), part.extended_error())
+                    }
+                }
+            };
+            drop(guard);
+            match answer {
+                Ok(answer) => of = Follower { answer, said_by: Some(tag), ..of },
+                Err(failure) => return self.fail_waiting(lane_at, &of, failure, replies),
+            }
+        }
+    }
+
+    /// What is known of a question's answer, with what is known of the name at which its aliases end.
+    fn joined(
+        &self,
+        pair: &Pair,
+        of: &Follower,
+        (tail, is_authentic): (Part<'_>, bool),
+        error: Option<(u16, &'static str)>,
+    ) -> Result<Arc<Answer>, Failure> {
+        let (key, head) = (&of.key, &of.answer);
+        let Some(end) = head.open_end else { return Ok(Arc::clone(head)) };
+        let question = (key.qtype, key.dnssec_ok);
+        let joined = guarded(|| inspect::join(&key.name, question, head.as_part(), &end.name, tail, pair.bounds()));
+        let mut answer = joined.and_then(Result::ok).ok_or(Failure::Chain)?;
+        answer.is_authentic = head.is_authentic && is_authentic;
+        answer.error = error.or(head.extended_error());
+        Ok(Arc::new(answer))
+    }
+
+    /// [`Core::joined`] to what the cache holds, or to what was remembered of a failure.
+    fn joined_entry(&self, pair: &Pair, of: &Follower, entry: &Entry, now_ms: u64) -> Result<Arc<Answer>, Failure> {
+        if matches!(entry.rcode, rcode::SERVFAIL | rcode::REFUSED) {
+            // What an upstream decides for good about the target it decides about the question.
+            let targets = of.answer.targets.clone();
+            let ttl = entry.ttl.saturating_sub(entry.age(now_ms));
+            let refusal =
+                || Arc::new(Answer { rcode: entry.rcode, ttl, targets, error: entry.error, ..Answer::default() });
+            return Failure::of(entry.error).map_or_else(|| Ok(refusal()), Err);
+        }
+        let error = if entry.is_stale(now_ms) { Some(stale_error(entry.rcode)) } else { entry.error };
+        self.joined(pair, of, (part_of(entry, now_ms), entry.is_authentic), error)
+    }
+
+    /// A question that waits for other servers has no answer.
+    fn fail_waiting(&self, lane_at: usize, of: &Follower, failure: Failure, replies: &mut Outbound) {
+        if self.pending.is_open(&of.key, of.serial) {
+            let entry = self.keep(lane_at, &of.key, Err(failure));
+            self.release(lane_at, &of.key, entry, self.pending.take_serial(&of.key, of.serial), replies);
         }
     }
 
@@ -1296,16 +1538,23 @@ impl Core {
         entry
     }
 
-    fn release(&self, lane_at: usize, key: &Key, mut entry: Entry, waiters: Vec<Waiter>, replies: &mut Outbound) {
-        if waiters.is_empty() {
+    fn release(&self, lane_at: usize, key: &Key, mut entry: Entry, taken: Taken, replies: &mut Outbound) {
+        if taken.is_empty() {
             return;
         }
+        let Taken { waiters, followers } = taken;
         // Loaded after the waiters were taken: a policy that was published before any of them asked is seen.
         let pair = self.pair.load();
         entry.rejudge(&key.name, &pair.rules, pair.rules_generation);
         let now_us = self.now_us();
         for waiter in waiters {
             self.reply_to(&pair, lane_at, key, waiter, &entry, now_us, replies);
+        }
+        for of in followers {
+            match self.joined_entry(&pair, &of, &entry, now_us / 1000) {
+                Ok(answer) => self.advance(lane_at, Follower { answer, said_by: Some(key.route), ..of }, replies),
+                Err(failure) => self.fail_waiting(lane_at, &of, failure, replies),
+            }
         }
     }
 
@@ -1326,14 +1575,14 @@ impl Core {
             identity: &waiter.identity,
             asker: &waiter.asker,
             echo: &waiter.echo,
-            name: waiter.asked.as_deref().unwrap_or(&key.name),
+            name: waiter.through.as_deref().map_or(&key.name, |through| &through.name),
             qtype: key.qtype,
             is_stream: matches!(waiter.origin, Origin::Stream(_)),
         };
         let out = replies.buffer();
-        let said = if waiter.asked.is_some() {
-            let parts = (entry.rcode, entry.counts, entry.body());
-            self.write_through(pair, &to, &key.name, parts, Life::of(entry), now_us / 1000, out);
+        let said = if let Some(through) = &waiter.through {
+            let (tail, life) = (part_of(entry, now_us / 1000), Life::of(entry));
+            self.write_through(pair, &to, through, &key.name, tail, life, out);
             Said::Reply
         } else {
             self.reply_from(pair, &to, entry, now_us / 1000, out)
@@ -1341,9 +1590,9 @@ impl Core {
         let has_reply = match said {
             Said::Reply => true,
             Said::Silence => false,
-            Said::Alias(target) => {
-                let origin = waiter.origin.clone();
-                match self.follow(pair, &to, &target, origin, waiter.received_us, now_us, false, out) {
+            Said::Alias(target, through) => {
+                let (origin, times) = (waiter.origin.clone(), (waiter.received_us, now_us));
+                match self.follow(pair, &to, &target, through, origin, times, false, out) {
                     Outcome::Reply => true,
                     Outcome::Silence => false,
                     Outcome::Waiting => return,
@@ -1499,11 +1748,11 @@ impl Core {
         lock(&self.streams).retain(|_, stream| stream.since_ms >= before);
         for key in self.pending.older_than(before) {
             // Taken only if it is still the old one: a newer question of the same name has an exchange of its own.
-            let waiters = self.pending.take_older(&key, before);
-            if !waiters.is_empty() {
+            let taken = self.pending.take_older(&key, before);
+            if !taken.is_empty() {
                 self.lanes[lane_at].count(Counter::PendingExpired);
                 let entry = self.keep(lane_at, &key, Err(Failure::Unreachable));
-                self.release(lane_at, &key, entry, waiters, replies);
+                self.release(lane_at, &key, entry, taken, replies);
             }
         }
     }
@@ -1735,13 +1984,16 @@ impl Core {
             }
             _ => None,
         };
-        let targets = match answer {
+        let read = match answer {
             Some(packet) => {
                 let read = guarded(|| inspect::read_answer(packet, name, qtype, false, view.strip_ech, pair.bounds()));
-                Some(read.unwrap_or(Err(Problem::Malformed))?.targets)
+                Some(read.unwrap_or(Err(Problem::Malformed))?)
             }
-            None => cached.map(|entry| entry.targets().to_owned()),
+            None => None,
         };
+        let known = read.as_ref().map(Answer::as_part).or(cached.map(|entry| part_of(entry, now_ms)));
+        let targets =
+            read.as_ref().map(|answer| answer.targets.clone()).or(cached.map(|entry| entry.targets().to_owned()));
         let mut meaning = inspect::judge(&pair.rules, name, qtype, targets.as_ref().unwrap_or(&Targets::NONE));
         let mut verdict = decide(view, meaning.asked, meaning.found);
         let mut out = Vec::new();
@@ -1761,8 +2013,8 @@ impl Core {
                 is_stream: true,
             };
             let step = self.walked(&pair, &to, &mut meaning, &mut verdict, targets.as_ref());
-            let plain = |code, out: &mut Vec<u8>| {
-                wire::write_reply(out, &asker, question.echo, code, false, Counts::default(), &[], None);
+            let plain = |code, error, out: &mut Vec<u8>| {
+                wire::write_reply(out, &asker, question.echo, code, false, Counts::default(), &[], error);
                 true
             };
             let template = |template, octets, out: &mut Vec<u8>| {
@@ -1771,19 +2023,25 @@ impl Core {
             };
             // The same order as for a packet.
             let has_reply = match zone {
-                _ if qtype == rtype::OPT => plain(rcode::FORMERR, &mut out),
-                _ if (rtype::TKEY..=rtype::MAILA).contains(&qtype) => plain(rcode::REFUSED, &mut out),
+                _ if qtype == rtype::OPT => plain(rcode::FORMERR, None, &mut out),
+                _ if (rtype::TKEY..=rtype::MAILA).contains(&qtype) => {
+                    plain(rcode::REFUSED, Some(error_of_kind(qtype)), &mut out)
+                }
                 _ if step.is_some() => {
-                    let step = step.unwrap_or(NO_ACT);
-                    self.take_step(&pair, &to, &meaning, step, &mut out) == Said::Reply
+                    step.is_some_and(|step| match self.take_step(&pair, &to, &meaning, &step, known, &mut out) {
+                        Said::Reply => true,
+                        Said::Silence => false,
+                        Said::Alias(target, through) => {
+                            self.follow_at_once(&pair, &to, &target, &through, now_ms, &mut out).is_ok()
+                        }
+                    })
                 }
                 _ if verdict.action == Action::Block => {
-                    self.write_block(&pair, &to, &meaning, &verdict, &mut out) == Said::Reply
+                    matches!(self.write_block(&pair, &to, &meaning, &verdict, &mut out), Said::Reply)
                 }
-                Some((Zone::Local { apex, below }, octets)) => {
-                    template(if octets == name.wire_length() { apex } else { below }, octets, &mut out)
+                Some((zone, octets)) if zone.is_answered_here() => {
+                    template(zone.template(octets == name.wire_length()), octets, &mut out)
                 }
-                Some((Zone::Host(host), octets)) => template(host, octets, &mut out),
                 _ if qtype == rtype::ANY => template(pair.rules.any_template, name.wire_length(), &mut out),
                 _ => cached.is_some_and(|entry| {
                     self.write_entry(&pair, &to, entry, now_ms, &mut out);
@@ -1813,6 +2071,21 @@ impl Core {
             pair: pair.clone(),
         })
     }
+}
+
+/// Whether the name at which an answer's aliases end has servers that did not say so themselves, or is answered here.
+///
+/// A denial counts where nobody else is named for the name: a resolver that was asked knows the rest of the world, but not a
+/// zone that has servers of its own, whatever it says of that.
+fn is_elsewhere(rules: &Rules, said_by: Option<u32>, qtype: u16, end: &OpenEnd) -> bool {
+    let Some(said_by) = said_by else { return false };
+    let (route, octets) = match rules.zone_for(&rules.key.suffixes(&end.name), &end.name, qtype) {
+        Some((Zone::Host(_), _)) => return true,
+        Some((Zone::Local { .. }, _)) => return !end.is_denied,
+        Some((Zone::Route(route), octets)) => (usize::from(route), octets),
+        None => (0, 1),
+    };
+    rules.routes[route].tag != said_by && (octets > 1 || !end.is_denied)
 }
 
 /// The rule that decided about an app, and by what it was reached when that was not the question's name.
@@ -1881,6 +2154,13 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The failure that is remembered with this error, if it is one of ours.
+    fn of(error: Option<(u16, &'static str)>) -> Option<Self> {
+        [Self::Unreachable, Self::Network, Self::Refused, Self::Chain]
+            .into_iter()
+            .find(|failure| failure.error() == error)
+    }
+
     fn error(self) -> Option<(u16, &'static str)> {
         Some(match self {
             Self::Unreachable => (22, "no upstream server answered in time"),
@@ -1894,6 +2174,201 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::{Route, Tuning, View, Zones};
+    use crate::domains::HashKey;
+    use proptest::prelude::*;
+
+    const BOUND: usize = 4;
+
+    fn name(text: &str) -> FoldedName {
+        FoldedName::from_rule_text(text.as_bytes()).unwrap()
+    }
+
+    /// Three routes: of everything, of `one` and of `two`.
+    fn core() -> Core {
+        let route = |tag| Route { servers: vec![([127, 0, 0, 1], 5300 + tag as u16).into()], tag };
+        let rules = Rules {
+            routes: vec![route(10), route(11), route(12)],
+            zones: Zones::new(HashKey::default(), vec![(name("one"), Zone::Route(1)), (name("two"), Zone::Route(2))]),
+            ..Rules::default()
+        };
+        let tuning = Tuning {
+            live_ttl: 60,
+            ttl_floor: 0,
+            ttl_ceiling: 86_400,
+            negative_ttl_ceiling: 3_600,
+            stale: 0,
+            trust_ad: false,
+            client_rate: 1_000_000,
+            client_burst: 1_000_000,
+            pending_in_all: 1_000,
+            pending_a_client: BOUND as u32,
+        };
+        let views = Views {
+            views: vec![View::default()],
+            devices: PrefixTable::default(),
+            unidentified: 0,
+            clients: PrefixTable::build(
+                &[crate::prefixes::Prefix { address: Address::V4(0), length: 0, value: 0 }],
+                |_, inner| inner,
+            ),
+            tuning,
+        };
+        Core::new(1, 1 << 20, Arc::new(rules), views).unwrap()
+    }
+
+    fn zone_of(name: &str) -> usize {
+        ["one", "two"].iter().position(|zone| name.ends_with(zone)).map_or(0, |at| at + 1)
+    }
+
+    /// What servers say: an alias, or two that hang on one another, or an address.
+    fn said(links: &HashMap<String, String>, key: &Key, is_eager: bool) -> Vec<u8> {
+        let mut packet = vec![0, 1, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0];
+        packet.extend_from_slice(key.name.as_wire());
+        packet.extend_from_slice(&[0, 1, 0, 1]);
+        let mut at = key.name.to_string();
+        let own = zone_of(&at);
+        for _ in 0..40 {
+            let (kind, data) = match links.get(&at) {
+                Some(next) => (5u8, name(next).as_wire().to_vec()),
+                None => (1, vec![192, 0, 2, 1]),
+            };
+            packet[7] += 1;
+            packet.extend_from_slice(name(&at).as_wire());
+            packet.extend_from_slice(&[0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
+            packet.extend_from_slice(&data);
+            let Some(next) = links.get(&at) else { break };
+            if zone_of(next) != own && !is_eager {
+                break;
+            }
+            at.clone_from(next);
+        }
+        packet
+    }
+
+    /// The replies to clients: the tokens that came with their queries.
+    fn answered(core: &Core) -> Vec<(u64, u8)> {
+        let work = core.take_work(1_000);
+        let reply = |work| match work {
+            Work::Reply { token, reply: Some(reply) } => Some((token, reply[3] & 0x0F)),
+            _ => None,
+        };
+        work.into_iter().filter_map(reply).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        /// Whatever aliases lead to what over three routes, every client is answered once, after no more exchanges than
+        /// there are names for each question, in whatever order servers answer; nothing is left.
+        #[test]
+        fn chains_over_routes_end(
+            // Mostly to a name of the next zone: so there are circles of all three.
+            links in prop::collection::vec(prop_oneof![4 => Just(Some(1)), 2 => Just(Some(4)), 1 => (0usize..6).prop_map(Some), 1 => Just(None)], 6),
+            asked in prop::collection::vec(0usize..6, 1..6),
+            order in prop::collection::vec(any::<u8>(), 200),
+            eager: [bool; 3],
+        ) {
+            let all: Vec<String> = (0..6).map(|at| format!("n{at}.{}", ["example", "one", "two"][at % 3])).collect();
+            let link = |(from, by): (usize, Option<usize>)| Some((all[from].clone(), all[(from + by?) % 6].clone()));
+            let links: HashMap<String, String> = links.into_iter().enumerate().filter_map(link).collect();
+            let core = core();
+            let mut replies = Outbound::default();
+            for (token, &at) in asked.iter().enumerate() {
+                let mut query = Vec::new();
+                wire::write_query(&mut query, token as u16, name(&all[at]).as_wire(), 1, false, false, true);
+                let mut folded = FoldedName::ROOT;
+                let read = core.read(&query, &mut folded);
+                let arrival = Arrival {
+                    lane: 0,
+                    identity: Identity { address: Address::V4(7 + token as u32), port: 1, mac: 0 },
+                    origin: &|| Origin::Stream(token as u64),
+                    is_stream: true,
+                    is_overloaded: false,
+                };
+                let mut out = Vec::new();
+                if let Outcome::Ask(key, serial) = core.answer(&core.pair.load(), &arrival, &read, core.now_us(), &mut out) {
+                    core.ask_elsewhere(Command::Ask(key, serial));
+                }
+            }
+            let mut under_way: Vec<(Arc<Key>, u64)> = Vec::new();
+            let mut exchanges = 0;
+            for turn in order.iter().cycle() {
+                for command in std::mem::take(&mut *lock(&core.inboxes[0].commands)) {
+                    if let Command::Ask(key, serial) = command {
+                        prop_assert_eq!(key.route as usize, 10 + zone_of(&key.name.to_string()));
+                        under_way.push((key, serial));
+                    }
+                }
+                if under_way.is_empty() {
+                    break;
+                }
+                exchanges += 1;
+                prop_assert!(exchanges <= 6 * asked.len(), "{} exchanges", exchanges);
+                let (key, serial) = under_way.swap_remove(usize::from(*turn) % under_way.len());
+                let packet = said(&links, &key, eager[zone_of(&key.name.to_string())]);
+                match core.read_answer(0, &packet, &key) {
+                    Ok(answer) => core.finish(0, &key, answer, &mut replies),
+                    Err(_) => {
+                        core.fail(0, &key, serial, Failure::Chain, &mut replies);
+                    }
+                }
+            }
+            let got = answered(&core);
+            prop_assert_eq!(core.pending.sizes(), (0, 0));
+            for (token, &at) in asked.iter().enumerate() {
+                // Where the aliases end, followed plainly.
+                let (mut here, mut hops) = (&all[at], 0);
+                while let Some(next) = links.get(here).filter(|_| hops < 20) {
+                    (here, hops) = (next, hops + 1);
+                }
+                let codes: Vec<u8> = got.iter().filter(|(of, _)| *of == token as u64).map(|(_, code)| *code).collect();
+                prop_assert_eq!(codes, vec![if hops < 20 { 0 } else { 2 }]);
+            }
+        }
+    }
+
+    #[test]
+    fn chains_over_routes_are_followed_to_the_limit_and_keep_to_the_bounds() {
+        let core = core();
+        let mut replies = Outbound::default();
+        let of = |at: usize| format!("n{at}.{}", ["one", "two"][at % 2]);
+        for (first, code) in [(1, 0), (0, 2)] {
+            // From the second of eighteen names there are sixteen aliases to the last, from the first one more.
+            let links: HashMap<String, String> = (0..17).map(|at| (of(at), of(at + 1))).collect();
+            let mut query = Vec::new();
+            wire::write_query(&mut query, 7, name(&of(first)).as_wire(), 1, false, false, true);
+            let mut outcomes = Vec::new();
+            for token in 0..6 {
+                let mut folded = FoldedName::ROOT;
+                let read = core.read(&query, &mut folded);
+                let arrival = Arrival {
+                    lane: 0,
+                    identity: Identity { address: Address::V4(1), port: 1, mac: 0 },
+                    origin: &|| Origin::Stream(token),
+                    is_stream: true,
+                    is_overloaded: false,
+                };
+                outcomes.push(core.answer(&core.pair.load(), &arrival, &read, core.now_us(), &mut Vec::new()));
+            }
+            let Outcome::Ask(key, serial) = outcomes.swap_remove(0) else { panic!("it is asked") };
+            core.ask_elsewhere(Command::Ask(key, serial));
+            let shed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Reply)).count();
+            assert_eq!(shed, 6 - BOUND, "a client has its bound");
+            let mut exchanges = 0;
+            loop {
+                let commands = std::mem::take(&mut *lock(&core.inboxes[0].commands));
+                let Some(Command::Ask(key, _)) = commands.into_iter().next() else { break };
+                exchanges += 1;
+                assert_eq!(core.pending.sizes().1, BOUND, "nobody is counted twice, or let go early");
+                let answer = core.read_answer(0, &said(&links, &key, false), &key).unwrap();
+                core.finish(0, &key, answer, &mut replies);
+            }
+            assert!(exchanges <= 17, "{exchanges}");
+            let codes: Vec<u8> = answered(&core).into_iter().map(|(_, code)| code).collect();
+            assert_eq!(codes, vec![code; BOUND]);
+            assert_eq!(core.pending.sizes(), (0, 0));
+        }
+    }
 
     #[test]
     fn a_panic_while_reading_a_packet_costs_that_packet() {

@@ -17,7 +17,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-const MAGIC: &[u8; 8] = b"BLOCKD\x00\x07";
+const MAGIC: &[u8; 8] = b"BLOCKD\x00\x08";
 
 /// What a rule does to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -813,9 +813,10 @@ fn write_chain(w: &mut Writer, chain: &Chain) {
             w.u8(2);
             w.u16(*template);
         }
-        Act::Alias(target, is_prefixed) => {
+        Act::Alias(target, is_prefixed, ttl) => {
             w.u8(3 + u8::from(*is_prefixed));
             w.bytes(target.as_wire());
+            w.u32(*ttl);
         }
     });
 }
@@ -832,7 +833,7 @@ fn read_chain(r: &mut Reader<'_>) -> Option<Chain> {
                 0 => Act::Pass,
                 1 => Act::TcpOnly,
                 2 => Act::Template(r.u16()?),
-                kind => Act::Alias(FoldedName::from_wire(r.bytes()?)?, kind == 4),
+                kind => Act::Alias(FoldedName::from_wire(r.bytes()?)?, kind == 4, r.u32()?),
             })
         })?,
     };

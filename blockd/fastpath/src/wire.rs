@@ -42,6 +42,8 @@ pub mod rtype {
     pub const SVCB: u16 = 64;
     pub const HTTPS: u16 = 65;
     pub const TKEY: u16 = 249;
+    pub const IXFR: u16 = 251;
+    pub const AXFR: u16 = 252;
     pub const MAILA: u16 = 254;
     pub const ANY: u16 = 255;
 }
@@ -57,6 +59,14 @@ pub mod rcode {
     pub const REFUSED: u16 = 5;
     pub const YXDOMAIN: u16 = 6;
     pub const BADVERS: u16 = 16;
+}
+
+/// Extended DNS Errors that go with REFUSED (RFC 8914 4.19, 4.21, 4.22).
+pub mod error_code {
+    #![allow(missing_docs)]
+    pub const PROHIBITED: u16 = 18;
+    pub const NOT_AUTHORITATIVE: u16 = 20;
+    pub const NOT_SUPPORTED: u16 = 21;
 }
 
 /// The Internet class.

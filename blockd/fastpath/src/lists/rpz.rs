@@ -45,8 +45,8 @@ pub enum Deed {
     Drop,
     /// An answer over TCP alone.
     TcpOnly,
-    /// Another name's answer; with `true`, what was asked comes before it.
-    Alias(FoldedName, bool),
+    /// Another name's answer; with `true`, what was asked comes before it. The TTL of the alias.
+    Alias(FoldedName, bool, u32),
     /// A record of this type: its TTL, and its data as written.
     Data(String, u32, String),
 }
@@ -60,8 +60,8 @@ impl Deed {
             Self::Pass => "passthru".into(),
             Self::Drop => "drop".into(),
             Self::TcpOnly => "TCP only".into(),
-            Self::Alias(target, false) => format!("CNAME {target}"),
-            Self::Alias(target, true) => format!("CNAME *.{target}"),
+            Self::Alias(target, false, _) => format!("CNAME {target}"),
+            Self::Alias(target, true, _) => format!("CNAME *.{target}"),
             Self::Data(kind, _, text) => format!("{kind} {text}"),
         }
     }
@@ -294,7 +294,7 @@ impl ZoneFile {
                 }
                 let (text, is_prefixed) = full.strip_prefix("*.").map_or((full.as_str(), false), |rest| (rest, true));
                 let name = FoldedName::from_rule_text(text.as_bytes()).map_err(|why| why.text())?;
-                Deed::Alias(name, is_prefixed)
+                Deed::Alias(name, is_prefixed, ttl)
             }
         })
     }
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(found[1].1, Ok((Trigger::Name(name("b.example")), Deed::NxDomain)));
         assert_eq!(found[2].1, Err("outside the zone"));
         let transferred = "rpz.test. 60 IN SOA a. b. 1 2 3 4 5\n*.x.rpz.test. 60 IN CNAME y.example.\n";
-        assert_eq!(rules(transferred)[0].1, Ok((Trigger::Below(name("x")), Deed::Alias(name("y.example"), false))));
+        assert_eq!(rules(transferred)[0].1, Ok((Trigger::Below(name("x")), Deed::Alias(name("y.example"), false, 60))));
         assert_eq!(rules("x CNAME .\n")[0].1, Err("a record before the zone's SOA"));
     }
 
