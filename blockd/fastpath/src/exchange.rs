@@ -156,11 +156,16 @@ impl Exchanger {
         failure: Failure,
         replies: &mut Outbound,
     ) {
-        // Answered meanwhile, or asked anew since: that question has tries of its own.
-        if first > 0 && core.pending.since(&key, serial).is_none() {
-            return;
+        let mut attempts = ATTEMPTS;
+        if first > 0 {
+            // Answered meanwhile, or asked anew since: that question has tries of its own.
+            let Some(since_ms) = core.pending.since(&key, serial) else { return };
+            // Behind an alias a question is as old as the one that led to it, and may have no time for another try.
+            if self.now_us / 1000 >= since_ms + ANSWER_WITHIN_MS {
+                attempts = first;
+            }
         }
-        for attempt in first..ATTEMPTS {
+        for attempt in first..attempts {
             let pair = core.pair.load();
             let servers = pair.servers(key.route);
             let Some(server) = attempt.checked_rem(servers.len()).map(|at| servers[at].clone()) else { break };
