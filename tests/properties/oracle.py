@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
 
@@ -91,9 +91,22 @@ class Oracle:
             return "in"
         return ""
 
-    def decide(self, name: str, targets: list[str], addresses: list[IPv4Address]) -> tuple[str, str | None]:
+    def begins(self, app: App, name: str) -> bool:
+        """Say whether a name is the app's by a rule that begins at it: another child of its parent is not the app's."""
+        parent = name.partition(".")[2]
+        found = self.matches(replace(app, patterns=set()), f"sibling.{parent}")
+        is_match = any(re.fullmatch(pattern, parent) for pattern in app.patterns) and self.mutation != "no patterns"
+        return found != "in" and (found == "hole" or not is_match)
+
+    def decide(
+        self, name: str, targets: list[str], addresses: list[IPv4Address], is_ds: bool = False
+    ) -> tuple[str, str | None]:
         """Give action and app."""
         asked = {key for key, app in self.apps.items() if self.matches(app, name) == "in"}
+        if is_ds and self.mutation != "ds as any type":
+            cut = {key for key in asked if self.begins(self.apps[key], name)}
+            self.met["cut"] += bool(cut)
+            asked -= cut
         holes = {key for key, app in self.apps.items() if self.matches(app, name) == "hole"}
         cleared = holes if self.mutation == "hole clears no needs" else self.closure(holes)
         led = {key for key, app in self.apps.items() if any(self.matches(app, target) == "in" for target in targets)}

@@ -42,6 +42,7 @@ BRANCHES = {
     "pattern",
     "embedded",
     "exception",
+    "cut",
 }
 MUTATIONS = (
     "no patterns",
@@ -52,6 +53,7 @@ MUTATIONS = (
     "host blocks below",
     "hole clears no needs",
     "target opens",
+    "ds as any type",
 )
 CONFIG = Path("/memory/blockd.yaml")
 
@@ -198,6 +200,11 @@ def mismatches(mutation: str, met: Counter[str]) -> Iterator[str]:
             app = None if got["app"] is None else sorted(apps)[got["app"]]
             if (got["action"], app) != wanted:
                 yield f"{policy} {apps} {name} {chain} {address}: {(got['action'], app)} is not {wanted}"
+            if not chain:
+                got, wanted = native.decide("192.0.2.1", name, 43), oracle.decide(name, [], [], is_ds=True)
+                app = None if got["app"] is None else sorted(apps)[got["app"]]
+                if (got["action"], app) != wanted:
+                    yield f"{policy} {apps} {name} DS: {(got['action'], app)} is not {wanted}"
             elif got["action"] == "block" and got["reply"] is not None:
                 is_nodata = got["reply"][3] & 15 == 0
                 if is_nodata:
