@@ -56,6 +56,9 @@ class Document:
             mark = getattr(error, "problem_mark", None)
             what = getattr(error, "problem", None) or str(error)
             line = 0 if mark is None else mark.line + 1
+            word = None if mark is None else _unquoted(text, mark.line, mark.column)
+            if word is not None and "cannot start any token" in what:
+                what = f'{word[0]} cannot begin a value; quote it: "{word}"'
             raise InputError([Problem(str(file), line, "", f"this is no YAML: {what}")]) from None
 
     def _look_over(self, text: str) -> None:
@@ -135,6 +138,18 @@ class Document:
         if loc and loc[-1] not in path and isinstance(loc[-1], str) and "[" not in loc[-1] and "-" not in loc[-1]:
             path = (*path, loc[-1])
         return path
+
+
+#: What begins with one of these is an error to every reader of YAML, unless it is quoted.
+_RESERVED = re.compile(r"[@`%][^\s,:\[\]{}#\"']*")
+
+
+def _unquoted(text: str, line: int, column: int) -> str | None:
+    """Give the word at a place if it needs quotes, such as the name of a set of apps."""
+    # Lines as YAML counts them.
+    lines = re.split("\r\n|[\r\n\x85\u2028\u2029]", text)
+    found = _RESERVED.match(lines[line], column) if line < len(lines) else None
+    return None if found is None else found[0]
 
 
 def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from blockd.problems import InputError
+from blockd.settings.document import Document
 from tests.conftest import Serve
 from tests.support import warm
 from tests.support.daemon import Blockd, config
@@ -192,6 +194,26 @@ APPS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "name-of-another": ({"app": "tiktok", "hosts": ["a.example"]}, r"app: the file of tiktok is called tiktok\.yaml"),
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("policies: {unidentified: {block: [@bytedance]}}", "@bytedance"),
+        ("policies: {unidentified: {block: [vk, @bytedance, temu]}}", "@bytedance"),
+        ("policies:\n  unidentified:\n    block:\n      - @shops # all of them", "@shops"),
+        ("policies: {unidentified: {block: [vk], answer_by_app: {@vk: drop}}}", "@vk"),
+        ("sets:\r\n  é: ['ü', @x-y]", "@x-y"),
+        ("sets:\n  a: `b`", "`b`"),
+    ],
+)
+def test_a_word_that_yaml_reserves_is_to_be_quoted(text: str, word: str, tmp_path: Path) -> None:
+    """YAML keeps "@" for itself, and its own text for that does not say what to write."""
+    with pytest.raises(InputError) as raised:
+        Document(tmp_path / "blockd.yaml", text.encode())
+    line = 1 + text[: text.index(word)].count("\n")
+    wanted = f'blockd.yaml:{line}: this is no YAML: {word[0]} cannot begin a value; quote it: "{word}"'
+    assert str(raised.value).endswith(wanted)
 
 
 @pytest.mark.parametrize("case", APPS)
