@@ -247,7 +247,8 @@ def load_catalogue(builtin: bool, directory: Path | None, source: Source, fetche
     entries: dict[str, Entry] = {}
     extensions: list[tuple[Extension, Document]] = []
     files = source.yaml_files(BUILTIN) if builtin else []
-    zone_files = [BUILTIN.parent / CDN_ZONES] if builtin else []
+    # CDNs are the same whoever writes the apps: `embedded: true` means as much without the apps that are shipped.
+    zone_files = [BUILTIN.parent / CDN_ZONES]
     if directory is not None:
         own = source.yaml_files(directory)
         zone_files += [file for file in own if file.name == CDN_ZONES]
@@ -255,7 +256,11 @@ def load_catalogue(builtin: bool, directory: Path | None, source: Source, fetche
     zones: dict[str, Origin] = {}
     for file in zone_files:
         try:
-            document = Document(file, source.read(file))
+            # Releases before this one kept inputs without it where they did not read it.
+            data = source.read(file) if file.parent == directory else source.read_if_there(file)
+            if data is None:
+                continue
+            document = Document(file, data)
             for at, zone in enumerate(document.validate(CdnZones).zones):
                 zones.setdefault(zone, Origin(document, ("zones", at)))
         except InputError as error:

@@ -62,8 +62,10 @@ LARK = """
     www.larksuite.com.edgekey.net"""
 
 
-def compiled(tmp_path: Path, policy: dict[str, Any], files: dict[str, Any] | None = None) -> tuple[Fastpath, list[str]]:
-    """Compile a policy over the shipped catalogue; give the hot path, and the apps by bit."""
+def compiled(
+    tmp_path: Path, policy: dict[str, Any], files: dict[str, Any] | None = None, *, builtin: bool = True
+) -> tuple[Fastpath, list[str]]:
+    """Compile a policy over the shipped catalogue, and a site's files; give the hot path, and the apps by bit."""
     apps = tmp_path / "apps"
     apps.mkdir(exist_ok=True)
     for name, values in (files or {}).items():
@@ -73,7 +75,7 @@ def compiled(tmp_path: Path, policy: dict[str, Any], files: dict[str, Any] | Non
         "server": {"listen": ["127.0.0.1:53"]},
         "admin": {"listen": "127.0.0.1:9153"},
         "upstream": {"servers": ["127.0.0.1:53"]},
-        "apps": {"directory": "apps"},
+        "apps": {"directory": "apps", "builtin": builtin},
         "policies": {"unidentified": policy},
     }
     config.write_text(yaml.safe_dump(values))
@@ -329,3 +331,16 @@ def test_a_block_of_an_embedded_name_and_a_pattern_is_explained(serve: Serve, up
     assert (pattern["rule"]["kind"], pattern["rule"]["rule"]) == ("pattern", "^v[0-9]+[.]p[.]example$")
     assert pattern["rule"]["file"].endswith("p.yaml")
     assert ede(ask(blockd, "v17.p.example", client=CORPORATE))[0][0] == 15
+
+
+@pytest.mark.parametrize("own_zones", [False, True])
+def test_names_inside_cdn_zones_need_no_shipped_app(own_zones: bool, tmp_path: Path) -> None:
+    """`embedded: true` means the same where a site reads none of the apps that are shipped."""
+    files: dict[str, Any] = {"mine.yaml": {"app": "mine", "title": "M", "suffixes": ["mine.example"], "embedded": True}}
+    if own_zones:
+        files["cdn_zones.yaml"] = {"zones": ["cdn.dept.example"]}
+    fastpath, live = compiled(tmp_path, {"block": ["mine"]}, files, builtin=False)
+    assert live == ["mine"]
+    names = ("www.mine.example.edgesuite.net", "mine.example.a.edgekey.net", "other.example.edgesuite.net")
+    assert [action(fastpath, name) for name in names] == ["block", "block", "pass"]
+    assert action(fastpath, "mine.example.cdn.dept.example") == ("block" if own_zones else "pass")
