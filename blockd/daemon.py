@@ -48,11 +48,12 @@ from blockd.observe.lag import ReactorLag
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.rendering import SharedPage
 from blockd.observe.status import status
+from blockd.policy.app_sets import MARK
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks, inventory_reports
 from blockd.policy.egress import exempt_at, names_of, protected, wanted_of
 from blockd.policy.explain import explain, read_client, read_meta, read_question
 from blockd.policy.inputs import FETCHED, Inputs, decided_file, read_inputs
-from blockd.policy.views import group_views
+from blockd.policy.views import group_views, sets_of
 from blockd.policy.who import devices_of, network_group, place_text
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError, skipped_lines
@@ -510,7 +511,14 @@ class Daemon:
         about = meta["about"][decision["app"]]
         exemption = self._live.settings.block_page.exemption
         return Blocked(
-            name, about["title"], about["owner"], about["takes"], answers.organization, answers.contact, exemption
+            name,
+            about["title"],
+            about["owner"],
+            about["takes"],
+            answers.organization,
+            answers.contact,
+            exemption,
+            self._live.inputs.sets.describe(sets_of(meta, decision["view"]).get(meta["apps"][decision["app"]])),
         )
 
     def _work(self, fastpath: Fastpath, tcp: TcpListener, streams: Streams) -> None:
@@ -851,9 +859,10 @@ class Daemon:
         from twisted.internet.threads import deferToThreadPool
 
         seconds = min(max(float(request.get("seconds") or 0), 3_600.0), 10 * 366 * 86_400.0)
-        apps = [str(app) for app in request.get("apps", [])]
+        apps = self._live.inputs.sets.expand(str(app) for app in request.get("apps", []))
         if unknown := [app for app in apps if app not in self._live.inputs.catalogue.entries]:
-            return succeed({"ok": False, "error": f"there is no app {unknown[0]}"})
+            kind = "set" if unknown[0].startswith(MARK) else "app"
+            return succeed({"ok": False, "error": f"there is no {kind} {unknown[0]}"})
         until = wall_clock()
         live, desk = self._live, self._desk
 

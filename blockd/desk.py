@@ -24,6 +24,7 @@ from blockd.exemptions.ledger import SKEW, Book, Head, Ledger, LedgerBroken, Led
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
 from blockd.exemptions.schedule import MAX_CHANGES, Term, changes
 from blockd.policy.inputs import Inputs
+from blockd.policy.views import sets_of
 from blockd.problems import Skipped
 from blockd.review.decisions import WAYS, Decided, Decision, decisions, in_force
 from blockd.settings.values import Address
@@ -72,14 +73,16 @@ class Folded:
     def meta(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Say what the numbers of all views mean, those of a snapshot and those behind them."""
         groups, views, masks = (list(meta[key]) for key in ("groups", "views", "masks"))
+        sets = list(meta.get("sets", []))
         for (base, mask), apps in zip(self.views, self.apps, strict=True):
             groups.append(meta["groups"][base])
             parts = {key: [app for app in names if app not in apps] for key, names in meta["views"][base].items()}
             allowed = meta["views"][base]["allow"]
             views.append({**parts, "allow": allowed, "exempt": sorted(apps - set(allowed))})
+            sets.append(sets_of(meta, base))
             exempt = mask & ~meta["masks"][base]["allow"]
             masks.append({**{key: own & ~exempt for key, own in meta["masks"][base].items()}, "exempt": exempt})
-        return {**meta, "groups": groups, "views": views, "masks": masks}
+        return {**meta, "groups": groups, "views": views, "masks": masks, "sets": sets}
 
 
 @dataclass
@@ -130,6 +133,7 @@ def site_of(inputs: Inputs) -> Site:
         frozenset(inputs.live_apps()),
         frozenset(known),
         frozenset(identity for identity, devices in whose.items() if len(devices) > 1),
+        inputs.sets.apps,
     )
     needs, decidable = inputs.catalogue.needs, inputs.decidable
     return Site(rules, dict(addresses), dict(macs), sets, decidable, needs, wanted.stands, wanted.people())
@@ -547,6 +551,9 @@ class Desk:
         if not caller.is_among(site.people):
             raise Refused(f"{caller.name} has no part in exemptions, nor in this", "no part in it")
         app, to, reason = (str(request.get(key) or "").strip() for key in ("app", "to", "reason"))
+        if app in site.rules.app_sets:
+            apps = ", ".join(name for name in site.rules.app_sets[app] if name in site.decidable)
+            raise Refused(f"a decision is about one app; {app} has {apps or 'none that can be decided'}")
         if app not in site.decidable:
             raise Refused(f"{app[:40]!r}: no policy that blocks something names it: nothing is to be decided")
         if to not in WAYS:

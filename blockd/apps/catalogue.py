@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -33,6 +34,8 @@ from blockd.settings.values import (
 BUILTIN = Path(__file__).parent / "builtin"
 #: Zones of content delivery networks: beside the apps, and a site's own beside its apps.
 CDN_ZONES = "cdn_zones.yaml"
+#: Owners whose apps a config may name as one set: beside the apps.
+OWNERS = "owners.yaml"
 
 #: The keys of an app's rules, in the order that people read them.
 RULE_KEYS = ("suffixes", "hosts", "patterns", "holes", "networks")
@@ -172,6 +175,36 @@ class CdnZones(Section):
     evidence: dict[str, str] = Field(default_factory=dict, description="Whose they are.")
 
 
+class Owner(Section):
+    """An owner, and how files write its name."""
+
+    title: Printable = Field(min_length=1, max_length=80, description="Its name as people write it.")
+    names: list[Printable] = Field(min_length=1, description="How `owner` of an app names it.")
+
+
+class Owners(Section):
+    """The owners that the catalogue knows, by the names of their sets."""
+
+    owners: dict[str, Owner]
+
+
+def owner_words(text: str) -> list[str]:
+    """Give the words of an owner's name in the form in which spellings of it are equal."""
+    return re.sub("[.,()]", " ", normalize("NFKC", text).casefold()).split()
+
+
+def fold_owner(name: str) -> str:
+    """Give the form in which two spellings of an owner's name are equal."""
+    return "".join(owner_words(name))
+
+
+def owner_names(text: str) -> set[str]:
+    """Give the folded names in the `owner` of an app: "Pico Technology (ByteDance Ltd.)" has two."""
+    before, bracket, parent = text.rstrip().removesuffix(")").rpartition("(")
+    found = {before, parent} if bracket and text.rstrip().endswith(")") else {text}
+    return {fold_owner(name) for name in found} - {""}
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where something stands."""
@@ -228,6 +261,12 @@ class Catalogue:
     cdn_zones: tuple[str, ...] = ()
     #: Whose files are lists, as many as there are.
     directories: tuple[Path, ...] = ()
+    owners: Mapping[str, Owner] = field(default_factory=dict)
+
+    def owned(self, owner: str) -> tuple[str, ...]:
+        """Name the apps of one of the owners, in order."""
+        names = {fold_owner(name) for name in self.owners[owner].names}
+        return tuple(sorted(name for name, entry in self.entries.items() if names & owner_names(entry.app.owner or "")))
 
     def needs(self, name: str) -> frozenset[str]:
         """Give an app and all that it needs, transitively."""
@@ -300,7 +339,14 @@ def load_catalogue(builtin: bool, directory: Path | None, source: Source, fetche
     problems += unknown or _find_cycles(entries)
     if problems:
         raise InputError(problems)
-    return Catalogue(entries, tuple(zones), tuple(directories))
+    return Catalogue(entries, tuple(zones), tuple(directories), _read_owners(source))
+
+
+def _read_owners(source: Source) -> Mapping[str, Owner]:
+    file = BUILTIN.parent / OWNERS
+    data = source.read_if_there(file)
+    # Inputs that were kept by a release without owners name none.
+    return {} if data is None else Document(file, data).validate(Owners).owners
 
 
 #: A directory with more is a mistake: somebody named one that is not for lists.

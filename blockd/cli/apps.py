@@ -11,6 +11,7 @@ from blockd.apps.catalogue import BUILTIN, RULE_KEYS, Catalogue, Entry, load_cat
 from blockd.cli.options import USUAL_CONFIG, Config, Json, Socket, socket_path
 from blockd.cli.output import complain, print_json, print_rows, print_table, refuse, say
 from blockd.control import ControlError, ask
+from blockd.policy.app_sets import AppSets, owner_sets, unknown
 from blockd.policy.compile import app_rules
 from blockd.policy.inputs import Inputs, read_inputs
 from blockd.policy.views import group_views
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     apps.callback(invoke_without_command=True)(list_apps)
     apps.command()(show)
     apps.command()(which)
+    apps.command()(sets)
     apps.command()(decide)
     apps.command()(approve)
     apps.command()(decisions)
@@ -43,6 +45,10 @@ def _read(config: Path | None) -> tuple[Inputs | None, Catalogue]:
     return inputs, inputs.catalogue
 
 
+def _sets(inputs: Inputs | None, catalogue: Catalogue) -> AppSets:
+    return owner_sets(catalogue) if inputs is None else inputs.sets
+
+
 def _policies(inputs: Inputs | None) -> dict[str, dict[str, list[str]]]:
     """Say which groups block, monitor and allow each app."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -59,9 +65,9 @@ def list_apps(context: typer.Context, config: Config = None, as_json: Json = Fal
     if context.invoked_subcommand is not None:
         return
     inputs, catalogue = _read(config)
-    policies = _policies(inputs)
+    policies, known = _policies(inputs), _sets(inputs, catalogue)
     if as_json:
-        print_json([_as_json(entry, policies) for _, entry in sorted(catalogue.entries.items())])
+        print_json([_as_json(entry, policies, known) for _, entry in sorted(catalogue.entries.items())])
         return
     rows = []
     for name, entry in sorted(catalogue.entries.items()):
@@ -82,11 +88,12 @@ def list_apps(context: typer.Context, config: Config = None, as_json: Json = Fal
         say(f"{app}: {to} by decision {name}, whatever the config says")
 
 
-def _as_json(entry: Entry, policies: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
+def _as_json(entry: Entry, policies: dict[str, dict[str, list[str]]], known: AppSets) -> dict[str, Any]:
     groups = policies.get(entry.app.app, {})
     values = entry.app.model_dump(mode="json")
     return {
         **values,
+        "sets": known.of(entry.app.app),
         "rules": entry.rule_count(),
         "file": str(entry.document.file),
         "live": bool(groups),
@@ -103,12 +110,14 @@ def show(
     """Print one app: what it takes, what it needs, every rule with its evidence."""
     config, as_json = config or context.obj[0], as_json or context.obj[1]
     inputs, catalogue = _read(config)
+    known = _sets(inputs, catalogue)
     entry = catalogue.entries.get(name)
     if entry is None:
-        refuse("apps", f"there is no app {name}; there are {', '.join(sorted(catalogue.entries))}", as_json)
+        text = unknown(name, known, catalogue) or f"{name} is a set of apps; it has {', '.join(known.apps[name])}"
+        refuse("apps", text, as_json)
     policies = _policies(inputs)
     if as_json:
-        print_json(_as_json(entry, policies))
+        print_json(_as_json(entry, policies, known))
         return
     app = entry.app
     groups = policies.get(name, {})
@@ -118,6 +127,7 @@ def show(
     rows += [("takes" if at == 0 else "", f"{what} ({who})") for at, (what, who) in enumerate(app.takes.items())]
     if inputs is not None and name in inputs.decided:
         rows.append(("decided", "{} by decision {}, whatever the config says".format(*inputs.decided[name])))
+    rows.append(("sets", ", ".join(known.of(name)) or "none"))
     rows += [("needs", ", ".join(app.needs) or "nothing"), ("file", str(entry.document.file))]
     rows += [(key, ", ".join(groups[key])) for key in ("block", "monitor", "allow") if key in groups]
     print_rows(rows, {"app": "bold"})
@@ -134,6 +144,20 @@ def show(
     for at, item in enumerate(app.lists):
         say()
         say(f"list {entry.list_path(at)} ({item.format}, {item.kind})")
+
+
+def sets(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
+    """List the sets of apps, of owners and of the config, that a policy can name as @NAME."""
+    config, as_json = config or context.obj[0], as_json or context.obj[1]
+    inputs, catalogue = _read(config)
+    known = _sets(inputs, catalogue)
+    if as_json:
+        print_json([{"set": name, "title": known.titles.get(name), "apps": apps} for name, apps in known.apps.items()])
+        return
+    rows = [
+        [name, known.titles.get(name, "of the config"), len(apps), ", ".join(apps)] for name, apps in known.apps.items()
+    ]
+    print_table(["SET", "TITLE", "COUNT", "APPS"], rows, right=["COUNT"])
 
 
 def which(

@@ -14,9 +14,9 @@ from blockd.devices.inventory import lines_of
 from blockd.feeds import unread_leases
 from blockd.lists.gate import limits, refusals
 from blockd.policy.compile import compile_snapshot, inventory_reports, unmet
-from blockd.policy.inputs import read_inputs
+from blockd.policy.inputs import MAX_LIVE_APPS, read_inputs
 from blockd.policy.review import review
-from blockd.policy.views import group_views
+from blockd.policy.views import brief, group_views
 from blockd.problems import InputError, Problem, os_text, skipped_lines
 
 
@@ -48,19 +48,24 @@ def check(config: Config = None, as_json: Json = False) -> None:
             raise error from None
         print(json.dumps({"ok": False, "problems": [problem.as_json() for problem in error.problems]}))
         raise typer.Exit(1) from None
-    views = {
-        view.group: {key: sorted(getattr(view, key)) for key in ("block", "monitor", "allow")}
-        for view in group_views(inputs)
-    }
+    groups = group_views(inputs)
+    views = {view.group: {key: sorted(getattr(view, key)) for key in ("block", "monitor", "allow")} for view in groups}
+    used = sorted({name for view in groups for name in view.sets.values()} | set(inputs.set_of.values()))
+    sets = {name: list(inputs.sets.apps[name]) for name in used}
+    live = len(inputs.live_apps())
     doubts = [*review(inputs), *unread_leases(inputs)]
     if as_json:
         listed = [doubt.as_json() for doubt in doubts]
-        said = {"ok": True, "groups": views, "lists": compiled.lists, "inventories": inventories, "doubts": listed}
-        print(json.dumps(said))
+        counts = {"used": live, "limit": MAX_LIVE_APPS}
+        said = {"ok": True, "groups": views, "sets": sets, "live_apps": counts, "lists": compiled.lists}
+        print(json.dumps({**said, "inventories": inventories, "doubts": listed}))
         return
-    for group, view in views.items():
-        parts = [f"{key} {', '.join(apps)}" for key, apps in view.items() if apps]
-        say(f"{group}: {'; '.join(parts) or 'nothing is blocked, monitored or allowed by name'}")
+    for view in groups:
+        parts = [f"{key} {', '.join(brief(apps, view.sets))}" for key, apps in views[view.group].items() if apps]
+        say(f"{view.group}: {'; '.join(parts) or 'nothing is blocked, monitored or allowed by name'}")
+    for name, apps in sets.items():
+        say(f"{name}: {', '.join(apps)}")
+    say(f"{live} of {MAX_LIVE_APPS} live apps are used")
     for group, devices in inputs.devices.items():
         if devices:
             say(f"{group}: {lines_of(devices)} devices in its inventory")

@@ -28,7 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def request(
     device: Annotated[str, typer.Option("--device", help="Serial or hostname of an inventory, or a set of devices.")],
-    apps: Annotated[list[str], typer.Option("--app", help="An app; what it needs comes with it. May be repeated.")],
+    apps: Annotated[
+        list[str],
+        typer.Option(
+            "--app", help="An app, or a set of apps (@NAME); what they need comes with them. May be repeated."
+        ),
+    ],
     purpose: Annotated[str, typer.Option("--purpose", help="What it is for.")],
     team: Annotated[str, typer.Option("--team", help="The security team that has to approve.")],
     clearance: Annotated[str, typer.Option("--clearance", help="Reference of the ministerial clearance.")],

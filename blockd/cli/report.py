@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def report(
     since: Annotated[str, typer.Option("--since", help="How far back: 24h, 30d, 8w.")] = "30d",
-    apps: Annotated[list[str] | None, typer.Option("--app", help="This app alone. May be repeated.")] = None,
+    apps: Annotated[
+        list[str] | None, typer.Option("--app", help="This app, or set of apps (@NAME), alone. May be repeated.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="F", help="Write a page to F, that prints well.")
     ] = None,
@@ -62,7 +64,8 @@ def _show(answer: dict[str, Any]) -> None:
             continue
         say()
         standing = "; ".join(f"{key} for {', '.join(groups)}" for key, groups in app["standing"].items() if groups)
-        say(f"{app['title']} ({app['app']}): {standing or 'no policy names it'}")
+        name = f"{app['app']}, {app['set']}" if app.get("set") else app["app"]
+        say(f"{app['title']} ({name}): {standing or 'no policy names it'}")
         say(f"  {_trend(app['trend'])}")
         rows = [
             [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
@@ -203,6 +203,8 @@ class Rules:
     devices: frozenset[str]
     #: Those of them that are several devices': nobody could say which of them is meant.
     ambiguous: frozenset[str] = frozenset()
+    #: Sets of apps, by the word that a request names one with.
+    app_sets: Mapping[str, Iterable[str]] = field(default_factory=dict)
 
 
 class Refused(Exception):
@@ -244,8 +246,15 @@ def read_terms(values: dict[str, Any], rules: Rules, now: float) -> Terms:
         problems.append(
             f"device: {device} is more than one device's, or a set's as well: name one by a serial of its own"
         )
-    apps = texts("apps")
-    if not apps:
+    apps: tuple[str, ...] = ()
+    words = texts("apps")
+    for word in words:
+        # What is approved is a list of apps: one that an upgrade adds to a set is not exempt by a request before it.
+        found = [app for app in rules.app_sets[word] if app in rules.live] if word in rules.app_sets else [word]
+        if not found:
+            problems.append(f"apps: no app of {word} is live: no policy names one, and exemptions.apps does not either")
+        apps = tuple(dict.fromkeys((*apps, *found)))
+    if not words:
         problems.append("apps: name one at least")
     for app in apps:
         if app not in rules.live:

@@ -22,14 +22,14 @@ class DecisionsLog:
 
     def __init__(self) -> None:
         """Start knowing no generation."""
-        self._names: OrderedDict[int, tuple[list[str], list[str]]] = OrderedDict()
+        self._names: OrderedDict[int, tuple[list[str], list[str], list[dict[str, str]]]] = OrderedDict()
         self.written = 0
         #: Names the exemptions by which a client, as rows have it, may use an app now.
         self.exempting: Callable[[str, str], list[str]] = lambda client, app: []
 
     def published(self, generation: int, meta: dict[str, Any]) -> None:
         """Learn what the numbers of a new generation mean."""
-        self._names[generation] = (meta["groups"], meta["apps"])
+        self._names[generation] = (meta["groups"], meta["apps"], meta.get("sets", []))
         while len(self._names) > REMEMBERED:
             self._names.popitem(last=False)
 
@@ -38,7 +38,7 @@ class DecisionsLog:
         names = self._names.get(row["generation"])
         if names is None:
             return None
-        groups, apps = names
+        groups, apps, sets = names
         fields: dict[str, Any] = {
             "action": row["action"],
             "client": row["client"],
@@ -48,6 +48,8 @@ class DecisionsLog:
             "type": str(QTYPE.get(row["qtype"])),
             "rule": row["rule"],
         }
+        if row["view"] < len(sets) and (by := sets[row["view"]].get(fields["app"])) is not None:
+            fields["set"] = by
         if row["action"] == "exempt" and (own := self.exempting(fields["client"], fields["app"])):
             fields["exemption"] = ", ".join(own)
         if row["more"] is not None:
@@ -60,7 +62,8 @@ class DecisionsLog:
 def readable(fields: dict[str, Any]) -> str:
     """Write one line of words; names come from the crate escaped, in presentation form."""
     who = f"{fields['client']} ({fields['group']})"
-    what = f"{fields['action']} {fields['app']} for {who}: {fields['name']} {fields['type']}, by {fields['rule']}"
+    app = f"{fields['app']} ({fields['set']})" if "set" in fields else fields["app"]
+    what = f"{fields['action']} {app} for {who}: {fields['name']} {fields['type']}, by {fields['rule']}"
     if "exemption" in fields:
         what += f", exemption {fields['exemption']}"
     return f"{what}; {fields['more']} more in this minute" if "more" in fields else what

@@ -145,11 +145,15 @@ class DecisionCounts:
     names: dict[int, tuple[list[str], list[str]]] = field(default_factory=dict)
     #: Held where these two are used: metrics are rendered in a thread.
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Live app -> the set by which a policy names it, or nothing; replaced as a whole.
+    sets: dict[str, str] = field(default_factory=dict)
 
     def published(self, generation: int, meta: dict[str, Any]) -> None:
         """Learn what the numbers of a new generation mean."""
         with self._lock:
             self.names[generation] = (meta["groups"], meta["apps"])
+        about = zip(meta["apps"], meta["about"], strict=True)
+        self.sets = {app: said.get("set") or "" for app, said in about}
 
     def read(self, fastpath: Fastpath) -> Counter[tuple[str, str, str]]:
         """Give the sums by (group, app, action); the counts of generations that ended are folded in."""
@@ -317,6 +321,7 @@ class Metrics(Collector):
         """Give every metric, on any thread: what grows with apps, groups and devices is read here."""
         yield from self._native_families()
         yield self._decision_family()
+        yield self._app_family()
         yield self._latency_family()
         yield from self._server_families()
         yield from gathered.families
@@ -395,6 +400,13 @@ class Metrics(Collector):
         family = CounterMetricFamily("blockd_decisions", "Decisions, by group, app and action.", labels=labels)
         for key, count in sorted(self._decisions.read(self._fastpath).items()):
             family.add_metric(list(key), count)
+        return family
+
+    def _app_family(self) -> Metric:
+        text = "1 for each live app, with the set of apps by which a policy names it first; empty where none does."
+        family = GaugeMetricFamily("blockd_app_info", text, labels=["app", "set"])
+        for app, name in sorted(self._decisions.sets.items()):
+            family.add_metric([app, name], 1)
         return family
 
     def _latency_family(self) -> Metric:

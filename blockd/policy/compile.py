@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from blockd.apps.catalogue import App, Entry, Origin
+from blockd.apps.catalogue import Entry, Origin
 from blockd.devices.inventory import lines_of
 from blockd.fastpath import Fastpath, _native, check_patterns, compile_rules, load
 from blockd.lists.gate import limits, samples
@@ -102,9 +102,11 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
         "config": str(inputs.config),
         "inputs": inputs.digest(),
         "apps": live,
-        "about": [_about(inputs.catalogue.entries[app].app) for app in live],
+        "about": [_about(inputs, app) for app in live],
         "groups": [view.group for view in views],
         "views": [{k: sorted(getattr(view, k)) for k in ("block", "monitor", "allow")} for view in views],
+        # App -> set, of each view: for people, who named a set.
+        "sets": [dict(view.sets) for view in views],
         "masks": [{k: spec[k] for k in ("block", "monitor", "allow", "exempt")} for spec in view_specs],
     }
     try:
@@ -157,8 +159,9 @@ def app_rules(entry: Entry, key: str) -> list[tuple[str, Origin]]:
     return [(str(rule), entry.places[key, str(rule)]) for rule in getattr(entry.app, key)]
 
 
-def _about(app: App) -> dict[str, Any]:
-    return {"title": app.title, "owner": app.owner, "takes": app.takes}
+def _about(inputs: Inputs, name: str) -> dict[str, Any]:
+    app = inputs.catalogue.entries[name].app
+    return {"title": app.title, "owner": app.owner, "takes": app.takes, "set": inputs.set_of.get(name)}
 
 
 def _is_no_list(report: dict[str, Any]) -> Problem:

@@ -13,7 +13,7 @@ from dnslib import QTYPE, RCODE, DNSError, DNSRecord
 from blockd.apps.catalogue import Entry
 from blockd.fastpath import _native, fold_rule_name, line_of
 from blockd.policy.inputs import Inputs
-from blockd.policy.views import device_prefixes, group_views
+from blockd.policy.views import brief, device_prefixes, group_views, sets_of
 from blockd.settings.schema import UNIDENTIFIED
 from blockd.settings.source import Source
 from blockd.settings.values import Address, read_name, to_ascii
@@ -56,6 +56,10 @@ class Explanation:
     zone: str | None
     #: By which it passes, where that is the verdict.
     exemptions: list[str]
+    #: The set by which the policy names the app, if it does.
+    set: str | None
+    #: App -> set, of the whole view.
+    sets: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """Give the fields by name."""
@@ -78,7 +82,7 @@ class Explanation:
             ("question", f"{self.name} {self.qtype}"),
             ("device", f"{self.client}: {self.device}"),
             ("group", self.group),
-            ("view", "; ".join(f"{key} {names(apps)}" for key, apps in self.view.items())),
+            ("view", "; ".join(f"{key} {names(brief(apps, self.sets))}" for key, apps in self.view.items())),
             ("masks", ", ".join(f"{key} {mask:#x}" for key, mask in self.masks.items())),
             ("asked", names(self.asked)),
             ("found", self._found()),
@@ -89,6 +93,8 @@ class Explanation:
             rows.append(("target", self.target))
         if self.zone is not None:
             rows.append(("zone", self.zone))
+        if self.set is not None:
+            rows.append(("set", self.set))
         rows.append(("verdict", f"{self.action} ({self.app})" if self.app else self.action))
         if self.exemptions:
             rows.append(("exemption", ", ".join(self.exemptions)))
@@ -128,6 +134,7 @@ def explain(
     if app is not None and rule is not None:
         place = locate(inputs.source, inputs.catalogue.entries[app], *rule)
     group = meta["groups"][decision["view"]]
+    sets = sets_of(meta, decision["view"])
     return Explanation(
         client=str(client),
         name=name,
@@ -145,6 +152,8 @@ def explain(
         answer=_answer(decision),
         zone=_zone(inputs, decision),
         exemptions=list(exemptions),
+        set=None if app is None else sets.get(app),
+        sets=sets,
         masks={"asked": decision["asked"], "found": decision["found"], **meta["masks"][decision["view"]]},
     )
 

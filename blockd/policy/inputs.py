@@ -11,10 +11,11 @@ from pathlib import Path
 from blockd import __version__
 from blockd.apps.catalogue import Catalogue, load_catalogue
 from blockd.devices import Device, Inventory, are_several, read_inventory
+from blockd.policy.app_sets import AppSets, Named, Resolved, read_sets, resolve, unknown
 from blockd.problems import InputError, Problem
 from blockd.review.decisions import Decided, read_decided
 from blockd.settings.document import Document
-from blockd.settings.load import load_settings
+from blockd.settings.load import check_gateways, load_settings
 from blockd.settings.schema import Policy, Settings
 from blockd.settings.source import Disk, Source
 from blockd.settings.values import Address, read_endpoint
@@ -31,6 +32,7 @@ class Inputs:
     """Settings and catalogue with the files that they came from."""
 
     config: Path
+    #: With every set of apps replaced by its apps.
     settings: Settings
     document: Document
     catalogue: Catalogue
@@ -44,6 +46,11 @@ class Inputs:
     decided: Decided
     #: App -> groups that a decision on it concerns, by their policies as they were written.
     decidable: dict[str, list[str]]
+    sets: AppSets
+    #: Group -> app that its policy names -> how.
+    named: dict[str, dict[str, Named]]
+    #: App -> the first set by which a policy, or exemptions.apps, names it: one for all groups.
+    set_of: dict[str, str]
 
     def relative(self, path: str) -> Path:
         """Find a path that the config gives: relative to the config file."""
@@ -84,7 +91,14 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         catalogue = load_catalogue(apps.builtin, directory, source, fetched)
     except InputError as error:
         raise InputError([_in_config(problem, directory, document) for problem in error.problems]) from None
-    problems = _check_app_names(settings, document, catalogue)
+    sets, problems = read_sets(settings, document, catalogue)
+    problems += _check_app_names(settings, document, catalogue, sets)
+    resolved = resolve(settings, document, sets)
+    settings = resolved.settings
+    if not problems:
+        # Of names that mean nothing, nothing more can be said.
+        problems += [*resolved.problems, *_check_live_apps(resolved, document, catalogue)]
+    problems += check_gateways(settings, document)
     system: tuple[tuple[Address, int], ...] = ()
     if settings.upstream.servers == "system":
         system = _system_servers(source.read(RESOLV_CONF))
@@ -97,7 +111,21 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     decided = {} if data is None else read_decided(file, data)
     decidable = _decidable(settings)
     settings = _as_decided(settings, decided)
-    inputs = Inputs(config, settings, document, catalogue, system, source, devices, inventories, decided, decidable)
+    inputs = Inputs(
+        config,
+        settings,
+        document,
+        catalogue,
+        system,
+        source,
+        devices,
+        inventories,
+        decided,
+        decidable,
+        sets,
+        resolved.policies,
+        {app: one.set for app, one in reversed(list(resolved.all())) if one.set is not None},
+    )
     for name in inputs.live_apps():
         entry = catalogue.entries.get(name)
         for at in range(len(entry.app.lists) if entry else 0):
@@ -238,34 +266,43 @@ def _mark_shared(inventories: Sequence[Inventory], shared: dict[str, list[Device
             inventory.notes.append(Problem(str(inventory.file), first.line, "mac", text))
 
 
-def _check_app_names(settings: Settings, document: Document, catalogue: Catalogue) -> list[Problem]:
-    problems = []
-    live: set[str] = {app for policy in settings.policies.values() for app in _companions(policy, catalogue)}
-    if len(live) > MAX_LIVE_APPS:
-        text = f"{len(live)} apps come with any block, at most {MAX_LIVE_APPS} can be live"
-        problems.append(document.problem(("policies",), text))
+def _check_app_names(settings: Settings, document: Document, catalogue: Catalogue, sets: AppSets) -> list[Problem]:
+    """Find words of the config that name neither an app nor a set."""
     places: list[tuple[tuple[str | int, ...], str]] = [
-        (("policies", name, key, at), app)
+        (("policies", name, key, at), word)
         for name, policy in settings.policies.items()
         for key in ("block", "monitor", "allow")
-        for at, app in enumerate(getattr(policy, key))
+        for at, word in enumerate(getattr(policy, key))
     ]
-    places += [(("exemptions", "apps", at), app) for at, app in enumerate(settings.exemptions.apps)]
-    for place, app in places:
-        if app not in catalogue.entries:
-            known = ", ".join(sorted(catalogue.entries)) or "none"
-            problems.append(document.problem(place, f"there is no app {app}; there are {known}"))
-        elif app not in live and len(live) >= MAX_LIVE_APPS:
-            text = f"{app} would be the {MAX_LIVE_APPS + 1}th live app; at most {MAX_LIVE_APPS} can be"
-            problems.append(document.problem(place, text))
+    places += [(("exemptions", "apps", at), word) for at, word in enumerate(settings.exemptions.apps)]
+    texts = ((place, unknown(word, sets, catalogue)) for place, word in places)
+    return [document.problem(place, text) for place, text in texts if text is not None]
+
+
+def _check_live_apps(resolved: Resolved, document: Document, catalogue: Catalogue) -> list[Problem]:
+    """Find the places from which on there are more live apps than bits."""
+    policies = resolved.settings.policies
+    live: set[str] = {app for policy in policies.values() for app in _companions(policy, catalogue)}
+    if len(live) > MAX_LIVE_APPS:
+        text = f"{len(live)} apps come with any block, at most {MAX_LIVE_APPS} can be live"
+        return [document.problem(("policies",), text)]
+    named = list(resolved.all())
+    beyond: dict[tuple[Named, str], None] = {}
+    for app, one in named:
+        if app not in live and len(live) >= MAX_LIVE_APPS:
+            beyond.setdefault((one, one.set or app))
         else:
             live.add(app)
-    for policy_name, policy in settings.policies.items():
-        for app in policy.answer_by_app:
-            if app not in policy.block:
-                text = f"{app} is not blocked by this policy, so it has no answer"
-                problems.append(document.problem(("policies", policy_name, "answer_by_app", app), text))
-    return problems
+    wanted = len(live | {app for app, _ in named})
+    return [
+        document.problem(
+            one.place,
+            f"{word} would be the {MAX_LIVE_APPS + 1}th live app; at most {MAX_LIVE_APPS} can be"
+            if one.set is None
+            else f"with the apps of {word}, {wanted} would be live; at most {MAX_LIVE_APPS} can be",
+        )
+        for one, word in beyond
+    ]
 
 
 #: Of devices that two groups claim, those that are told: the same export twice has as many as it has lines.

@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from blockd.apps.catalogue import owner_words
 from blockd.devices import Device
+from blockd.policy.app_sets import MARK
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import GroupView, group_views
 from blockd.problems import Problem
@@ -28,6 +30,7 @@ def review(inputs: Inputs) -> Iterable[Problem]:
     yield from _forwarders(inputs)
     yield from _wide_patterns(inputs)
     yield from _empty_lists(inputs)
+    yield from _outside_sets(inputs)
     contact = inputs.settings.answers.contact
     if contact is not None and not contact.startswith(("mailto:", "https:", "http:", "tel:", "sip:", "sips:")):
         text = "the contact is no URI, such as mailto:security@dept.example: programs that read it will not"
@@ -40,7 +43,7 @@ def review(inputs: Inputs) -> Iterable[Problem]:
             missing = sorted(inputs.catalogue.needs(app) - {app} - views[group].block)
             if missing and not set(missing) & views[group].allow:
                 text = f"{app} is blocked, and {', '.join(missing)}, which it needs, is not: parts of it may be reached"
-                yield inputs.document.problem(("policies", group, "block", policy.block.index(app)), text)
+                yield inputs.document.problem(inputs.named[group][app].place, text)
 
 
 def _empty_groups(inputs: Inputs) -> Iterable[Problem]:
@@ -77,6 +80,29 @@ def _empty_lists(inputs: Inputs) -> Iterable[Problem]:
                 yield entry.list_places[at].problem(text)
 
 
+def _outside_sets(inputs: Inputs) -> Iterable[Problem]:
+    """Find apps that somebody may believe to be in a set."""
+    catalogue, known = inputs.catalogue, inputs.sets
+    for group, named in inputs.named.items():
+        used = {one.set for one in named.values()}
+        for app in inputs.settings.policies[group].block:
+            word = f"{MARK}{app}"
+            if len(known.apps.get(word, ())) > 1 and word not in used:
+                text = f'{app} is one app; the {len(known.apps[word])} apps of {known.titles[word]} are "{word}"'
+                yield inputs.document.problem(named[app].place, text)
+    used = {*inputs.set_of.values(), *(word for words in inputs.settings.sets.values() for word in words)}
+    for name, entry in catalogue.entries.items():
+        own = entry.app.owner or ""
+        for key, owner in catalogue.owners.items():
+            is_alike = set(owner_words(owner.title)) <= set(owner_words(own))
+            if is_alike and f"{MARK}{key}" in used and name not in catalogue.owned(key):
+                text = (
+                    f"{name} is not in {MARK}{key}, for {own!r} is not one of its names; "
+                    f'if {owner.title} owns it, write "{own} ({owner.title})"'
+                )
+                yield entry.document.problem(("owner",), text)
+
+
 def _forwarders(inputs: Inputs) -> Iterable[Problem]:
     for devices in inputs.devices.values():
         names: defaultdict[Address, set[str]] = defaultdict(set)
@@ -96,13 +122,14 @@ def _forwarders(inputs: Inputs) -> Iterable[Problem]:
 def _half_open(inputs: Inputs, group: str, view: GroupView) -> Iterable[Problem]:
     policy = inputs.settings.policies[group]
     for key in ("monitor", "allow"):
-        for at, app in enumerate(getattr(policy, key)):
+        for app in getattr(policy, key):
+            place = inputs.named[group][app].place
             needed = inputs.catalogue.needs(app) - {app}
             if key == "monitor" and needed & view.block:
                 blocked = ", ".join(sorted(needed & view.block))
                 text = f"{app} is monitored, and {blocked}, which it needs, is blocked: it will not work"
-                yield inputs.document.problem(("policies", group, key, at), text)
+                yield inputs.document.problem(place, text)
             opened = sorted(needed & {*policy.block, *policy.monitor})
             if key == "allow" and opened:
                 text = f"{app} is allowed, and with it {', '.join(opened)}, which this policy names otherwise"
-                yield inputs.document.problem(("policies", group, key, at), text)
+                yield inputs.document.problem(place, text)

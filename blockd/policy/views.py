@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_network
+from typing import Any
 
 from blockd.policy.inputs import Inputs
 from blockd.settings.schema import UNIDENTIFIED, Policy
@@ -36,6 +38,21 @@ class GroupView:
     monitor: frozenset[str]
     allow: frozenset[str]
     is_logged: bool
+    #: App -> the set by which the policy names it.
+    sets: Mapping[str, str] = field(default_factory=dict)
+
+
+def brief(apps: Iterable[str], sets: Mapping[str, str]) -> list[str]:
+    """Name apps in few words: those that a set brings by the set, with their number, before those by themselves."""
+    by_set = Counter(sets[app] for app in apps if app in sets)
+    numbers = (f"{name} ({count} {'app' if count == 1 else 'apps'})" for name, count in sorted(by_set.items()))
+    return [*numbers, *sorted(app for app in apps if app not in sets)]
+
+
+def sets_of(meta: dict[str, Any], view: int) -> dict[str, str]:
+    """Give the sets by which a view's policy names apps; a snapshot of a release without sets has none."""
+    found: list[dict[str, str]] = meta.get("sets", [])
+    return found[view] if view < len(found) else {}
 
 
 def group_views(inputs: Inputs) -> list[GroupView]:
@@ -50,7 +67,13 @@ def _view(inputs: Inputs, group: str) -> GroupView:
     allow = frozenset().union(*(catalogue.needs(app) for app in policy.allow))
     block = frozenset(inputs.blocked_apps(policy)) - allow
     monitor = frozenset(policy.monitor) - allow - block
-    return GroupView(group, policy, block, monitor, allow, _is_logged(inputs, group))
+    # An app that an allowed one opens is named by that, and by no set.
+    sets = {
+        app: one.set
+        for app, one in inputs.named[group].items()
+        if one.set is not None and app in block | monitor | frozenset(policy.allow)
+    }
+    return GroupView(group, policy, block, monitor, allow, _is_logged(inputs, group), sets)
 
 
 def _is_logged(inputs: Inputs, group: str) -> bool:

@@ -108,7 +108,8 @@ def _app(app: dict[str, Any]) -> str:
         for group in app["groups"]
     ]
     heads = ["Group", "n:Let through", "n:Refused", "n:Exempt", "n:Devices", "First and last seen"]
-    what = f"{escape(app['app'])}{owner}; {escape(_standing(app))}"
+    by_set = f" ({escape(app['set'])})" if app.get("set") else ""
+    what = f"{escape(app['app'])}{by_set}{owner}; {escape(_standing(app))}"
     return (
         f"<section><h2>{escape(app['title'])}</h2><p class=quiet>{what}</p>"
         f"{takes}{effect}{_plot(app['trend'])}{_table('', heads, rows)}</section>"

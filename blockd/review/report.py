@@ -29,6 +29,8 @@ class AppFacts:
     standing: Mapping[str, list[str]]
     #: Groups that a decision to block it would concern.
     decidable: Collection[str] = ()
+    #: The set of apps by which a policy names it.
+    set: str | None = None
 
 
 def report(
@@ -58,7 +60,14 @@ def facts_of(inputs: Inputs) -> dict[str, AppFacts]:
                 standing[app][key].append(view.group)
     entries = {name: inputs.catalogue.entries[name].app for name in inputs.live_apps()}
     return {
-        name: AppFacts(app.title, app.owner or "", dict(app.takes), standing[name], inputs.decidable.get(name, ()))
+        name: AppFacts(
+            app.title,
+            app.owner or "",
+            dict(app.takes),
+            standing[name],
+            inputs.decidable.get(name, ()),
+            inputs.set_of.get(name),
+        )
         for name, app in entries.items()
     }
 
@@ -91,6 +100,7 @@ def _app(app: str, kept: Kept, facts: AppFacts | None, since: float, until: floa
         "app": app,
         "title": facts.title if facts else app,
         "owner": facts.owner if facts else "",
+        "set": facts.set if facts else None,
         "takes": dict(facts.takes) if facts else {},
         "standing": {key: list(names) for key, names in facts.standing.items()} if facts else {},
         "groups": groups,

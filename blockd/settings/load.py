@@ -139,9 +139,15 @@ def _check_egress(settings: Settings, document: Document) -> list[Problem]:
         needed = ", ".join(f"egress.{key}" for key in lacking)
         text = f"it needs {needed}: who is told where devices are shows a certificate"
         return [document.problem(("egress", "listen"), text)]
+    return []
+
+
+def check_gateways(settings: Settings, document: Document) -> list[Problem]:
+    """Find a config by which another machine's gateway would cut devices off; its policies name apps alone."""
+    egress = settings.egress
     everywhere = [str(address) for address, _ in settings.server.listen if address.is_unspecified]
     takes_dns = any("encrypted-dns" in one.block for one in settings.policies.values())
-    if everywhere and takes_dns and not egress.resolvers:
+    if egress.listen is not None and everywhere and takes_dns and not egress.resolvers:
         text = (
             f"another machine's gateway cannot know which addresses are ours where server.listen says {everywhere[0]}, "
             "and would refuse devices to ask us, for encrypted-dns is blocked: name them under egress.resolvers"

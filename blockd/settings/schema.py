@@ -309,14 +309,20 @@ class Sinkhole(Section):
 class Policy(Section):
     """What a group gets for each app."""
 
-    block: list[AppName] = Field(default_factory=list, description="Apps that are refused.")
+    block: list[AppName] = Field(
+        default_factory=list,
+        description='Apps that are refused. Here and below, `"@NAME"` stands for every app of an owner or of `sets`; '
+        "an app that another of these keys names itself is not part of it.",
+    )
     monitor: list[AppName] = Field(default_factory=list, description="Apps that pass and are counted.")
     allow: list[AppName] = Field(default_factory=list, description="Apps that pass with all that they need.")
     answer: Answer = Field(
         "nxdomain",
         description="How a block is answered: nxdomain, nodata, refused, null (0.0.0.0 and ::), sinkhole or drop.",
     )
-    answer_by_app: dict[AppName, Answer] = Field(default_factory=dict, description="Another answer for some apps.")
+    answer_by_app: dict[AppName, Answer] = Field(
+        default_factory=dict, description="Another answer for some apps or sets."
+    )
     sinkhole: Sinkhole = Sinkhole()
     strip_ech: bool = Field(
         False,
@@ -436,7 +442,7 @@ class Exemptions(Section):
     )
     apps: list[AppName] = Field(
         default_factory=list,
-        description="Apps that may be exempt though no policy names them, each one of the live ones.",
+        description="Apps, or sets of apps, that may be exempt though no policy names them, each one of the live ones.",
     )
     sets: dict[str, list[Printable]] = Field(
         default_factory=dict, description="Named sets of devices, each a serial or hostname of an inventory."
@@ -526,6 +532,11 @@ class Settings(Section):
     reload: Reload = Reload()
     log: Log = Log()
     apps: Apps = Apps()
+    sets: dict[str, list[AppName]] = Field(
+        default_factory=dict,
+        description='Sets of apps: name -> apps and other sets, such as `[temu, "@bytedance"]`; a policy names one as '
+        '`"@NAME"`. `blockd apps sets` lists those of owners, which need no definition.',
+    )
     groups: dict[str, Group] = Field(default_factory=dict)
     devices: Devices = Devices()
     policies: dict[str, Policy]

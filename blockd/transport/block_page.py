@@ -31,6 +31,8 @@ class Blocked:
     decided_by: str | None
     contact: str | None
     exemption: str | None
+    #: The set of apps by which the policy names the app, as people know it.
+    set: str | None = None
 
 
 #: Gives what is blocked for a host name and a client's address; none when it is not.
@@ -70,9 +72,9 @@ def page(blocked: Blocked | None) -> str:
     parts = [f'<p class="name">You asked for {escape(blocked.name)}.</p>']
     decided = escape(blocked.decided_by) if blocked.decided_by else "those who run this network"
     owner = f", which {escape(blocked.owner)} runs," if blocked.owner else ""
-    parts.append(
-        f"<h2>Whose decision is it?</h2><p>{decided} decided that {title}{owner} is not used on this device.</p>"
-    )
+    by_set = f" It is one of the apps of {escape(blocked.set)} that are blocked." if blocked.set else ""
+    decision = f"{decided} decided that {title}{owner} is not used on this device.{by_set}"
+    parts.append(f"<h2>Whose decision is it?</h2><p>{decision}</p>")
     if blocked.takes:
         said: dict[str, list[str]] = {}
         for what, who in blocked.takes.items():
