@@ -155,6 +155,7 @@ def test_a_registered_address_is_a_lease(state: int, has: bool) -> None:
         ("dnsmasq", f"2000 {MAC} 10.0.0.5", "expected end, MAC, address and name"),
         ("dnsmasq", f"2000 {MAC} 10.0.0.555 x *", "an IPv4 or IPv6 address"),
         ("dhcpd", "lease 10.0.0.5 {\n  ends 4 1970/99/01 00:33:20;\n}", "the time at which the lease ends"),
+        ("dhcpd", "<html>\n<body>", "expected a statement of dhcpd"),
         ("dhcpd", "lease 10.0.0.5 {\n  ends never;\n  binding state odd;\n}", "the state of the lease is unknown"),
         ("dhcpd", "lease 10.0.0.5 {\n  ends never;\nlease 10.0.0.6 {\n  ends never;\n}", "does not end"),
     ],
@@ -234,6 +235,11 @@ lease 10.0.0.6 {{
   hardware token-ring {OTHER};
 }}
 lease 10.0.0.7 {{ ends never; uid "\\001"; }}
+lease 10.0.0.11 {{
+  uid "\\001 cut; }}
+  ends never;
+  hardware ethernet {OTHER};
+}}
 lease 10.0.0.8 {{
   ends never;
   binding state active;
@@ -275,6 +281,7 @@ def test_each_statement_of_dhcpd_is_read(state: str) -> None:
         "10.0.0.5": (MAC, 2000.0),
         "10.0.0.6": ("", 2500.0),
         "10.0.0.7": ("", ENDLESS),
+        "10.0.0.11": (OTHER, ENDLESS),
         "2001:db8::5": (MAC, 2000.0),
         "10.0.0.8": (OTHER, ENDLESS),
     }
@@ -349,10 +356,13 @@ def test_a_line_without_end_costs_no_other(tmp_path: Path) -> None:
     one.look(1000.0)
     assert sorted(map(str, one.leases)) == ["10.0.0.5", "10.0.0.6"]
     assert [str(p) for p in one.skipped.samples] == [f"{file}:2: the line has more than a mebibyte"]
-    file.write_bytes(zeros)
-    one = Feed(file, "dnsmasq")
-    one.look(1000.0)
-    assert "has no line that is a lease" in (one.problem or "")
+    for format in FORMATS:
+        for garbage in (zeros, b"<html>\n<body>502 Bad Gateway</body>\n", b"\x00\x01\n" * 20, b"PK\x03\x04"):
+            file.write_bytes(garbage)
+            one = Feed(file, format)
+            one.look(1000.0)
+            one.look(1001.0)
+            assert "has no line that is a lease" in (one.problem or ""), (format, garbage[:20])
 
 
 HOSTILE = [

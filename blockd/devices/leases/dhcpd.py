@@ -20,6 +20,10 @@ MAX_WORDS = 16
 ENDED = ("free", "backup", "expired", "released", "abandoned", "reset")
 
 _CUT = "the block of a lease does not end"
+_STRANGE = Unusable("expected a statement of dhcpd")
+#: What a statement outside of all blocks begins with; a page of an error, for one, begins otherwise.
+_KEYWORD = re.compile(r"[a-z][a-z0-9.-]*")
+_CLOSED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 @dataclass
@@ -63,7 +67,12 @@ class Dhcpd:
                 yield from self._close()
             elif part == ";":
                 self._end_statement()
+            elif part.startswith('"') and not _CLOSED.fullmatch(part):
+                # A string ends on its line; without the statement that was cut, the next one counts.
+                self._words = []
             elif not part.startswith("#") and len(self._words) < MAX_WORDS:
+                if not self._depth and not self._words and not _KEYWORD.fullmatch(part):
+                    yield _STRANGE
                 self._words.append(part)
 
     def _cut(self) -> Iterator[Unusable]:
