@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -104,6 +105,8 @@ USAGE_INTERVAL = 60.0
 BUSY_INTERVAL = 60.0
 #: Seconds between two looks at whether names of apps are to be looked up for firewalls.
 LOOK_UP_INTERVAL = 2.0
+#: Seconds until a thread that computes lets another have the interpreter's lock.
+SWITCH_SECONDS = 0.0005
 #: Seconds until firewalls are told of exemptions again, after that failed.
 EXEMPT_RETRY_SECONDS = 5.0
 #: Seconds that firewalls have to do what `blockd egress on` and `off` say, before the command says what is so.
@@ -377,6 +380,9 @@ class Daemon:
         loop.add_reader(fastpath.work_fd, self._work, fastpath, tcp, streams)
         fastpath.start()
         self._is_serving = True
+        # A thread that computes holds the interpreter's lock for so long after the reactor asks for it, which it does
+        # after every system call: with Python's 5 ms an import in a thread made one turn half a second late.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._lag.start()
         # From here on: the serve threads were started before, and keep the niceness that the daemon was given.
         give_way(0, PYTHON)
@@ -412,6 +418,7 @@ class Daemon:
         try:
             reactor.run(installSignalHandlers=False)
         finally:
+            self._lag.stop()
             fastpath.stop()
             self._control_path().unlink(missing_ok=True)
             self._keep_the_rest()

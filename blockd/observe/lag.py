@@ -35,6 +35,7 @@ class ReactorLag:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
         self._due = 0.0
+        self._is_over = threading.Event()
         self._ticked = time.monotonic()
 
     def start(self) -> None:
@@ -42,6 +43,10 @@ class ReactorLag:
         self._due = self._reactor.seconds() + TICK_SECONDS
         self._reactor.callLater(TICK_SECONDS, self._tick)
         threading.Thread(target=self._watch, args=(threading.get_ident(),), name="lag", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no more: the reactor ends."""
+        self._is_over.set()
 
     def _tick(self) -> None:
         now = self._reactor.seconds()
@@ -58,8 +63,7 @@ class ReactorLag:
 
     def _watch(self, thread: int) -> None:
         is_said = False
-        while True:
-            time.sleep(WATCH_SECONDS)
+        while not self._is_over.wait(WATCH_SECONDS):
             stalled = time.monotonic() - self._ticked
             if stalled < STALL_SECONDS:
                 is_said = False

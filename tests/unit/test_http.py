@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import signal
 import socket
 import threading
@@ -18,7 +19,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from blockd.hosts import read_authority, read_host
-from blockd.observe.lag import BOUNDS, MAX_MISSED, TICK_SECONDS, ReactorLag, missed_ticks, where
+from blockd.observe.lag import BOUNDS, MAX_MISSED, TICK_SECONDS, WATCH_SECONDS, ReactorLag, missed_ticks, where
 from blockd.observe.rendering import SharedPage, paced
 from blockd.transport.http import MAX_FIELDS, Refused, is_host_of, read_request
 from tests.support.daemon import Blockd, free_port
@@ -250,6 +251,21 @@ def test_a_stall_counts_for_every_tick_that_it_kept_from_running() -> None:
     assert sum(lag.counts) == 10 + 25
     assert lag.total == pytest.approx(sum(missed_ticks(0.48)))
     assert lag.counts[BOUNDS.index(0.5)] > 10
+
+
+def test_a_stall_is_logged_once_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that does not run is noticed by a thread; it is watched until it is told to stop."""
+    lag = ReactorLag(Clock())
+    with caplog.at_level(logging.WARNING, "blockd"):
+        lag.start()
+        deadline = time.monotonic() + 10
+        while not caplog.records:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(3 * WATCH_SECONDS)
+        lag.stop()
+    assert len(caplog.records) == 1
+    assert "test_a_stall_is_logged_once_with_its_place (" in caplog.records[0].getMessage()
 
 
 def test_the_place_where_the_loop_stands_is_named() -> None:
