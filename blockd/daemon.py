@@ -390,6 +390,8 @@ class Daemon:
         self._every(reactor, LOOK_INTERVAL, "upstream_health", self._look)
         self._watch = Watch(self._signature())
         self._is_watching = False
+        #: Inventories in force whose files are missing.
+        self._missing: list[str] = []
         self._every(reactor, WATCH_INTERVAL, "watch", self._look_at_files)
         self._every(reactor, FETCH_INTERVAL, "fetches", self._fetch_what_is_due)
         self._every(reactor, LEDGER_INTERVAL, "ledger", self._look_at_ledger)
@@ -578,15 +580,26 @@ class Daemon:
         return signature(files, self._live.directories, self._live.list_directories)
 
     def _look_at_files(self) -> None:
-        if not self._live.settings.reload.watch or self._is_watching or self._reload_running is not None:
+        """Reload when files changed, if the config says so; see in any case whether inventories are still there."""
+        if self._is_watching or self._reload_running is not None:
             return
-        if self._generations.is_held:
+        is_watched = self._live.settings.reload.watch and not self._generations.is_held
+        inventories = {str(inventory.file) for _, _, inventory in self._live.inputs.inventories}
+        if not is_watched and not inventories:
             return
         from twisted.internet.threads import deferToThreadPool
 
+        def look() -> Signature:
+            return self._signature() if is_watched else signature(map(Path, inventories), ())
+
         def looked(state: Signature) -> None:
             self._is_watching = False
-            if self._reload_running is None and self._watch.look(state, time.monotonic()):
+            missing = sorted(file for file in inventories if file in state and state[file] is None)
+            for file in missing:
+                if file not in self._missing:
+                    log.warning("%s: this inventory is missing; the last good one is in force", file)
+            self._missing = missing
+            if is_watched and self._reload_running is None and self._watch.look(state, time.monotonic()):
                 log.info("files changed: reloading")
                 self.reload()
 
@@ -596,7 +609,7 @@ class Daemon:
 
         # A file server that hangs must not hang us.
         self._is_watching = True
-        looking = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._signature)
+        looking = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), look)
         looking.addCallbacks(looked, failed)
 
     def _fetch_what_is_due(self) -> None:
@@ -1788,6 +1801,7 @@ class Daemon:
             meta=self._live.meta,
             devices=self._live.devices,
             lists=self._metrics.lists,
+            missing=self._missing,
             leases=self._feeds.standing(),
             version=__version__,
             listen=[show_endpoint(endpoint) for endpoint in self._listen],

@@ -72,10 +72,10 @@ def skipped_lines(file: str, report: dict[str, Any], most: int = MAX_SAMPLES) ->
     counts: dict[str, int] = report["skipped"]
     if not counts:
         return []
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
     samples = [Problem(**sample) for sample in report["samples"][:most]]
     shown = [str(replace(sample, text=f"skipped: {sample.text}")) for sample in samples]
-    return [f"{file}: skipped {sum(counts.values())}: {reasons}", *shown]
+    return [f"{file}: {sum(counts.values())} skipped: {reasons}", *shown]
 
 
 class StartError(Exception):

@@ -38,6 +38,10 @@ def complaints(state: dict[str, Any]) -> list[str]:
     if not state["config_in_force"]:
         wrong.append("the config as it stands is not in force:")
         wrong += state["problems"]
+    if state["config_in_force"]:
+        wrong += [
+            f"{file}: this inventory is missing; the last good one is in force" for file in state["missing_inventories"]
+        ]
     wrong += [f"leases: {source['problem']}" for source in state["leases"] if source["problem"]]
     dead = [server["server"] for server in state["upstreams"] if server["state"] == "dead"]
     if dead and len(dead) == len(state["upstreams"]):

@@ -23,6 +23,7 @@ def status(
     meta: dict[str, Any],
     devices: dict[str, int],
     lists: list[dict[str, Any]],
+    missing: list[str],
     leases: list[dict[str, Any]],
     version: str,
     listen: list[str],
@@ -64,6 +65,7 @@ def status(
             for report in lists
         ],
         "leases": leases,
+        "missing_inventories": missing,
     }
 
 

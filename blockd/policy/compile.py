@@ -352,13 +352,12 @@ def inventory_reports(inputs: Inputs) -> list[dict[str, Any]]:
             "file": str(inventory.file),
             "name": name,
             "only": list(inventory.only),
-            "devices": lines_of(inventory.devices),
+            "devices": inventory.used,
             "records": inventory.records,
             "unusable": inventory.unusable,
             **inventory.skipped.as_json(),
             "notes": [note.as_json() for note in inventory.notes],
             "end": inventory.end,
-            "sha256": inputs.source.sha256(inventory.file),
         }
         for group, name, inventory in inputs.inventories
     ]

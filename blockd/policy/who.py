@@ -44,6 +44,8 @@ def _logged(inputs: Inputs) -> set[str]:
 def _who(inputs: Inputs, place: Place) -> str:
     if place.device is None:
         return "a device of no inventory"
+    if place.device.is_shared:
+        return "one of several devices that share its MAC"
     return str(place.device) if place.group in _logged(inputs) else "a device"
 
 
@@ -91,7 +93,7 @@ def devices_of(inputs: Inputs, placement: Placement | None, who: str, now: float
         {
             "group": group,
             "file": str(inventory.file),
-            "devices": lines_of(inventory.devices),
+            "devices": inventory.used,
             "records": inventory.records,
             **inventory.skipped.as_json(),
         }

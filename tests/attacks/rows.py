@@ -39,6 +39,7 @@ ROWS: dict[str, str | None] = {
     "tcp-resets": None,
     "injection": None,
     "list-poisoning": None,
+    "inventory-poisoning": None,
     "reload-races": None,
     "clock-jumps": None,
     "egress-race": None,

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blockd.devices import read_inventory
@@ -61,6 +61,7 @@ def _read_or_refuse(name: str, data: bytes, has_only: bool) -> None:
 BROKEN = st.text(alphabet='abmac01:.,;"\t\0é\x07 ', max_size=30)
 
 
+@example(["", "", '"', '"'], ",", "\n", False)
 @given(
     st.lists(BROKEN, max_size=6),
     st.sampled_from([",", ";", "\t"]),

@@ -326,6 +326,8 @@ REFUSED = {
     "[" * 100_000: "this is not JSON",
     '[{"name": "a", "os": "x"}]': "no object has a MAC or an address; the keys of the first: name, os",
     '{"a": [{"mac": "x"}], "b": [{"mac": "y"}]}': 'expected a list of objects, or {"devices": [...]}; found: a, b',
+    '{"pc-1": {"mac": "x"}, "pc-2": {"mac": "y"}}': "found: one object for each device",
+    '[{"name": "a", "net": {"mac": "x"}}]': "keys that look like identity and are not read: net.mac",
     '"x"': "expected a list of objects",
     '[{"mac": "x"}, 1, null]': "mac: expected a MAC",
 }

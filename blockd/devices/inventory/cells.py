@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import TypeVar
 
@@ -158,6 +158,11 @@ def _one_address(word: str) -> Address | str | None:
     if address.is_multicast or getattr(address, "ipv4_mapped", None) is not None:
         raise ValueError(NO_DEVICES_ADDRESS)
     return address
+
+
+def has_values(cells: Iterable[str]) -> bool:
+    """Say whether cells have MACs, addresses or people, so that no error repeats them as names of columns."""
+    return any("@" in cell[1:] or read_macs(cell)[0] or read_addresses(cell)[0] for cell in cells)
 
 
 def read_name(cell: str) -> tuple[str, str | None]:

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 #: Of a column's name; a longer one is not a name.
 MAX_NAME_CHARACTERS = 80
-#: Two names with a separator between them are not one name.
-_SEPARATORS = frozenset(",;|\t")
+#: Two names with a separator between them are not one name; NUL is in text of another encoding.
+_SEPARATORS = frozenset(",;|\t\0")
 #: Columns that an error or a note lists.
 MAX_LISTED = 20
 

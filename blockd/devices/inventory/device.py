@@ -27,8 +27,6 @@ class Device:
 
     def __str__(self) -> str:
         """Name it as people do; never its owner, whom only those who may read the file should know."""
-        if self.is_shared:
-            return "one of several devices that share its MAC"
         name = self.hostname or "a device"
         return f"{name}, serial {self.serial}" if self.serial else name
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from blockd.devices.inventory.cells import has_values
 from blockd.devices.inventory.columns import column_of, listed, looks_like_identity, plain
 from blockd.devices.inventory.record import Record
 from blockd.devices.inventory.text import lines_of_text
@@ -175,7 +176,9 @@ class Objects:
             yield number, one.record if one.left >= 0 else TOO_LARGE
         objects = [item for _, item in self._items if isinstance(item, dict)]
         if objects and not has_identity:
-            text = f"no object has a MAC or an address; the keys of the first: {listed(objects[0]) or 'none'}"
+            text = f"no object has a MAC or an address; the keys of the first: {_keys(objects[0])}"
+            if self._unread:
+                text += f"; keys that look like identity and are not read: {listed(self._unread)}"
             raise InputError([Problem(str(self._file), 1, "", text)])
 
     def _find(self, text: str) -> list[tuple[int, Any]]:
@@ -190,7 +193,7 @@ class Objects:
             raise InputError([Problem(str(self._file), line, "", "this is not JSON, or it is cut off")]) from None
         found = values if isinstance(values, list) else self._list_in(values, 0)
         if found is None:
-            keys = f"; found: {listed(self._around[0])}" if self._around else ""
+            keys = f"; found: {_keys(self._around[0])}" if self._around else ""
             text = f'expected a list of objects, or {{"devices": [...]}}{keys}'
             raise InputError([Problem(str(self._file), 1, "", text)])
         return list(enumerate(found, 1))
@@ -286,6 +289,13 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
                 yield name, inner
 
 
+def _keys(value: dict[str, Any]) -> str:
+    """List keys, but for those of devices: their names may be private."""
+    if has_values(value) or (len(value) > 1 and all(isinstance(inner, dict) for inner in value.values())):
+        return "one object for each device"
+    return listed(value) or "none"
+
+
 def _loads(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_object)
 
@@ -328,9 +338,9 @@ def _more_pages(around: Iterable[dict[str, Any]], found: int) -> str | None:
                 is_number = isinstance(inner, int) and not isinstance(inner, bool)
                 is_empty = not inner or (isinstance(inner, str) and inner.strip().lower() in ("null", "none"))
                 if name in _NEXT and not is_empty:
-                    return str(key)
+                    return listed([key])
                 if is_number and ((name in _TOTALS and inner > found) or (name in _PAGE_COUNTS and inner > 1)):
-                    return f"{key}: {inner}"
+                    return f"{listed([key])}: {inner}"
         links = value.get("links")
         for link in links if isinstance(links, list) else []:
             if isinstance(link, dict) and link.get("rel", link.get("relation")) == "next":

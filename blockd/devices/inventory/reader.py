@@ -40,8 +40,9 @@ class Inventory:
     file: Path
     only: tuple[str, ...] = ()
     devices: list[Device] = field(default_factory=list)
-    #: Records that `only` takes.
+    #: Records that `only` takes, and those of them that give a device.
     records: int = 0
+    used: int = 0
     #: Those of them with no MAC and address, or with one that cannot be read.
     unusable: int = 0
     skipped: Skipped = field(default_factory=Skipped)
@@ -131,6 +132,7 @@ def _take(inventory: Inventory, line: int, record: Record) -> None:
     for key, text in problems.items():
         inventory.skipped.add(Problem(str(inventory.file), line, key, text))
     if macs or addresses:
+        inventory.used += 1
         hostname, serial, owner = (names.get(column, "") for column in ("hostname", "serial", "owner"))
         pairs = product(tuple(addresses)[:MAX_VALUES] or _NO_ADDRESS, list(macs)[:MAX_VALUES] or [""])
         inventory.devices += [

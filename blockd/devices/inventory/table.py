@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blockd.devices.inventory.cells import read_addresses, read_macs
+from blockd.devices.inventory.cells import has_values, read_addresses, read_macs
 from blockd.devices.inventory.columns import column_of, listed, looks_like_identity, plain
 from blockd.devices.inventory.record import Record
 from blockd.problems import InputError, Problem
@@ -112,14 +112,15 @@ class Table:
                 at += 1
                 continue
             cells, end = split_row(lines, at, self._separator)
-            if cells is None:
+            record = OPEN_QUOTE if cells is None else self._fit(cells)
+            if (isinstance(record, str) and end - at > 1) or cells is None:
                 # One quotation mark must not cost the rows after it: those lines are rows by themselves.
                 for number in range(at, end):
                     yield from self._alone(number)
-            else:
-                if any(cell.strip() for cell in cells):
-                    yield at + 1, self._fit(cells)
-                yield from ((number + 1, SWALLOWED) for number in self._swallowed(at, end))
+            elif any(cell.strip() for cell in cells):
+                yield at + 1, record
+                if end - at > 1 and len(self._header) > 1:
+                    yield from ((number + 1, SWALLOWED) for number in self._swallowed(at, end, cells))
             at = end
 
     def _alone(self, number: int) -> Iterator[tuple[int, Record | str]]:
@@ -129,17 +130,16 @@ class Table:
             is_whole = len(cells) == len(self._header)
             yield number + 1, self._fit(cells) if is_whole else OPEN_QUOTE
 
-    def _swallowed(self, at: int, end: int) -> list[int]:
-        """Give the lines of one row that are rows by themselves, but for the last, whose row was read."""
-        if end - at == 1 or len(self._header) == 1:
-            return []
-        return [number for number in range(at, end) if self._is_row(self._lines[number])][:-1]
+    def _swallowed(self, at: int, end: int, cells: list[str]) -> list[int]:
+        """Give the lines of one row that are rows by themselves, of devices that the row does not name."""
+        own = self._named(cells)
+        rows = ((number, _plain_cells(self._lines[number], self._separator)) for number in range(at, end))
+        return [number for number, row in rows if len(row) == len(self._header) and self._named(row) - own]
 
-    def _is_row(self, line: str) -> bool:
-        cells = _plain_cells(line, self._separator)
-        if len(cells) != len(self._header):
-            return False
-        return any(read_macs(cells[at])[0] or read_addresses(cells[at])[0] for at in self._identities)
+    def _named(self, cells: list[str]) -> set[object]:
+        """Give the MACs and addresses of a row."""
+        columns = [cells[at] for at in self._identities if at < len(cells)]
+        return {value for cell in columns for read in (read_macs, read_addresses) for value in read(cell)[0]}
 
     def _fit(self, cells: list[str]) -> Record | str:
         wanted = len(self._header)
@@ -207,7 +207,7 @@ class Table:
             text = f"this is HTML or XML, and no table; {WANTED}"
         elif "\0" in line or "\ufffd" in line:
             text = f"this is binary, or UTF-16 without a byte order mark; {WANTED}"
-        elif any("@" in cell or read_macs(cell)[0] or read_addresses(cell)[0] for cell in cells):
+        elif has_values(cells):
             # What devices have is not repeated: whose it is may be private.
             text = f"{WANTED}; this one has values, and no names of columns"
         else:
