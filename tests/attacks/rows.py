@@ -44,5 +44,6 @@ ROWS: dict[str, str | None] = {
     "clock-jumps": None,
     "egress-race": None,
     "log-reader": None,
+    "lease-records": None,
     "doq-doh3": "DoQ and DoH do not exist yet",
 }
