@@ -12,7 +12,7 @@ import pytest
 
 from blockd.devices import read_inventory
 
-ROW = "inventory-poisoning"
+row = pytest.mark.row
 MACS = [f"00:16:3e:00:53:{at:02x}" for at in range(9)]
 ANOTHERS = "00:16:3e:00:99:99"
 NAMES = [
@@ -68,7 +68,7 @@ def objects(rows: list[list[str]]) -> bytes:
     return json.dumps([{"name": name, "mac": mac, "serial": serial} for name, mac, serial in rows]).encode()
 
 
-@pytest.mark.row(ROW)
+@row("inventory-poisoning")
 @pytest.mark.parametrize("export", [excel, unicode_text, objects])
 def test_no_name_frees_a_device_or_adds_one(export: Callable[[list[list[str]]], bytes]) -> None:
     """Where the tool escapes names, every device is in force, whatever it is called, and no other is."""
@@ -79,7 +79,7 @@ def test_no_name_frees_a_device_or_adds_one(export: Callable[[list[list[str]]], 
         assert {one.serial for one in inventory.devices} == {f"S-{at}" for at in range(9)}
 
 
-@pytest.mark.row(ROW)
+@row("inventory-poisoning")
 @pytest.mark.parametrize("export", [naive, quoted])
 def test_a_name_that_breaks_its_row_is_counted(export: Callable[[list[list[str]]], bytes]) -> None:
     """Where it does not, a device is in force or its row is counted and shown; rows of others are in force."""
