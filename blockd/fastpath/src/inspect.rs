@@ -126,7 +126,7 @@ pub struct Answer {
     pub upstream_block: Option<UpstreamBlock>,
     /// Why the upstream says that the answer does not validate, if it does.
     pub invalid: Option<Invalid>,
-    /// Where its aliases lead, if there is no data there: other servers may have some.
+    /// The name at which its aliases end, if the answer has no data of that name.
     pub open_end: Option<OpenEnd>,
     /// Extended DNS Error of an answer that another one was joined to.
     pub error: Option<(u16, &'static str)>,
@@ -137,7 +137,7 @@ pub struct Answer {
 pub struct OpenEnd {
     /// The last name.
     pub name: FoldedName,
-    /// Whether an SOA says that there is none.
+    /// Whether an SOA denies the data (RFC 2308).
     pub is_denied: bool,
 }
 
@@ -154,12 +154,12 @@ pub struct Part<'a> {
     pub ttls: Ttls,
 }
 
-/// How the TTLs of a part are to be read.
+/// How much is left of the TTLs of a part.
 #[derive(Debug, Clone, Copy)]
 pub enum Ttls {
-    /// So many seconds old.
+    /// The part is so many seconds old.
     Aged(u32),
-    /// Over: this one for all.
+    /// The part is stale: this TTL for each record.
     Stale(u32),
 }
 
@@ -413,7 +413,7 @@ fn open_part<'a>(
 
 /// Joins the answer of the name at which a chain of aliases ends, `at`, to the answer of `asked` that leads there.
 ///
-/// Of `head` the chain is kept, as far as `at`, and what proves it; all else is `tail`'s.
+/// The result has the chain of `head` as far as `at`, with its proofs, and everything else from `tail`.
 pub fn join(
     asked: &FoldedName,
     (qtype, dnssec_ok): (u16, bool),
@@ -440,7 +440,7 @@ pub fn join(
     kept.count = 0;
     kept.keep_authority(&tail.authority, &last, (is_positive, tail.rcode), dnssec_ok)?;
     if dnssec_ok && !head.authority.iter().any(|record| record.record_type == rtype::SOA) {
-        // Of a denial that does not count here nothing is kept, of a wildcard alias its proof.
+        // The proof of a wildcard alias is kept. A denial by servers that do not know the zone is not.
         kept.packet = head.packet;
         kept.keep_proofs(&head.authority, &zones_of_head)?;
     }
@@ -1264,7 +1264,7 @@ mod tests {
         let head = [("a.one", rtype::CNAME, 300, to("b.two")), ("one", rtype::SOA, 300, soa(60))];
         let head = kept("a.one", 3, &head[..], 1, false);
         let open = |is_denied| Some(OpenEnd { name: name("b.two"), is_denied });
-        assert_eq!(head.open_end, open(false), "what another zone's SOA says is no denial");
+        assert_eq!(head.open_end, open(false), "the SOA of another zone denies nothing");
         let denied = [("a.one", rtype::CNAME, 300, to("b.two")), ("two", rtype::SOA, 300, soa(60))];
         let head = kept("a.one", 3, &denied, 1, false);
         assert_eq!(head.open_end, open(true));

@@ -44,7 +44,7 @@ pub struct Through {
     pub head: Answer,
 }
 
-/// A question whose answer leads to a name of other servers, and waits for theirs.
+/// A question that waits for the answer of other servers, because an alias leads to a name of theirs.
 ///
 /// It waits for an exchange alone, never for a question that waits itself, so that no two can wait for each other: of
 /// such a one it takes the part that is known and goes on by itself ([`Followed::Part`]).
@@ -58,22 +58,22 @@ pub struct Follower {
     pub since_ms: u64,
     /// What is known of its answer.
     pub answer: Arc<Answer>,
-    /// The tag of the route whose servers said where it ends; none when that was said here.
-    pub said_by: Option<u32>,
+    /// The tag of the route whose servers gave the last part; none when that part is blockd's own.
+    pub answered_by: Option<u32>,
 }
 
-/// How a follower was taken in.
+/// What a question that follows an alias gets.
 #[derive(Debug)]
 pub enum Followed {
-    /// Nobody asked this yet: start an exchange for the question of this serial number.
+    /// A new question with this serial number: start its exchange.
     First(u64),
-    /// An exchange is under way.
+    /// An exchange is under way, and its end continues the follower.
     Joined,
-    /// This is known of it, and it is waiting itself.
+    /// The part that is known of a question that is waiting itself.
     Part(Arc<Answer>),
 }
 
-/// Those who waited for a question.
+/// What waited for a question.
 #[derive(Debug, Default)]
 pub struct Taken {
     /// Clients.
@@ -83,7 +83,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Whether nobody waited.
+    /// Whether there is neither.
     pub fn is_empty(&self) -> bool {
         self.waiters.is_empty() && self.followers.is_empty()
     }
@@ -111,7 +111,7 @@ struct Question {
     serial: u64,
     /// Whether its answer is wanted though no client waits.
     is_looked_up: bool,
-    /// What its servers said, once it waits for those of other names.
+    /// The answer of its own servers, once the question waits for other servers.
     part: Option<Arc<Answer>>,
 }
 
@@ -227,8 +227,9 @@ impl Pending {
         Followed::First(serial)
     }
 
-    /// A question's exchange is over, and what was said leads to a name of other servers: gives those that follow it, and
-    /// itself as a follower if anybody else wants the whole. Nothing when it is over or waits already.
+    /// Ends the exchange of a question whose answer leads to a name of other servers. Gives the followers that get this
+    /// part, and the question itself as a follower if a client or a look-up waits for the whole answer. None if the
+    /// question is answered, or waits for other servers already.
     pub fn turn(&self, key: &Key, part: &Arc<Answer>) -> Option<(Vec<Follower>, Option<Follower>)> {
         let mut questions = self.questions(key);
         let (key, _) = questions.get_key_value(key)?;
@@ -240,8 +241,8 @@ impl Pending {
             return Some((followers, None));
         }
         question.part = Some(Arc::clone(part));
-        let (serial, since_ms, said_by) = (question.serial, question.since_ms, Some(key.route));
-        Some((followers, Some(Follower { key, serial, since_ms, answer: Arc::clone(part), said_by })))
+        let (serial, since_ms, answered_by) = (question.serial, question.since_ms, Some(key.route));
+        Some((followers, Some(Follower { key, serial, since_ms, answer: Arc::clone(part), answered_by })))
     }
 
     /// Whether the question of this serial number is not answered yet.

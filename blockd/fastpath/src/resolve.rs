@@ -368,7 +368,7 @@ enum Said {
     Alias(FoldedName, Box<Through>),
 }
 
-/// How an answer is known, that another name's is made of.
+/// What an answer has from the one that it is made of.
 #[derive(Debug, Clone, Copy, Default)]
 struct Life {
     stale_until_ms: u64,
@@ -389,7 +389,7 @@ fn stream_query(key: &Key, id: u16, opt: Opt) -> Vec<u8> {
     query
 }
 
-/// An entry's records, to be joined to others.
+/// An entry's records, for joining.
 fn part_of(entry: &Entry, now_ms: u64) -> Part<'_> {
     let ttls = if entry.is_stale(now_ms) { Ttls::Stale(STALE_TTL) } else { Ttls::Aged(entry.age(now_ms)) };
     Part { rcode: entry.rcode, counts: entry.counts, body: entry.body(), ttls }
@@ -441,7 +441,7 @@ fn error_of_kind(qtype: u16) -> ExtendedError<'static> {
     }
 }
 
-/// How a prepared answer says the name of the question.
+/// The pointer to the question's name in a prepared answer.
 const QUESTION_POINTER: [u8; 2] = [0xC0, HEADER_OCTETS as u8];
 
 /// Runs what reads hostile bytes; a panic in there costs this packet and no more.
@@ -985,8 +985,7 @@ impl Core {
         Some(met)
     }
 
-    /// Does what a rule of a zone says. `known` is the answer that leads to the name that met it, when that is not the
-    /// question's own: its aliases are kept.
+    /// Applies a rule of a zone. `known` is the answer whose aliases lead to the name that met the rule; they are kept.
     fn take_step(
         &self,
         pair: &Pair,
@@ -1379,7 +1378,7 @@ impl Core {
         if is_open { self.go_on(lane_at, key, answer, replies) } else { self.conclude(lane_at, key, answer, replies) }
     }
 
-    /// An answer is whole: the firewall is told, it is stored, and all who wait get it.
+    /// Finishes a complete answer: the firewall learns its addresses, then it is stored and sent to all waiting clients.
     fn conclude(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
         let answer = if self.learner.is_on.load(Relaxed) { self.teach(lane_at, key, answer) } else { Some(answer) };
         if let Some(answer) = answer {
@@ -1387,15 +1386,15 @@ impl Core {
         }
     }
 
-    /// An answer leads to a name of other servers, and has nothing of it: they are asked.
+    /// Has the servers of the name asked to which an answer leads, and of which it has no data.
     fn go_on(&self, lane_at: usize, key: &Key, answer: Answer, replies: &mut Outbound) {
         let answer = Arc::new(answer);
         let Some((followers, own)) = self.pending.turn(key, &answer) else { return };
-        let said_by = Some(key.route);
+        let answered_by = Some(key.route);
         for of in followers {
             let tail = (answer.as_part(), answer.is_authentic);
             match self.joined(&self.pair.load(), &of, tail, answer.extended_error()) {
-                Ok(answer) => self.advance(lane_at, Follower { answer, said_by, ..of }, replies),
+                Ok(answer) => self.advance(lane_at, Follower { answer, answered_by, ..of }, replies),
                 Err(failure) => self.fail_waiting(lane_at, &of, failure, replies),
             }
         }
@@ -1404,12 +1403,12 @@ impl Core {
         }
     }
 
-    /// Takes a question on to the name at which its aliases end, and concludes it where there is nobody else to ask.
+    /// Follows a question's aliases until the answer is complete or an exchange is needed.
     fn advance(&self, lane_at: usize, mut of: Follower, replies: &mut Outbound) {
         loop {
             let pair = self.pair.load();
             let rules = &pair.rules;
-            let open = of.answer.open_end.filter(|end| is_elsewhere(rules, of.said_by, of.key.qtype, end));
+            let open = of.answer.open_end.filter(|end| is_elsewhere(rules, of.answered_by, of.key.qtype, end));
             let Some(OpenEnd { name, .. }) = open else {
                 let answer = Arc::try_unwrap(of.answer).unwrap_or_else(|shared| Answer::clone(&shared));
                 return self.conclude(lane_at, &of.key, answer, replies);
@@ -1420,7 +1419,7 @@ impl Core {
                     let (rcode, counts, body) = prepared_part(rules, zone, octets, &name, key.qtype);
                     let tail = Part { rcode, counts, body: &body, ttls: Ttls::Aged(0) };
                     match self.joined(&pair, &of, (tail, false), None) {
-                        Ok(answer) => of = Follower { answer, said_by: None, ..of },
+                        Ok(answer) => of = Follower { answer, answered_by: None, ..of },
                         Err(failure) => return self.fail_waiting(lane_at, &of, failure, replies),
                     }
                     continue;
@@ -1447,13 +1446,13 @@ impl Core {
             };
             drop(guard);
             match answer {
-                Ok(answer) => of = Follower { answer, said_by: Some(tag), ..of },
+                Ok(answer) => of = Follower { answer, answered_by: Some(tag), ..of },
                 Err(failure) => return self.fail_waiting(lane_at, &of, failure, replies),
             }
         }
     }
 
-    /// What is known of a question's answer, with what is known of the name at which its aliases end.
+    /// Joins the part that is known of a question's answer with an answer about the name at which its aliases end.
     fn joined(
         &self,
         pair: &Pair,
@@ -1471,10 +1470,10 @@ impl Core {
         Ok(Arc::new(answer))
     }
 
-    /// [`Core::joined`] to what the cache holds, or to what was remembered of a failure.
+    /// [`Core::joined`] with an entry; a remembered failure fails the question.
     fn joined_entry(&self, pair: &Pair, of: &Follower, entry: &Entry, now_ms: u64) -> Result<Arc<Answer>, Failure> {
         if matches!(entry.rcode, rcode::SERVFAIL | rcode::REFUSED) {
-            // What an upstream decides for good about the target it decides about the question.
+            // A block or a failed validation of the target is one of the question: another server would bypass it.
             let targets = of.answer.targets.clone();
             let ttl = entry.ttl.saturating_sub(entry.age(now_ms));
             let refusal =
@@ -1485,7 +1484,7 @@ impl Core {
         self.joined(pair, of, (part_of(entry, now_ms), entry.is_authentic), error)
     }
 
-    /// A question that waits for other servers has no answer.
+    /// Fails a question that waits for other servers.
     fn fail_waiting(&self, lane_at: usize, of: &Follower, failure: Failure, replies: &mut Outbound) {
         if self.pending.is_open(&of.key, of.serial) {
             let entry = self.keep(lane_at, &of.key, Err(failure));
@@ -1552,7 +1551,7 @@ impl Core {
         }
         for of in followers {
             match self.joined_entry(&pair, &of, &entry, now_us / 1000) {
-                Ok(answer) => self.advance(lane_at, Follower { answer, said_by: Some(key.route), ..of }, replies),
+                Ok(answer) => self.advance(lane_at, Follower { answer, answered_by: Some(key.route), ..of }, replies),
                 Err(failure) => self.fail_waiting(lane_at, &of, failure, replies),
             }
         }
@@ -2073,19 +2072,19 @@ impl Core {
     }
 }
 
-/// Whether the name at which an answer's aliases end has servers that did not say so themselves, or is answered here.
+/// Whether another route, or blockd itself, answers for the name at which an answer's aliases end.
 ///
-/// A denial counts where nobody else is named for the name: a resolver that was asked knows the rest of the world, but not a
-/// zone that has servers of its own, whatever it says of that.
-fn is_elsewhere(rules: &Rules, said_by: Option<u32>, qtype: u16, end: &OpenEnd) -> bool {
-    let Some(said_by) = said_by else { return false };
+/// A denial by the servers that were asked counts only outside the zones of `upstream.zones`: a general resolver denies the
+/// names of a zone that only its own servers know.
+fn is_elsewhere(rules: &Rules, answered_by: Option<u32>, qtype: u16, end: &OpenEnd) -> bool {
+    let Some(answered_by) = answered_by else { return false };
     let (route, octets) = match rules.zone_for(&rules.key.suffixes(&end.name), &end.name, qtype) {
         Some((Zone::Host(_), _)) => return true,
         Some((Zone::Local { .. }, _)) => return !end.is_denied,
         Some((Zone::Route(route), octets)) => (usize::from(route), octets),
         None => (0, 1),
     };
-    rules.routes[route].tag != said_by && (octets > 1 || !end.is_denied)
+    rules.routes[route].tag != answered_by && (octets > 1 || !end.is_denied)
 }
 
 /// The rule that decided about an app, and by what it was reached when that was not the question's name.
@@ -2353,13 +2352,13 @@ mod tests {
             let Outcome::Ask(key, serial) = outcomes.swap_remove(0) else { panic!("it is asked") };
             core.ask_elsewhere(Command::Ask(key, serial));
             let shed = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Reply)).count();
-            assert_eq!(shed, 6 - BOUND, "a client has its bound");
+            assert_eq!(shed, 6 - BOUND, "the bound of a client holds");
             let mut exchanges = 0;
             loop {
                 let commands = std::mem::take(&mut *lock(&core.inboxes[0].commands));
                 let Some(Command::Ask(key, _)) = commands.into_iter().next() else { break };
                 exchanges += 1;
-                assert_eq!(core.pending.sizes().1, BOUND, "nobody is counted twice, or let go early");
+                assert_eq!(core.pending.sizes().1, BOUND, "each client is counted once until it is answered");
                 let answer = core.read_answer(0, &said(&links, &key, false), &key).unwrap();
                 core.finish(0, &key, answer, &mut replies);
             }
