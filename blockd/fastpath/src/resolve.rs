@@ -1487,6 +1487,9 @@ impl Core {
     /// Fails a question that waits for other servers.
     fn fail_waiting(&self, lane_at: usize, of: &Follower, failure: Failure, replies: &mut Outbound) {
         if self.pending.is_open(&of.key, of.serial) {
+            if failure == Failure::Chain {
+                self.lanes[lane_at].count(Counter::UpstreamChain);
+            }
             let entry = self.keep(lane_at, &of.key, Err(failure));
             self.release(lane_at, &of.key, entry, self.pending.take_serial(&of.key, of.serial), replies);
         }
@@ -2365,6 +2368,7 @@ mod tests {
             assert!(exchanges <= 17, "{exchanges}");
             let codes: Vec<u8> = answered(&core).into_iter().map(|(_, code)| code).collect();
             assert_eq!(codes, vec![code; BOUND]);
+            assert_eq!(core.counters()["upstream.chain"], u64::from(code > 0));
             assert_eq!(core.pending.sizes(), (0, 0));
         }
     }
