@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,9 +83,15 @@ class Compiler:
             finally:
                 os._exit(code)
         os.close(writing)
+        clock = threading.Timer(PATIENCE, os.kill, [child, signal.SIGKILL])
+        clock.daemon = True
+        clock.start()
         with os.fdopen(reading, "rb") as pipe:
             out = pipe.read()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not clock.is_alive():
+            return [Problem(str(config), 0, "", f"the compile did not end within {PATIENCE} s")]
+        clock.cancel()
         return self._said(config, code, out, "see the lines above")
 
     def _said(self, config: Path, code: int, out: bytes, otherwise: str) -> list[Problem]:

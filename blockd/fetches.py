@@ -37,6 +37,9 @@ log = logging.getLogger("blockd")
 
 #: Fetches at once: a site with a hundred lists does not open a hundred connections.
 AT_ONCE = 4
+#: Seconds that a fetch may take beside its own patience, to judge what came. The child's own clock stands still while
+#: the child is stopped; this one does not.
+JUDGE_SECONDS = 120.0
 #: Seconds that a first start waits for lists that it never had.
 FIRST_PATIENCE = 30.0
 #: Share of the time between fetches by which the next one is put off at random: not all sites ask at the full hour.
@@ -162,6 +165,10 @@ class Fetches:
                 self._processes[path] = process
                 if self._is_ending:
                     process.kill()
+            most = task.remote.patience + JUDGE_SECONDS
+            clock = threading.Timer(most, process.kill)
+            clock.daemon = True
+            clock.start()
             try:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -180,9 +187,12 @@ class Fetches:
                         self._progress[path] = (last["octets"], last.get("of"))
                 said = process.stderr.read().strip().splitlines()
                 if process.wait() != 0:
-                    raise ValueError(said[-1] if said else f"exit code {process.returncode}")
+                    is_late = not clock.is_alive() and not self._is_ending
+                    otherwise = f"it did not end within {most:g} s" if is_late else f"exit code {process.returncode}"
+                    raise ValueError(said[-1] if said else otherwise)
                 return state_of(last)
             finally:
+                clock.cancel()
                 with self._lock:
                     self._processes.pop(path, None)
 

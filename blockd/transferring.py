@@ -48,6 +48,8 @@ from blockd.settings.source import Kept
 KEPT = 4
 #: Connections at once, and seconds until a silent one is closed.
 CONNECTIONS, IDLE = 32, 10.0
+#: Seconds between two words to the daemon that this process lives.
+LIVES_SECONDS = 5.0
 #: Octets of records in one message of a transfer, about: below the most that TCP can frame, signature included.
 MESSAGE_OCTETS = 16_000
 #: Seconds between NOTIFYs of one serial that nobody confirms; then the secondary's own refresh has to do.
@@ -547,6 +549,12 @@ def main(words: list[str]) -> int:
         with lock:
             print(json.dumps(what), flush=True)
 
+    def live() -> None:
+        while True:
+            say({"lives": True})
+            time.sleep(LIVES_SECONDS)
+
+    threading.Thread(target=live, daemon=True).start()
     primary = Primary(say, Path(state))
     for host, port in zip(endpoints[::2], endpoints[1::2], strict=True):
         try:

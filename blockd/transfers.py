@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from blockd.guard import Guard
+from blockd.observe.repeated import RepeatedFailure
 from blockd.priority import PYTHON, give_way
 
 log = logging.getLogger("blockd")
 
 #: Seconds until a process that ended is started again.
 PAUSE = 5.0
+#: Seconds without a line from the process, which writes one every few seconds, until it is killed: a process that is
+#: stopped (SIGSTOP) or hangs ends no other way.
+SILENCE_SECONDS = 30.0
+#: Seconds until it has to serve a generation, or say why not; a zone of a million records takes less than a minute.
+TAKE_SECONDS = 300.0
+#: Seconds that a process may take to end after its last word.
+END_SECONDS = 5.0
 
 
 class Transfers:
@@ -39,8 +47,12 @@ class Transfers:
         self._state, self._notified, self._guard = state, notified, guard
         self._command: dict[str, Any] | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
+        #: Guards what threads share, and is never held while anything is written or read.
+        self._changed = threading.Condition()
         self._is_ending = False
+        #: When the process said anything last, and since when a generation waits to be served.
+        self._heard = self._asked = 0.0
+        self._failure = RepeatedFailure()
         #: Zone -> what was last said of it.
         self.zones: dict[str, dict[str, Any]] = {}
         #: Why the zones are not those of the policy in force, if they are not.
@@ -53,14 +65,25 @@ class Transfers:
 
     def publish(self, config: Path, generation: Path, inbound: list[tuple[str, str, str | None]]) -> None:
         """Have the zones of a generation served; `inbound` are zone, primary's address and key of those we take."""
-        self._command = {"config": str(config), "generation": str(generation), "inbound": inbound}
-        self._send()
+        with self._changed:
+            self._command = {"config": str(config), "generation": str(generation), "inbound": inbound}
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End it."""
-        with self._lock:
+        with self._changed:
             self._is_ending = True
             if self._process is not None:
+                self._process.kill()
+            self._changed.notify_all()
+
+    def look(self) -> None:
+        """End a process that is stopped or hangs; it is started again."""
+        now = time.monotonic()
+        with self._changed:
+            is_silent = now - self._heard > SILENCE_SECONDS
+            is_late = bool(self._asked) and now - self._asked > TAKE_SECONDS
+            if self._process is not None and (is_silent or is_late):
                 self._process.kill()
 
     def transfers(self) -> Counter[tuple[str, str]]:
@@ -71,60 +94,84 @@ class Transfers:
                 counts[zone["group"], kind] += count
         return counts
 
-    def _send(self) -> None:
-        with self._lock:
-            process = self._process
-            if process is not None and process.stdin is not None and self._command is not None:
-                with suppress(OSError):
-                    process.stdin.write(json.dumps(self._command) + "\n")
-                    process.stdin.flush()
-
     def _keep_running(self) -> None:
         while not self._is_ending:
             try:
                 ended = self._run_once()
             except (OSError, ValueError) as error:
-                self.stop_process()
+                self._end_process()
                 ended = str(error)
             if self._is_ending:
                 return
             self.problem = self.problem or f"the process that serves them ended: {ended}"
-            log.error("zone transfers: the process ended (%s), and is started again in %g s", ended, PAUSE)
+            self._failure.failed(f"zone transfers: the process ended ({ended}), and is started again in {PAUSE:g} s")
             time.sleep(PAUSE)
 
     def _run_once(self) -> str:
         # -P: a file in the working directory must not pass for a module of ours.
         command = [sys.executable, "-P", "-m", "blockd.transferring", str(os.getpid()), str(self._state)]
-        with self._lock:
+        with self._changed:
             if self._is_ending:
                 return "the daemon ends"
             self._process = process = subprocess.Popen(
                 [*command, *self._listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
+            self._heard, self._asked = time.monotonic(), 0.0
         # Secondaries wait for it, as clients do for the reactor.
         give_way(process.pid, PYTHON)
-        self._send()
+        threading.Thread(target=self._send_to, args=(process,), daemon=True).start()
         assert process.stdout is not None
         for line in process.stdout:
+            self._heard = time.monotonic()
             # A line that cannot be used, such as a warning of a library, must not end a process that serves zones.
             self._guard.run("zone_transfers", self._said, line)
-        return f"exit code {process.wait()}"
+        self._end_process()
+        return f"exit code {process.returncode}"
 
-    def stop_process(self) -> None:
-        """End the process, whatever state it is in."""
-        with self._lock:
+    def _send_to(self, process: subprocess.Popen[str]) -> None:
+        """Send a process what is to be served, as long as it runs: one that does not read keeps only this thread."""
+        sent: dict[str, Any] | None = None
+        assert process.stdin is not None
+        while True:
+            with self._changed:
+                while self._command is sent and self._process is process and not self._is_ending:
+                    self._changed.wait()
+                if self._process is not process or self._is_ending:
+                    return
+                sent = self._command
+                self._asked = time.monotonic()
+            try:
+                process.stdin.write(json.dumps(sent) + "\n")
+                process.stdin.flush()
+            except (OSError, ValueError):
+                return
+
+    def _end_process(self) -> None:
+        """See the process end, whatever state it is in."""
+        with self._changed:
             process, self._process = self._process, None
-        if process is not None:
+            self._changed.notify_all()
+        if process is None:
+            return
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for pipe in (process.stdin, process.stdout):
+            # What was not sent to it is lost with it.
+            with suppress(OSError, ValueError):
+                assert pipe is not None
+                pipe.close()
 
     def _said(self, line: str) -> None:
         said: dict[str, Any] = json.loads(line)
         if "notify" in said:
             self._notified(said["notify"])
         elif "error" in said:
+            self._asked = 0.0
             self.problem = said["error"]
-            log.error("zone transfers: %s", said["error"])
+            self._failure.failed(f"zone transfers: {said['error']}")
         elif "unconfirmed" in said:
             text = "zone %s: %s does not confirm a NOTIFY (%s); until it looks by itself it has the older zone"
             log.warning(text, said["zone"], said["unconfirmed"], said["why"])
@@ -132,7 +179,9 @@ class Transfers:
             zone = f"zone {said['zone']}: " if said["zone"] else ""
             log.warning("%s%s was refused: %s", zone, said["refused"], said["why"])
         elif "taken" in said:
+            self._asked = 0.0
             self.problem = None
+            self._failure.worked("zone transfers: zones are served again")
             self.zones = {zone: known for zone, known in self.zones.items() if zone in said["taken"]}
         elif "zone" in said:
             before = self.zones.get(said["zone"], {})
