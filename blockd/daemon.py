@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import threading
@@ -68,6 +67,7 @@ from blockd.settings.schema import Settings, State
 from blockd.settings.source import MANIFEST, Kept
 from blockd.settings.usual import EGRESS_OFF
 from blockd.settings.values import Address, show_endpoint
+from blockd.stopping import Signals, Work
 from blockd.supervisor import Supervisor
 from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
@@ -84,7 +84,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("blockd")
 
-SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 #: Seconds that written answers have to leave.
 FLUSH_PATIENCE = 0.1
 #: Seconds that queries which wait for an upstream have, when the daemon stops.
@@ -189,6 +188,7 @@ class Daemon:
         self._is_ending = False
         #: Whether all sockets are open, and the hot path answers.
         self._is_serving = False
+        self._last_work = Work()
         #: Where exemptions are granted, if they are.
         self._desk: Desk | None = None
         self._site: Site | None = None
@@ -298,9 +298,6 @@ class Daemon:
 
     def _serve(self, reactor: Any, loop: asyncio.AbstractEventLoop) -> None:
         settings = self._live.settings
-        # The loop hears signals only once it runs: one that came before, or to another thread, would be lost, and the
-        # daemon not end. Threads inherit the mask.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         _raise_descriptor_limit()
         threads = os.cpu_count() or 1 if settings.server.threads == "auto" else settings.server.threads
         inherited = Inherited(self._supervisor.sockets)
@@ -378,6 +375,12 @@ class Daemon:
             fastpath.stop()
             raise
         loop.add_reader(fastpath.work_fd, self._work, fastpath, tcp, streams)
+        # Until here SIGTERM ends the process as it is: nobody is served yet, and a start cleans up what was begun.
+        Signals(
+            lambda: loop.call_soon_threadsafe(self._on_hangup),
+            lambda: loop.call_soon_threadsafe(self._on_ending),
+            self._last_work.unfinished,
+        ).start()
         fastpath.start()
         self._is_serving = True
         # A thread that computes holds the interpreter's lock for so long after the reactor asks for it, which it does
@@ -392,6 +395,7 @@ class Daemon:
         self._is_watching = False
         #: Inventories in force whose files are missing.
         self._missing: list[str] = []
+        self._every(reactor, LOOK_INTERVAL, "transfers", self._transfers.look)
         self._every(reactor, WATCH_INTERVAL, "watch", self._look_at_files)
         self._every(reactor, FETCH_INTERVAL, "fetches", self._fetch_what_is_due)
         self._every(reactor, LEDGER_INTERVAL, "ledger", self._look_at_ledger)
@@ -400,10 +404,6 @@ class Daemon:
         self._every(reactor, USAGE_INTERVAL, "usage", self._keep_usage)
         self._every(reactor, BUSY_INTERVAL, "busy_clients", self._look_at_busy)
         self._every(reactor, LOOK_UP_INTERVAL, "look_up_apps", self._look_up_apps)
-        reactor.callLater(0, signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        for ending in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(ending, self._on_ending)
         for endpoint, sockets in zip(self._listen, handed_over, strict=True):
             whose = f", {len(sockets)} sockets of the supervisor" if sockets else ""
             log.info("answering on %s, UDP and TCP, with %d threads%s", show_endpoint(endpoint), threads, whose)
@@ -423,10 +423,7 @@ class Daemon:
             self._lag.stop()
             fastpath.stop()
             self._control_path().unlink(missing_ok=True)
-            self._keep_the_rest()
-            self._feeds.keep()
             if self._firewall is not None:
-                self._firewall.keep(self._generations.root / LEARNED, self._firewall.book.keep(time.monotonic()))
                 self._firewall.close(self._firewall_path())
         log.info("stopped")
 
@@ -653,7 +650,7 @@ class Daemon:
         self._reactor.callFromThread(fetch)
 
     def _on_ending(self) -> None:
-        """Take no more queries, answer those that were taken, and stop."""
+        """Write what is kept over a restart, while queries are answered; then take no more, and stop."""
         if self._is_ending:
             return
         self._is_ending = True
@@ -661,6 +658,31 @@ class Daemon:
         self._compiler.kill()
         self._fetches.kill()
         self._transfers.stop()
+        self._last_work.begin(self._last_parts())
+
+        def drain_when_written() -> None:
+            if self._last_work.is_over():
+                self._drain()
+            else:
+                self._reactor.callLater(0.02, drain_when_written)
+
+        drain_when_written()
+
+    def _last_parts(self) -> dict[str, Callable[[], object]]:
+        """Give what is written at the end, by name; each part may wait for a disk or a database."""
+        self._count_usage()
+        part = self._usage.take()
+        parts: dict[str, Callable[[], object]] = {"the addresses of devices": self._feeds.keep}
+        if not part.is_empty or self._store is not None:
+            parts["the last counts of apps"] = lambda: self._keep_the_rest(part)
+        if self._firewall is not None:
+            file, kept = self._generations.root / LEARNED, self._firewall.book.keep(time.monotonic())
+            firewall = self._firewall
+            parts["the addresses of apps"] = lambda: firewall.keep(file, kept)
+        return parts
+
+    def _drain(self) -> None:
+        """Take no more queries, answer those that were taken, and end the loop."""
         self._fastpath.drain()
         for port in self._dns_ports:
             port.stopListening()
@@ -671,7 +693,8 @@ class Daemon:
             is_done = not sizes["pending.waiters"] and not sizes["ring.waiting"]
             if self._reactor.running and (is_done or time.monotonic() >= deadline):
                 self._tcp.close()
-                self._reactor.callLater(FLUSH_PATIENCE, self._reactor.stop)
+                # Not its stop: that waits for every thread, and one may wait for a database.
+                self._reactor.callLater(FLUSH_PATIENCE, self._reactor.crash)
             else:
                 self._reactor.callLater(0.02, stop_when_done)
 
@@ -860,12 +883,8 @@ class Daemon:
         )
         return keeping.addCallbacks(kept, failed)
 
-    def _keep_the_rest(self) -> None:
-        """At the end: what was counted since."""
-        self._count_usage()
-        part = self._usage.take()
-        if part.is_empty and self._store is None:
-            return
+    def _keep_the_rest(self, part: Part) -> None:
+        """Write what was counted since it was kept last, at the end."""
         from blockd.exemptions.ledger import LedgerError
 
         try:
@@ -1593,9 +1612,8 @@ class Daemon:
         from twisted.python.threadpool import ThreadPool
 
         if self._desk_pool is None:
-            self._desk_pool = pool = ThreadPool(0, 1, "desk")
-            pool.start()
-            self._reactor.addSystemEventTrigger("during", "shutdown", pool.stop)
+            self._desk_pool = ThreadPool(0, 1, "desk")
+            self._desk_pool.start()
         return deferToThreadPool(self._reactor, self._desk_pool, call)
 
     def _command_exempt(self, request: dict[str, Any], caller: Caller) -> Deferred[dict[str, Any]]:

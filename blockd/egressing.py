@@ -27,6 +27,7 @@ from blockd.egress.wanted import read_exempt, read_learned, read_macs, read_plac
 from blockd.firewall import keep_alive
 from blockd.problems import StartError
 from blockd.settings.usual import EGRESS_OFF, EGRESS_OFF_KEPT, EGRESS_SOCKET
+from blockd.stopping import end_process
 from blockd.supervisor import Supervisor
 
 log = logging.getLogger("blockd")
@@ -41,6 +42,8 @@ REST = 0.5
 PATIENCE = 10.0
 #: Seconds that one thread keeps the others waiting, for answers wait for one of them.
 TURN = 0.0005
+#: Seconds that a transaction may take when the process ends.
+END_SECONDS = 3.0
 #: In the state directory.
 KEPT = "wanted.json"
 
@@ -108,13 +111,16 @@ class Egress:
         failures = [task.exception() for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
-        for pool in (self._worker, self._aside):
-            pool.shutdown(wait=True)
+        # What is being changed is changed whole, if the kernel answers; nobody else is waited for.
+        last = loop.run_in_executor(self._worker, int)
+        await asyncio.wait([last], timeout=END_SECONDS)
         log.info("egress: stopped; the rules stand. `blockd egress off` takes them away")
         for failure in failures:
             if failure is not None:
                 # Started anew by the supervisor: half of it must not go on.
-                raise failure
+                log.error("egress: ended by an unexpected failure", exc_info=failure)
+                end_process(1)
+        end_process()
 
     def _look_at_all(self) -> None:
         task = asyncio.create_task(self._look(is_all=True))

@@ -35,6 +35,8 @@ class Supervisor:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:
+                # A supervisor that does not read must not keep the daemon waiting.
+                way.setblocking(False)
                 way.connect(address)
                 way.send("\n".join(lines).encode())
         except OSError:

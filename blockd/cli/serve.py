@@ -22,11 +22,13 @@ def serve(config: Config = None) -> None:
     log_format.set_up()
     from blockd.daemon import Daemon
     from blockd.problems import StartError
+    from blockd.stopping import end_process
     from blockd.supervisor import Supervisor
 
     path = config_path(config)
     try:
         Daemon(path, Supervisor(os.environ)).run()
+        end_process()
     except StartError as error:
         complain(f"blockd cannot start: {error}")
         raise typer.Exit(1) from None
