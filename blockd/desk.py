@@ -23,6 +23,7 @@ from blockd.devices.placement import Placement
 from blockd.exemptions.ledger import SKEW, Book, Head, Ledger, LedgerBroken, LedgerError, LedgerMoved, read_head
 from blockd.exemptions.records import Exemption, Refused, Rules, exemptions, read_terms, show_moment
 from blockd.exemptions.schedule import MAX_CHANGES, Term, changes
+from blockd.observe.repeated import RepeatedFailure
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import sets_of
 from blockd.problems import Skipped
@@ -35,12 +36,12 @@ log = logging.getLogger("blockd")
 UNREADABLE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)
 #: Others that may write between a read and a write of ours.
 WRITERS = 20
-#: Refusals an hour that somebody without a part in it may write to the ledger; ten such people may.
-STRANGERS = 100
 #: Seconds until the hot path is told of the days ahead anew.
 FOLD_AGAIN = 3_600.0
 #: Commands by which somebody may be exempt, or an app be let through.
 GRANTS = ("approve", "agree")
+#: Commands that root cannot give: they take two people.
+BY_PERSONS = ("request", "approve", "decide", "agree")
 #: Seconds until the whole ledger is read again, though nothing was added to it.
 READ_AGAIN = 60.0
 #: Seconds until somebody listens to the database again.
@@ -160,9 +161,8 @@ class Desk:
         self._fold_again = 0.0
         #: What the hot path was told of: a head, and why nobody is exempt.
         self._folded: tuple[Head, str | None] | None = None
-        #: When refusals of people without a part in it were written, of the last hour.
-        self._strangers: list[tuple[float, int]] = []
-        self._said_again = 0.0
+        #: Refusals of people without a part in it: who fills no ledger is not to fill a journal either.
+        self._strangers = RepeatedFailure()
         #: Whether an empty ledger cannot be: decisions of it are in force.
         self.must_have_entries = False
         self._read_again = 0.0
@@ -421,14 +421,17 @@ class Desk:
         }
         if do not in commands:
             return {"ok": False, "error": f"expected one of {', '.join(commands)}"}
+        if (why := _lacking_right(site, caller, do)) is not None:
+            # Before any work, and in the same words whatever there is: for whoever lacks the right nothing is read.
+            self._strangers.failed(f"exempt: {do} was refused: {why}", logging.WARNING)
+            return {"ok": False, "error": why}
         self.read()
         if self.problem is None and do in GRANTS:
             # Nothing is granted on the word of a ledger that somebody edited since it was read.
             self._read_again = 0.0
             self.read()
         if self.problem is not None and do != "verify":
-            has_part = caller.is_operator or caller.is_among(site.people)
-            return {"ok": False, "error": self.problem if has_part else "the ledger is not read just now"}
+            return {"ok": False, "error": self.problem}
         for _ in range(WRITERS):
             try:
                 return {"ok": True, **commands[do](site, caller, request)}
@@ -437,11 +440,10 @@ class Desk:
                 self.problem = "the ledger moved"
                 self.read()
             except Refused as refusal:
-                if self._may_write(site, caller):
-                    with suppress(LedgerError):
-                        keys = ("exemption", "device", "decision", "app")
-                        about = next((str(request[key])[:100] for key in keys if request.get(key)), "")
-                        self._append("refused", caller, {"command": do, "about": about, "why": refusal.reason})
+                with suppress(LedgerError):
+                    keys = ("exemption", "device", "decision", "app")
+                    about = next((str(request[key])[:100] for key in keys if request.get(key)), "")
+                    self._append("refused", caller, {"command": do, "about": about, "why": refusal.reason})
                 return {"ok": False, "error": str(refusal)}
             except LedgerBroken as error:
                 self._break(error)
@@ -450,30 +452,11 @@ class Desk:
                 return {"ok": False, "error": str(error)}
         return {"ok": False, "error": "others write to the ledger without pause: try again"}
 
-    def _may_write(self, site: Site, caller: Caller) -> bool:
-        """Say whether a refusal becomes an entry: whoever has no part in it must not fill the disk with them."""
-        if caller.is_operator or caller.is_among(site.people):
-            return True
-        now = time.monotonic()
-        self._strangers = [(at, uid) for at, uid in self._strangers if now - at < 3_600.0]
-        own = sum(uid == caller.uid for _, uid in self._strangers)
-        if own < STRANGERS and len(self._strangers) < 10 * STRANGERS:
-            self._strangers.append((now, caller.uid))
-            return True
-        if now >= self._said_again:
-            # Once in a while: whoever fills no ledger is not to fill a journal either.
-            self._said_again = now + 600.0
-            log.warning("exempt: refusals of %s are not written any more: %d an hour are", caller.name, STRANGERS)
-        return False
-
     def _append(self, kind: str, caller: Caller, body: dict[str, Any]) -> None:
         by = self._ledger.person(self._book, caller.identity)
         self._take(self._ledger.append(self._book, self._clock(), kind, {**body, "by": by}))
 
     def _request(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        _is_a_person(caller)
-        if not caller.is_among(site.rules.requesters):
-            raise Refused(f"{caller.name} is not among exemptions.requesters", "not a requester")
         terms = read_terms(request, site.rules, self._clock())
         self._append("request", caller, terms.as_body())
         name = f"E{self.head.number}"
@@ -481,7 +464,6 @@ class Desk:
         return {"exemption": self._shown(name)}
 
     def _approve(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        _is_a_person(caller)
         name, exemption, now = *self._found(request), self._clock()
         if (state := exemption.state(now)) != "requested":
             raise Refused(f"{name} is {state}: there is nothing to approve")
@@ -547,7 +529,6 @@ class Desk:
         return [self._shown_decision(one) for one in self._decisions.values()]
 
     def _decide(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        _is_a_person(caller)
         if not caller.is_among(site.people):
             raise Refused(f"{caller.name} has no part in exemptions, nor in this", "no part in it")
         app, to, reason = (str(request.get(key) or "").strip() for key in ("app", "to", "reason"))
@@ -566,15 +547,12 @@ class Desk:
         return {"decision": {**self._shown_decision(self._decisions[name]), "groups": site.decidable[app]}}
 
     def _agree(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        _is_a_person(caller)
         name = str(request.get("decision") or "")
         one = self._decisions.get(name)
         if one is None:
             raise Refused(f"there is no decision {name[:20]!r}")
         if one.state != "proposed":
             raise Refused(f"{name} is {one.state}: there is nothing to approve")
-        if not any(caller.is_among(members) for members in site.rules.teams.values()):
-            raise Refused(f"{caller.name} is of no team of exemptions.teams", "of no team")
         proposer = self._book.people.get(one.proposer)
         if proposer is None:
             raise Refused(f"who decided {name} was forgotten: it has to be decided anew")
@@ -588,7 +566,6 @@ class Desk:
         return {"decision": {**self._shown_decision(self._decisions[name]), "groups": site.decidable[one.app]}}
 
     def _list_decisions(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        self._may_read(site, caller)
         self._append("asked", caller, {"command": "decisions"})
         return {"decisions": self.all_decisions()}
 
@@ -610,12 +587,10 @@ class Desk:
         }
 
     def _list(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        self._may_read(site, caller)
         self._append("asked", caller, {"command": "list"})
         return {"exemptions": [self._shown(name) for name in self._known], "head": str(self.head)}
 
     def _show(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        self._may_read(site, caller)
         name, _ = self._found(request)
         self._append("asked", caller, {"command": "show", "exemption": name})
         about = [
@@ -631,7 +606,6 @@ class Desk:
         return {"exemption": self._shown(name), "entries": about}
 
     def _verify(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        self._may_read(site, caller)
         try:
             wanted = read_head(str(request["head"])) if request.get("head") else self._last_head()
         except ValueError as error:
@@ -641,7 +615,6 @@ class Desk:
         return {"entries": len(book.entries), "head": str(book.head)}
 
     def _export(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        self._may_read(site, caller)
         self._append("asked", caller, {"command": "export"})
         return {
             "entries": [entry.as_json() for entry in self._book.entries],
@@ -649,8 +622,6 @@ class Desk:
         }
 
     def _forget(self, site: Site, caller: Caller, request: dict[str, Any]) -> dict[str, Any]:
-        if caller.uid != 0:
-            raise Refused("only root erases a name")
         person = str(request.get("person") or "")
         if not any(name.partition(":")[0] == person for name in self._book.people.values()):
             raise Refused("nobody of that name is in the ledger")
@@ -658,10 +629,6 @@ class Desk:
         self._append("asked", caller, {"command": "forget"})
         self._ledger.forget(self._book, person)
         return {}
-
-    def _may_read(self, site: Site, caller: Caller) -> None:
-        if not caller.is_operator and not caller.is_among(site.people):
-            raise Refused(f"{caller.name} has no part in exemptions", "no part in exemptions")
 
     def _found(self, request: dict[str, Any]) -> tuple[str, Exemption]:
         name = str(request.get("exemption") or "")
@@ -710,9 +677,17 @@ def _addresses(site: Site, placement: Placement | None, identity: str) -> Iterab
     return found.items()
 
 
-def _is_a_person(caller: Caller) -> None:
-    if caller.uid == 0:
-        raise Refused("root is nobody in particular: a person requests, and another person approves")
+def _lacking_right(site: Site, caller: Caller, do: str) -> str | None:
+    """Say why somebody may not give a command at all, by who it is alone; None where the ledger has to be read."""
+    if not caller.is_operator and not caller.is_among(site.people):
+        return f"{caller.name} has no part in exemptions"
+    if caller.uid == 0 and do in BY_PERSONS:
+        return "root is nobody in particular: a person requests, and another person approves"
+    if do == "request" and not caller.is_among(site.rules.requesters):
+        return f"{caller.name} is not among exemptions.requesters"
+    if do in GRANTS and not caller.is_among(frozenset().union(*site.rules.teams.values())):
+        return f"{caller.name} is of no team of exemptions.teams"
+    return "only root erases a name" if do == "forget" and caller.uid != 0 else None
 
 
 def export_lines(answer: dict[str, Any]) -> list[str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from blockd.control import ask
 
-#: Users that every Debian has: who requests, who approves, who has no part in it.
-CAROL, ALICE, BOB, MALLORY = "games", "mail", "news", "nobody"
+#: Users that every Debian has: who requests, who approves, who has no part in it, and who requests alone.
+CAROL, ALICE, BOB, MALLORY, DAVE = "games", "mail", "news", "nobody", "lp"
 
 
 def ask_as(user: str, socket: Path, do: str, **values: Any) -> dict[str, Any]:
