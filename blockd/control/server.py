@@ -22,8 +22,8 @@ OpenCommand = Callable[[dict[str, Any], Caller], "dict[str, Any] | Deferred[dict
 
 #: Connections at once: in all, of users who are no operators, of one of them.
 CONNECTIONS, CONNECTIONS_OF_USERS, CONNECTIONS_A_USER = 256, 64, 4
-#: Seconds to send a command; the answer may take longer.
-IDLE = 10
+#: Seconds to send a command, in all; the answer may take longer. And seconds to read the answer.
+IDLE, READ_SECONDS = 5, 10
 
 
 class _Conversation(LineReceiver, TimeoutMixin):
@@ -35,19 +35,33 @@ class _Conversation(LineReceiver, TimeoutMixin):
         self._factory = factory
         self._commands, self._open = factory.commands, factory.open_commands
         self._caller: Caller | None = None
-        self._is_asked = False
+        self._is_asked = self._is_at_work = self._is_lost = False
 
     def connectionMade(self) -> None:
-        caller = caller_of(self.transport.getHandle())
+        # One clock for the whole command: nothing that arrives sets it back.
+        self.setTimeout(IDLE)
+        try:
+            caller = caller_of(self.transport.getHandle())
+        except OSError:
+            self.transport.abortConnection()
+            return
         if not self._factory.admits(caller):
             self._send({"ok": False, "error": "too many commands are under way"})
             return
         self._caller = caller
-        self.setTimeout(IDLE)
+
+    def timeoutConnection(self) -> None:
+        # Not closed in peace: a peer that does not read would keep it open.
+        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.setTimeout(None)
-        if self._caller is not None:
+        self._is_lost = True
+        self._leave()
+
+    def _leave(self) -> None:
+        """Give the share back, once nobody is connected and nothing is done any more."""
+        if self._caller is not None and self._is_lost and not self._is_at_work:
             self._factory.gone(self._caller)
             self._caller = None
 
@@ -68,19 +82,28 @@ class _Conversation(LineReceiver, TimeoutMixin):
             names = ", ".join([*self._commands, *self._open])
             self._send({"ok": False, "error": f"expected one of these commands: {names}"})
             return
-        if name in self._open:
-            answer = maybeDeferred(self._open[name], request, self._caller)
-        elif self._caller.is_operator:
-            answer = maybeDeferred(self._commands[name], request)
-        else:
+        if name not in self._open and not self._caller.is_operator:
             self._send({"ok": False, "error": f"{name} is for root alone"})
             return
-        answer.addCallbacks(self._send, self._failed)
+        # What goes on counts with its caller, also when the connection is gone.
+        self._is_at_work = True
+        if name in self._open:
+            answer = maybeDeferred(self._open[name], request, self._caller)
+        else:
+            answer = maybeDeferred(self._commands[name], request)
+        answer.addCallbacks(self._send, self._failed).addBoth(self._done)
+
+    def _done(self, _: object) -> None:
+        self._is_at_work = False
+        self._leave()
 
     def _failed(self, failure: Failure) -> None:
         self._send({"ok": False, "error": failure.getErrorMessage()})
 
     def _send(self, answer: dict[str, Any]) -> None:
+        if self._is_lost:
+            return
+        self.setTimeout(READ_SECONDS)
         self.sendLine(json.dumps(answer).encode())
         self.transport.loseConnection()
 
