@@ -17,6 +17,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from blockd.egress.ruleset import SEEN
 from blockd.egress.totals import Totals
 from blockd.egress.wanted import Wanted, exempt_json, read_status
 from blockd.observe.rendering import paced
+from blockd.observe.repeated import RepeatedFailure
 from blockd.settings.schema import Egress as Settings
 from blockd.settings.values import Address
 
@@ -32,12 +34,18 @@ log = logging.getLogger("blockd")
 
 #: Octets of a line of a firewall's, and lines that may wait for a slow one.
 LINE, BACKLOG = 4 << 20, 256 << 20
-#: Firewalls at once, and handshakes; seconds for one of those.
-MOST, HANDSHAKE = 16, 5.0
+#: Firewalls at once, and handshakes; handshakes of one address (/64 of IPv6), and seconds for one.
+MOST, SHARE, HANDSHAKE = 16, 4, 5.0
 #: Seconds that a firewall may be at one message before the next is sent all the same, and until one says anything.
 PATIENCE, SILENCE = 1.0, 15.0
 #: Names that are looked up at once, and seconds until the next.
 LOOK_UPS, PAUSE = 20, 0.1
+
+
+def share_of(host: str) -> str:
+    """Give the network that shares one allowance: an IPv6 host picks addresses freely inside its /64."""
+    address = ip_address(host.partition("%")[0])
+    return host if address.version == 4 else str(ip_network((address, 64), strict=False))
 
 
 def tls(is_server: bool, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -116,7 +124,9 @@ class Firewall:
         self._server: asyncio.AbstractServer | None = None
         self._far: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._shaking: set[asyncio.Task[None]] = set()
+        #: Handshakes under way, the oldest first, and from where each is.
+        self._shaking: dict[asyncio.Task[None], str] = {}
+        self._accept_failure = RepeatedFailure()
         #: Who was not let in, by reason: too many at once, no certificate of ours, too many firewalls.
         self.turned_away: Counter[str] = Counter()
         #: What all firewalls counted since the daemon started, and what was counted before in their tables.
@@ -144,19 +154,27 @@ class Firewall:
         # Not a server of asyncio's: that begins as many handshakes as strangers please.
         while True:
             try:
-                one, _ = await self._loop().sock_accept(listening)
+                one, peer = await self._loop().sock_accept(listening)
             except OSError as error:
                 # No more descriptors, most likely; whoever came is still there after a moment.
-                log.error("egress: nobody of another machine can connect: %s", error.strerror)
+                self._accept_failure.failed(f"egress: no firewall of another machine can connect: {error.strerror}")
                 await asyncio.sleep(PAUSE)
                 continue
-            if len(self._shaking) >= MOST:
-                self.turned_away["busy"] += 1
+            self._accept_failure.worked("egress: firewalls of other machines can connect again")
+            source = share_of(peer[0])
+            if list(self._shaking.values()).count(source) >= SHARE:
+                self.turned_away["share"] += 1
                 one.close()
                 continue
+            if len(self._shaking) >= MOST:
+                # A firewall is done in milliseconds; the one that takes longest is most likely none.
+                oldest = next(iter(self._shaking))
+                del self._shaking[oldest]
+                oldest.cancel()
+                self.turned_away["busy"] += 1
             task = self._loop().create_task(self._shake_hands(one, context))
-            self._shaking.add(task)
-            task.add_done_callback(self._shaking.discard)
+            self._shaking[task] = source
+            task.add_done_callback(lambda done: self._shaking.pop(done, None))
 
     async def _shake_hands(self, one: socket.socket, context: ssl.SSLContext) -> None:
         reader = asyncio.StreamReader(limit=LINE)
@@ -165,7 +183,9 @@ class Firewall:
             await self._loop().connect_accepted_socket(
                 lambda: protocol, one, ssl=context, ssl_handshake_timeout=HANDSHAKE
             )
-        except OSError:
+        except asyncio.CancelledError:
+            one.close()
+        except Exception:  # noqa: BLE001  whatever it sends, it is not let in
             self.turned_away["certificate"] += 1
             one.close()
 
@@ -420,8 +440,8 @@ class Firewall:
                     self._settle()
         except (OSError, RecursionError) as error:
             log.error("egress: a firewall cannot be heard: %s", error)
-        except (ValueError, TypeError, KeyError, asyncio.LimitOverrunError) as error:
-            log.error("egress: a firewall said what is not understood: %s", error)
+        except Exception as error:  # noqa: BLE001  whatever it says, it costs this connection alone
+            log.error("egress: a firewall sent a message that is not understood: %s: %s", type(error).__name__, error)
         finally:
             self.peers.discard(peer)
             writer.close()

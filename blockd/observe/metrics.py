@@ -613,7 +613,8 @@ def _egress_families(status: dict[str, Any] | None, totals: Totals) -> Iterator[
     )
     turned_away = CounterMetricFamily(
         "blockd_egress_turned_away",
-        "Connections that are no firewall's of ours, or too many: busy, certificate, firewalls.",
+        "Connections that were refused: share (of handshakes, one address), busy (the oldest handshake made room), "
+        "certificate, firewalls (too many).",
         labels=["reason"],
     )
     if status is not None:
