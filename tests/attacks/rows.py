@@ -45,5 +45,7 @@ ROWS: dict[str, str | None] = {
     "egress-race": None,
     "log-reader": None,
     "lease-records": None,
+    "stop-hangs": None,
+    "control-socket": None,
     "doq-doh3": "DoQ and DoH do not exist yet",
 }

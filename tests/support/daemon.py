@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import yaml
@@ -72,6 +72,19 @@ def config(upstreams: list[str], port: int, admin_port: int, **sections: Any) ->
     return base
 
 
+class Log(PosixPath):
+    """A daemon's log. A thread of the daemon's writes it: a line comes a moment after what it tells of."""
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+        """Read it when nothing more is written to it."""
+        text = super().read_text(encoding, errors)
+        while True:
+            time.sleep(0.05)
+            before, text = text, super().read_text(encoding, errors)
+            if text == before:
+                return text
+
+
 class Blockd:
     """One daemon and its files; use it as a context."""
 
@@ -86,7 +99,7 @@ class Blockd:
             self.write_app(name, **app)
         self.write()
         self.process: subprocess.Popen[str] | warm.Process | None = None
-        self.log = directory / "log"
+        self.log = Log(directory / "log")
 
     def write_app(self, name: str, **app: Any) -> None:
         """Write one of the site's apps."""
