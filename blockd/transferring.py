@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ import dns.tsig
 from blockd.fastpath import end_with_parent
 from blockd.lists.keys import read_key
 from blockd.observe import log_format
+from blockd.observe.repeated import RepeatedFailure
 from blockd.policy.compile import SNAPSHOT
 from blockd.policy.inputs import read_inputs
 from blockd.policy.zones import policy_zone
@@ -46,10 +48,14 @@ from blockd.settings.source import Kept
 
 #: Older states of a zone that are kept for IXFR.
 KEPT = 4
-#: Connections at once, and seconds until a silent one is closed.
-CONNECTIONS, IDLE = 32, 10.0
-#: Seconds between two words to the daemon that this process lives.
-LIVES_SECONDS = 5.0
+#: Connections at once, in all and of one address.
+CONNECTIONS, SHARE = 32, 8
+#: Seconds for one message of a peer, in all, and for a peer to read one.
+MESSAGE_SECONDS = 10.0
+#: Datagrams of one address: a second, and at once.
+DATAGRAM_RATE, DATAGRAM_BURST = 50.0, 200.0
+#: Seconds between two lines to the daemon that say that this process lives, and count what was refused.
+LIVES_SECONDS = 1.0
 #: Octets of records in one message of a transfer, about: below the most that TCP can frame, signature included.
 MESSAGE_OCTETS = 16_000
 #: Seconds between NOTIFYs of one serial that nobody confirms; then the secondary's own refresh has to do.
@@ -125,7 +131,15 @@ class Primary:
         self._waiting: set[dns.name.Name] = set()
         self._keys: dict[dns.name.Name, dns.tsig.Key] = {}
         self._lock = threading.Lock()
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        #: Addresses of secondaries, and of primaries of lists: nobody else is read or answered.
+        self._peers: frozenset[str] = frozenset()
+        #: Address -> its open connections.
+        self._open: Counter[str] = Counter()
+        #: Listed address -> datagrams that it may still send, and since when.
+        self._allowances: dict[str, tuple[float, float]] = {}
+        #: Reason -> connections, transfers and messages that were refused.
+        self.refused: Counter[str] = Counter()
+        self._failure = RepeatedFailure()
         #: Where it listens: what it sends comes from there, as secondaries expect it.
         self._listens: list[str] = []
         #: Refused transfers that were told: zone, address and reason.
@@ -166,6 +180,9 @@ class Primary:
             for name, host, key in command["inbound"]:
                 signed_by = None if key is None else dns.name.from_text(key)
                 self._inbound.setdefault(dns.name.from_text(name), set()).add((host, signed_by))
+            listed = {host for zone in zones.values() for (host, _), _ in zone.secondaries}
+            self._peers = frozenset(listed | {host for peers in self._inbound.values() for host, _ in peers})
+            self._allowances.clear()
         for zone in [zone for zone in zones.values() if zone.told != zone.versions[0].serial]:
             zone.told = zone.versions[0].serial
             for peer, key in zone.told_to:
@@ -177,11 +194,12 @@ class Primary:
         """Give a zone that has these records now, under a new serial if it had others."""
         origin = dns.name.from_text(wanted.zone)
         before = self._zones.get(origin)
-        peers = [
-            ((str(each.address[0]), each.address[1]), None if each.key is None else keys[each.key])
-            for each in wanted.secondaries
-        ]
-        told = [peer for peer, each in zip(peers, wanted.secondaries, strict=True) if each.notify]
+        peers, told = [], []
+        for each in wanted.secondaries:
+            key = None if each.key is None else keys[each.key]
+            own = [((str(host), port), key) for host, port in each.address]
+            peers += own
+            told += own[:1] if each.notify else []
         zone = Zone(origin, group, peers, told, before.versions if before else self._kept(wanted.zone))
         if before is not None:
             zone.transfers, zone.told = before.transfers, before.told
@@ -282,10 +300,22 @@ class Primary:
         threading.Thread(target=self._serve_datagrams, args=(datagrams,), daemon=True).start()
         threading.Thread(target=self._serve_streams, args=(streams,), daemon=True).start()
 
-    def _peers(self) -> set[str]:
+    def _may_send(self, address: str) -> bool:
+        """Say whether a datagram is read: of a listed address, and not of too many."""
+        if address not in self._peers:
+            self._turn_away("stranger")
+            return False
+        now = time.monotonic()
+        left, since = self._allowances.get(address, (DATAGRAM_BURST, now))
+        left = min(DATAGRAM_BURST, left + (now - since) * DATAGRAM_RATE)
+        self._allowances[address] = (max(0.0, left - 1), now)
+        if left < 1:
+            self._turn_away("rate")
+        return left >= 1
+
+    def _turn_away(self, reason: str) -> None:
         with self._lock:
-            listed = {host for zone in self._zones.values() for (host, _), _ in zone.secondaries}
-            return listed | {host for primaries in self._inbound.values() for host, _ in primaries}
+            self.refused[reason] += 1
 
     def _serve_datagrams(self, datagrams: socket.socket) -> None:
         while True:
@@ -294,12 +324,16 @@ class Primary:
             except OSError:
                 # Such as a port that somebody's answer did not reach.
                 continue
-            # Whoever is not listed is neither read nor answered: nobody is sent what another asked for in his name.
-            if peer[0] not in self._peers():
+            # Whoever is not listed is neither read nor answered, or a forged address would be sent our answers.
+            if not self._may_send(peer[0]):
                 continue
-            for reply in self._answers(wire, peer[0], is_stream=False):
-                with suppress(OSError):
+            try:
+                for reply in self._answers(wire, peer[0], is_stream=False):
                     datagrams.sendto(reply, peer)
+            except OSError:
+                continue
+            except Exception as error:  # noqa: BLE001  one message must not end the loop that serves all
+                self._cannot_answer(peer[0], error)
 
     def _serve_streams(self, streams: socket.socket) -> None:
         while True:
@@ -309,24 +343,55 @@ class Primary:
                 # No descriptor left: others are given back soon.
                 time.sleep(0.1)
                 continue
-            if peer[0] not in self._peers() or not self._room.acquire(blocking=False):
+            if not self._admit(peer[0]):
                 connection.close()
                 continue
             try:
                 threading.Thread(target=self._serve_stream, args=(connection, peer[0]), daemon=True).start()
             except RuntimeError:
-                self._room.release()
+                self._leave(peer[0])
                 connection.close()
+
+    def _admit(self, address: str) -> bool:
+        """Count a connection in, if its address is listed and there is room."""
+        if address not in self._peers:
+            self._refuse("stranger", "", address, "it is not listed as a secondary or primary")
+            return False
+        with self._lock:
+            is_shared_out = self._open[address] >= SHARE
+            if not is_shared_out and self._open.total() < CONNECTIONS:
+                self._open[address] += 1
+                return True
+        why = f"it has {SHARE} connections" if is_shared_out else f"there are {CONNECTIONS} connections"
+        self._refuse("share" if is_shared_out else "busy", "", address, f"{why} already")
+        return False
+
+    def _leave(self, address: str) -> None:
+        with self._lock:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
     def _serve_stream(self, connection: socket.socket, address: str) -> None:
         try:
-            with connection, suppress(OSError):
-                connection.settimeout(IDLE)
+            with connection:
                 while wire := _framed(connection):
                     for reply in self._answers(wire, address, is_stream=True):
+                        # For the whole of it: a peer that reads an octet at a time is no faster.
+                        connection.settimeout(MESSAGE_SECONDS)
                         connection.sendall(struct.pack("!H", len(reply)) + reply)
+        except OSError:
+            pass
+        except Exception as error:  # noqa: BLE001  whatever it is, it costs this connection alone
+            self._cannot_answer(address, error)
         finally:
-            self._room.release()
+            self._leave(address)
+
+    def _cannot_answer(self, address: str, error: Exception) -> None:
+        self._turn_away("error")
+        self._failure.failed(
+            f"zone transfers: a message of {address} cannot be answered: {type(error).__name__}: {error}"
+        )
 
     def _answers(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
         """Answer one message of a listed peer. Whatever is in it costs that peer its answer, and no other."""
@@ -341,14 +406,17 @@ class Primary:
         try:
             query = dns.message.from_wire(wire, keyring=keys)
         except dns.tsig.BadSignature:
-            self._refuse("", address, "its signature is wrong: the secrets of both sides differ")
+            self._refuse("signature", "", address, "its signature is wrong: the secrets of both sides differ")
             yield from _refused(wire, dns.rcode.NOTAUTH)
             return
         except (dns.exception.DNSException, ValueError, struct.error, IndexError):
             # An unknown key is among them.
             is_signed = b"\x00\xfa\x00\xff" in wire
             if is_signed:
-                self._refuse("", address, "it is signed with a key that is not among transfer.keys, or at another time")
+                text = "it is signed with a key that is not among transfer.keys, or at another time"
+                self._refuse("key", "", address, text)
+            else:
+                self._turn_away("malformed")
             yield from _refused(wire, dns.rcode.NOTAUTH if is_signed else dns.rcode.FORMERR)
             return
         if query.flags & dns.flags.QR or len(query.question) != 1:
@@ -361,10 +429,11 @@ class Primary:
         reply = dns.message.make_response(query)
         if zone is None or not zone.admits(address, query) or query.opcode() != dns.opcode.QUERY:
             if zone is None:
-                self._refuse("", address, "it asks for a zone that there is not")
+                self._refuse("zone", "", address, "it asks for a zone that there is not")
             else:
                 self._count(zone, "refused")
-                self._refuse(_text(zone.origin), address, "it is no secondary of this zone, or lacks its key")
+                text = "it is not a secondary of this zone, or lacks its key"
+                self._refuse("secondary", _text(zone.origin), address, text)
             reply.set_rcode(dns.rcode.REFUSED)
             yield reply.to_wire()
             return
@@ -391,7 +460,7 @@ class Primary:
             reply.set_rcode(dns.rcode.REFUSED)
             # What nobody lists is the sender's own word, and a new one each time.
             known = _text(name) if primaries else ""
-            self._refuse(known, address, "a NOTIFY of a zone that no list is, or without its key")
+            self._refuse("notify", known, address, "a NOTIFY of a zone that no list is, or without its key")
         else:
             self._hear(name)
         return reply.to_wire()
@@ -464,9 +533,10 @@ class Primary:
                 yield _record(line, zone.origin)
         yield zone.soa(newer.serial)
 
-    def _refuse(self, zone: str, address: str, why: str) -> None:
-        """Say once a generation that a listed peer was refused, and why."""
+    def _refuse(self, reason: str, zone: str, address: str, why: str) -> None:
+        """Count a refusal, and say once a generation who was refused, and why."""
         with self._lock:
+            self.refused[reason] += 1
             if (zone, address, why) in self._told or len(self._told) >= TOLD:
                 return
             self._told.add((zone, address, why))
@@ -521,14 +591,16 @@ def _refused(wire: bytes, rcode: int) -> Iterator[bytes]:
 
 
 def _framed(connection: socket.socket) -> bytes:
-    """Read a message; nothing at the end."""
-    head = _exactly(connection, 2)
-    return _exactly(connection, struct.unpack("!H", head)[0]) if head else b""
+    """Read a message; nothing at the end. TimeoutError when all of it takes too long, however it trickles in."""
+    deadline = time.monotonic() + MESSAGE_SECONDS
+    head = _exactly(connection, 2, deadline)
+    return _exactly(connection, struct.unpack("!H", head)[0], deadline) if head else b""
 
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
+def _exactly(connection: socket.socket, count: int, deadline: float) -> bytes:
     read = b""
     while len(read) < count:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
         chunk = connection.recv(count - len(read))
         if not chunk:
             return b""
@@ -551,11 +623,11 @@ def main(words: list[str]) -> int:
 
     def live() -> None:
         while True:
-            say({"lives": True})
+            say({"lives": True, "turned_away": primary.refused.copy()})
             time.sleep(LIVES_SECONDS)
 
-    threading.Thread(target=live, daemon=True).start()
     primary = Primary(say, Path(state))
+    threading.Thread(target=live, daemon=True).start()
     for host, port in zip(endpoints[::2], endpoints[1::2], strict=True):
         try:
             primary.listen(host, int(port))

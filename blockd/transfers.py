@@ -55,6 +55,11 @@ class Transfers:
         self._failure = RepeatedFailure()
         #: Zone -> what was last said of it.
         self.zones: dict[str, dict[str, Any]] = {}
+        #: What processes that ended counted: transfers by group and kind, and refusals by reason.
+        self._before: Counter[tuple[str, str]] = Counter()
+        self._refused_before: Counter[str] = Counter()
+        #: The same of the process that runs.
+        self._refused: Counter[str] = Counter()
         #: Why the zones are not those of the policy in force, if they are not.
         self.problem: str | None = None
 
@@ -88,11 +93,15 @@ class Transfers:
 
     def transfers(self) -> Counter[tuple[str, str]]:
         """Count transfers by group and kind."""
-        counts: Counter[tuple[str, str]] = Counter()
+        counts = self._before.copy()
         for zone in list(self.zones.values()):
             for kind, count in zone.get("transfers", {}).items():
                 counts[zone["group"], kind] += count
         return counts
+
+    def refused(self) -> Counter[str]:
+        """Count by reason what was refused: connections, transfers, messages."""
+        return self._refused_before + self._refused
 
     def _keep_running(self) -> None:
         while not self._is_ending:
@@ -147,7 +156,10 @@ class Transfers:
                 return
 
     def _end_process(self) -> None:
-        """See the process end, whatever state it is in."""
+        """See the process end, whatever state it is in; what it counted stays."""
+        self._before = self.transfers()
+        self.zones = {zone: {**known, "transfers": {}} for zone, known in self.zones.items()}
+        self._refused_before, self._refused = self.refused(), Counter()
         with self._changed:
             process, self._process = self._process, None
             self._changed.notify_all()
@@ -166,7 +178,9 @@ class Transfers:
 
     def _said(self, line: str) -> None:
         said: dict[str, Any] = json.loads(line)
-        if "notify" in said:
+        if "lives" in said:
+            self._refused = Counter(said["turned_away"])
+        elif "notify" in said:
             self._notified(said["notify"])
         elif "error" in said:
             self._asked = 0.0

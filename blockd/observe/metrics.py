@@ -242,6 +242,9 @@ class Zones(Protocol):
     def transfers(self) -> Counter[tuple[str, str]]:
         """Count transfers by group and kind."""
 
+    def refused(self) -> Counter[str]:
+        """Count by reason what was refused."""
+
 
 @dataclass
 class Gathered:
@@ -693,7 +696,15 @@ def _zone_families(zones: Zones | None) -> Iterator[Metric]:
         "Whether the zones for other resolvers say what is in force.",
         value=zones is None or zones.problem is None,
     )
-    yield from (serial, records, left_out, transfers, is_current)
+    refused = CounterMetricFamily(
+        "blockd_transfers_refused",
+        "Connections, transfers and messages of zone transfers that were refused: stranger, share, busy, rate, "
+        "signature, key, zone, secondary, notify, malformed, error.",
+        labels=["reason"],
+    )
+    for reason, count in sorted(zones.refused().items() if zones is not None else ()):
+        refused.add_metric([reason], count)
+    yield from (serial, records, left_out, transfers, is_current, refused)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

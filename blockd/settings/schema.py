@@ -19,6 +19,7 @@ from blockd.settings.values import (
     Percent,
     Printable,
     Upstream,
+    Upstreams,
 )
 
 Answer = Literal["nxdomain", "nodata", "refused", "null", "sinkhole", "drop"]
@@ -390,7 +391,11 @@ class TransferKey(Section):
 class Secondary(Section):
     """A server that takes zones from here."""
 
-    address: Upstream = Field(description="Where it is told of changes; transfers come from there, from any port.")
+    address: Upstreams = Field(
+        min_length=1,
+        description="Its address, or a list of all that it has: it is told of changes at the first, and transfers come "
+        "from any of them, from any port.",
+    )
     key: str | None = Field(None, description="The key of `transfer.keys` that both sides sign with.")
     notify: bool = Field(True, description="Whether it is told of changes; false for one that only looks by itself.")
 

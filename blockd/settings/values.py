@@ -177,6 +177,13 @@ def _read_https(text: Any) -> str:
 
 HttpsUrl = Annotated[str, BeforeValidator(_read_https), WithJsonSchema({"type": "string", "pattern": "^https://"})]
 Upstream = Annotated[tuple[Address, int], BeforeValidator(_read_upstream), _written("10.0.0.53")]
+#: One, or a list.
+Upstreams = Annotated[
+    list[Upstream],
+    BeforeValidator(
+        lambda value: value if isinstance(value, list) else [value], json_schema_input_type=Upstream | list[Upstream]
+    ),
+]
 
 
 def show_endpoint(endpoint: tuple[Address | str, int]) -> str:
