@@ -8,8 +8,6 @@ import gc
 import json
 import logging
 import os
-import resource
-import socket
 import sys
 import threading
 import time
@@ -28,13 +26,14 @@ from blockd import __version__
 from blockd.compiler import Compiler
 from blockd.control.caller import Caller
 from blockd.control.server import Command, ControlFactory, OpenCommand
+from blockd.descriptors import raise_limit, share_out
 from blockd.devices.inventory import lines_of, mac_number
 from blockd.egress.ruleset import ABSENT
 from blockd.fastpath import Fastpath, Snapshot, _native, load, proxy_header
 from blockd.feeds import Feeds
 from blockd.fetches import Fetches
 from blockd.firewall import Firewall, tls
-from blockd.generations import CURRENT, Generations
+from blockd.generations import CURRENT, Generations, HeldError
 from blockd.guard import Guard
 from blockd.lists.gate import RELOAD, limits, moved, refusals
 from blockd.lists.remote import State as FetchState
@@ -63,7 +62,7 @@ from blockd.review.decisions import write_decided
 from blockd.review.usage import Part, Usage
 from blockd.settings.document import find_scalar
 from blockd.settings.load import changed_restart_keys
-from blockd.settings.schema import Settings, State
+from blockd.settings.schema import Settings, State, Tcp
 from blockd.settings.source import MANIFEST, Kept
 from blockd.settings.usual import EGRESS_OFF
 from blockd.settings.values import Address, show_endpoint
@@ -72,7 +71,15 @@ from blockd.supervisor import Supervisor
 from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
 from blockd.transport.http import HttpListener
-from blockd.transport.listen import Endpoint, Inherited, bind_advice, listen_tcp, usable_loopback, with_family
+from blockd.transport.listen import (
+    Endpoint,
+    Inherited,
+    UnixPath,
+    bind_advice,
+    listen_tcp,
+    usable_loopback,
+    with_family,
+)
 from blockd.transport.tcp import TcpListener
 from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
 from blockd.watch import Signature, Watch, signature
@@ -298,8 +305,10 @@ class Daemon:
 
     def _serve(self, reactor: Any, loop: asyncio.AbstractEventLoop) -> None:
         settings = self._live.settings
-        _raise_descriptor_limit()
         threads = os.cpu_count() or 1 if settings.server.threads == "auto" else settings.server.threads
+        self._shares = share_out(raise_limit(), threads, len(settings.server.listen), settings.server.tcp.connections)
+        if self._shares.warning is not None:
+            log.warning("%s", self._shares.warning)
         inherited = Inherited(self._supervisor.sockets)
         inherited.check([*settings.server.listen, *settings.block_page.listen])
         self._listen = _with_family(settings.server.listen, "server.listen")
@@ -313,7 +322,8 @@ class Daemon:
         own = [e for e, sockets in zip(self._listen, handed_over, strict=True) if not sockets]
         try:
             octets = settings.cache.size_mb * 1024 * 1024
-            fastpath = Fastpath(self._live.snapshot, own, threads, octets, [s for s in handed_over if s])
+            adopted = [sockets for sockets in handed_over if sockets]
+            fastpath = Fastpath(self._live.snapshot, own, threads, octets, adopted, self._shares.source_sockets)
         except OSError as error:
             raise StartError(bind_advice(error, "server.listen")) from None
         self._fastpath = fastpath
@@ -323,7 +333,7 @@ class Daemon:
             reactor,
             fastpath.answer,
             fastpath.is_client,
-            lambda: self._live.settings.server.tcp,
+            self._tcp_limits,
             lambda host: "proxy" in self._live.forwarders.get(host, ()),
             proxy_header,
         )
@@ -422,9 +432,10 @@ class Daemon:
         finally:
             self._lag.stop()
             fastpath.stop()
-            self._control_path().unlink(missing_ok=True)
+            self._control_socket.remove()
             if self._firewall is not None:
-                self._firewall.close(self._firewall_path())
+                self._firewall.close()
+                self._firewall_socket.remove()
         log.info("stopped")
 
     def _open_admin(self, reactor: Any) -> HttpListener:
@@ -440,6 +451,12 @@ class Daemon:
         self._metrics.http["admin"] = pages.listener
         return pages.listener
 
+    def _tcp_limits(self) -> Tcp:
+        """Give the bounds of DNS over TCP, within what the limit of descriptors allows."""
+        wanted = self._live.settings.server.tcp
+        allowed = self._shares.tcp_connections
+        return wanted if wanted.connections <= allowed else wanted.model_copy(update={"connections": allowed})
+
     def _control_path(self) -> Path:
         return Path(os.path.abspath(self.config.parent / self._live.settings.admin.socket))
 
@@ -447,17 +464,13 @@ class Daemon:
         path = self._control_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not path.is_socket():
-                raise StartError(f"admin.socket: {path}: is there and is no socket; name another path")
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise StartError(f"admin.socket: {path}: another blockd answers there")
-            # Nobody answers: what is there was left by one that was killed.
-            path.unlink(missing_ok=True)
+            self._control_socket = UnixPath(path, "admin.socket")
             commands, reading = self._commands(), self._reading_commands()
             open_commands = {name: self._for_people(name, command) for name, command in reading.items()}
             factory = ControlFactory(commands, {**open_commands, "exempt": self._command_exempt})
-            return reactor.listenUNIX(str(path), factory, mode=self._control_mode())
+            port = reactor.listenUNIX(str(path), factory, mode=self._control_mode())
+            self._control_socket.bound()
+            return port
         except (OSError, CannotListenError) as error:
             cause = getattr(error, "socketError", error)
             text = getattr(cause, "strerror", None) or cause
@@ -1273,8 +1286,10 @@ class Daemon:
             self._fastpath.let_go, self._fastpath.look_up, self._fastpath.asked_within, self._addresses_beside
         )
         self._firewall.is_off = self._firewall_off().exists()
+        self._firewall_socket = UnixPath(path, "egress.socket")
         try:
             loop.run_until_complete(self._firewall.listen(path))
+            self._firewall_socket.bound()
         except OSError as error:
             raise StartError(f"egress.socket: {path}: {error.strerror}: its directory has to be there") from None
         wanted, relative = self._live.settings.egress, self._live.inputs.relative
@@ -1920,8 +1935,8 @@ def _open_state(config: Path, settings: Settings) -> Generations:
     state = Path(os.path.abspath(config.parent / settings.state.directory))
     try:
         return Generations(state)
-    except BlockingIOError:
-        raise StartError(f"state.directory: {state}: another blockd is running with it") from None
+    except HeldError as error:
+        raise StartError(f"state.directory: {state}: another blockd is running with it: {error.strerror}") from None
     except OSError as error:
         raise StartError(f"state.directory: {state}: {error.strerror}; make it, or name another") from None
 
@@ -1976,12 +1991,6 @@ def _with_family(listen: list[Endpoint], key: str) -> list[Endpoint]:
     for text in left_out:
         log.warning("%s", text)
     return found
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def hints(settings: Settings, listen: list[Endpoint]) -> list[str]:

@@ -137,7 +137,6 @@ class Firewall:
 
     async def listen(self, path: Path) -> None:
         """Wait for firewalls. OSError when the socket cannot be made."""
-        path.unlink(missing_ok=True)
         before = os.umask(0o117)
         try:
             self._server = await asyncio.start_unix_server(self._serve, path=str(path), limit=LINE)
@@ -189,7 +188,7 @@ class Firewall:
             self.turned_away["certificate"] += 1
             one.close()
 
-    def close(self, path: Path) -> None:
+    def close(self) -> None:
         """Stop; rules stand as they are."""
         if self._accepting is not None:
             self._accepting.cancel()
@@ -198,7 +197,6 @@ class Firewall:
                 server.close()
         for peer in self.peers:
             peer.writer.close()
-        path.unlink(missing_ok=True)
 
     # What is known over restarts
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,23 @@ REFUSED = "refused.json"
 HELD = "held"
 
 
+class HeldError(BlockingIOError):
+    """Another process has the directory; its text names the process."""
+
+
 class Generations:
     """One directory, written by one daemon."""
 
     def __init__(self, state: Path) -> None:
-        """Make the directory if need be, and take it. OSError when it cannot be, BlockingIOError when it is taken."""
+        """Make the directory if need be, and take it. OSError when it cannot be, HeldError when it is taken."""
         #: The state directory.
         self.root = state
         self._generations = state / "generations"
         self._current = state / CURRENT
-        self._generations.mkdir(parents=True, exist_ok=True, mode=0o750)
+        state.mkdir(parents=True, exist_ok=True, mode=0o750)
+        self._generations.mkdir(exist_ok=True, mode=0o750)
         # Two daemons that prune and replace each other's generations would leave neither a whole one.
-        self._lock = (state / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise
+        self._lock = _lock(state / "lock")
         for unfinished in self._generations.glob("*.new"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if self._current.exists():
@@ -171,6 +172,48 @@ def _problem(item: Any) -> Problem:
     if isinstance(item, dict) and {key: type(value) for key, value in item.items()} == kinds:
         return Problem(**item)
     return Problem(REFUSED, 0, "", "a reason that cannot be read")
+
+
+def _lock(file: Path) -> int:
+    """Lock a file that nobody else can open: whoever can read one can lock it. The lock ends with this process.
+
+    Children do not keep it: programs that they run do not get the descriptor.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(file, flags, 0o600)
+    try:
+        # One of an older version may be open to others.
+        os.fchmod(descriptor, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        text = f"{_holder(descriptor)} holds {file}; end that process"
+        os.close(descriptor)
+        raise HeldError(error.errno, text) from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _holder(descriptor: int) -> str:
+    """Name the process that holds a lock: by the kernel's word, else by what the process wrote into the file."""
+    found = os.fstat(descriptor)
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    pid = ""
+    with suppress(OSError):
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        pid = next((row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == place), "")
+    # The kernel gives 0 or -1 for a process of another namespace.
+    if not pid.isdigit() or pid == "0":
+        pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+    if not pid.isdigit():
+        return "a process that cannot be named"
+    try:
+        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    except OSError:
+        return f"process {pid}"
 
 
 def _sync(directory: Path) -> None:

@@ -1,11 +1,14 @@
-"""Opens listening TCP sockets, or takes those that a supervisor opened; every failure says what to do."""
+"""Opens listening sockets, or takes those that a supervisor opened; every failure says what to do."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import stat
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.tcp import Port
@@ -29,6 +32,10 @@ class _Port(Port):
     @numberAccepts.setter
     def numberAccepts(self, _: int) -> None:
         pass
+
+
+#: Seconds that a daemon has to accept a connection to its Unix socket; one that does not is there all the same.
+PROBE_SECONDS = 1.0
 
 
 def _show(endpoint: Endpoint) -> str:
@@ -140,6 +147,55 @@ def _adopt(reactor: Any, listener: socket.socket, factory: Any) -> Any:
     port = _Port._fromListeningDescriptor(reactor, listener.fileno(), listener.family, factory)
     port.startListening()
     return port
+
+
+class UnixPath:
+    """The path of a Unix socket of ours: only what a daemon that was killed left there is removed, and nothing else."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Make room for the socket. StartError names the key of the config, and says what is in the way."""
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+        try:
+            mode = path.lstat().st_mode
+            if not stat.S_ISSOCK(mode):
+                what = "a symbolic link" if stat.S_ISLNK(mode) else "not a socket"
+                raise StartError(f"{key}: {path}: is there and is {what}; remove it, or name another path")
+            if _is_listened_to(path):
+                raise StartError(f"{key}: {path}: another daemon listens there; stop it, or name another path")
+            path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StartError(f"{key}: {path}: {error.strerror or error}; name another path") from None
+
+    def bound(self) -> None:
+        """Note that the socket is there: what is there when it is removed has to be the same."""
+        found = os.lstat(self._path)
+        self._identity = (found.st_dev, found.st_ino)
+
+    def remove(self) -> None:
+        """Remove the socket, unless another daemon has put its own there."""
+        try:
+            found = os.lstat(self._path)
+            if (found.st_dev, found.st_ino) == self._identity:
+                self._path.unlink()
+        except OSError:
+            # It is gone, or its directory is: a start removes what is left.
+            return
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except (TimeoutError, BlockingIOError):
+            # Its queue of connections is full.
+            return True
+    return True
 
 
 def bind_advice(error: OSError, key: str) -> str:

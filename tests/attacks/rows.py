@@ -47,5 +47,9 @@ ROWS: dict[str, str | None] = {
     "lease-records": None,
     "stop-hangs": None,
     "control-socket": None,
+    "descriptors": None,
+    "paths": None,
+    "transfer-peers": None,
+    "firewall-handshakes": None,
     "doq-doh3": "DoQ and DoH do not exist yet",
 }

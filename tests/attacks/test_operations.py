@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.exception
+import dns.message
+import dns.query
 import pytest
+import trustme
 
+from blockd.firewall import Firewall, tls
+from blockd.generations import Generations
+from blockd.problems import StartError
+from blockd.transport.listen import UnixPath
 from tests.conftest import Serve
 from tests.support import warm
 from tests.support.daemon import BLOCKD, Blockd, free_port
@@ -309,3 +320,217 @@ def crowd(path: str) -> int:
             one.sendall(b'{"command": "exempt", "do": "approve", "exemption": "E1"}\n')
         one.close()
     return 0
+
+
+@row("descriptors")
+def test_clients_leave_descriptors_to_everybody_else(tmp_path: Path, upstream: Upstream) -> None:
+    """With 700 descriptors there are fewer exchange sockets and fewer clients, the log says so, and all goes on."""
+    upstream.records["plain.example"] = ["plain.example. 300 IN A 192.0.2.1"]
+    limit = ["prlimit", "--nofile=700:700"]
+    tcp = {"connections": 4_096, "connections_a_client": 4_096}
+    blockd = Blockd(tmp_path, [upstream.address], server={"threads": 2, "tcp": tcp})
+    blockd.start(prefix=limit)
+    try:
+        assert "the limit of open files is 700" in blockd.log.read_text()
+        with contextlib.ExitStack() as held:
+            for _ in range(900):
+                one = held.enter_context(socket.socket())
+                one.connect(("127.0.0.1", blockd.port))
+            for at in range(50):
+                upstream.records[f"{at}.example"] = [f"{at}.example. 300 IN A 192.0.2.1"]
+                assert rcode(ask(blockd, f"{at}.example", client=PERSONAL)) == "NOERROR"
+            assert blockd.metric("blockd_tcp_connections") < 200
+            assert blockd.run("status").returncode == 0
+            assert blockd.reload().returncode == 0
+            assert rcode(ask(blockd, "plain.example", client=PERSONAL, tcp=True)) == "NOERROR"
+    finally:
+        blockd.stop()
+    few = Blockd(tmp_path, [upstream.address], server={"threads": 2})
+    command = ["prlimit", "--nofile=400:400", *BLOCKD, "serve", "--config", str(few.file)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "the limit of open files is 400, which leaves" in ended.stderr
+    assert "LimitNOFILE=" in ended.stderr
+
+
+@row("paths")
+@pytest.mark.parametrize("key", ["admin", "egress"])
+@pytest.mark.parametrize("kind", ["file", "link", "live", "full", "left"])
+def test_a_socket_path_that_is_taken_stays_as_it_is(key: str, kind: str, tmp_path: Path) -> None:
+    """A file, a symbolic link and a socket that somebody listens on stay; what a killed daemon left is removed."""
+    path, other = tmp_path / "one.sock", tmp_path / "other"
+    other.write_text("precious")
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as stack:
+        if kind == "file":
+            path.write_text("precious")
+        elif kind == "link":
+            path.symlink_to(other)
+        else:
+            listening.bind(str(path))
+            listening.listen(0)
+        if kind == "full":
+            for _ in range(2):
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect_ex(str(path))
+        if kind == "left":
+            listening.close()
+            UnixPath(path, f"{key}.socket")
+            assert not path.exists()
+            return
+        before = path.lstat()
+        with pytest.raises(StartError, match=rf"^{key}\.socket: .*another path$"):
+            UnixPath(path, f"{key}.socket")
+        assert path.lstat().st_ino == before.st_ino
+        assert other.read_text() == "precious"
+
+
+@row("paths")
+def test_a_daemon_takes_no_file_of_another_one(serve: Serve, upstream: Upstream) -> None:
+    """Neither the sockets nor the state directory of one that runs; the error names the process."""
+    first = serve([upstream.address], egress={"enabled": True, "socket": "egress.sock"})
+    assert first.process is not None
+    for section, values, said in (
+        ("admin", {"socket": str(first.directory / "control.sock")}, "admin.socket: .*another daemon listens there"),
+        ("egress", {"enabled": True, "socket": str(first.directory / "egress.sock")}, "egress.socket: .*listens there"),
+        ("state", {"directory": str(first.directory / "state")}, f"is running with it: process {first.process.pid} "),
+    ):
+        directory = first.directory / f"another-{section}"
+        directory.mkdir()
+        second = Blockd(directory, [upstream.address], **{section: values})
+        ended = warm.run(["serve", "--config", str(second.file)])
+        assert ended.returncode == 1
+        assert re.search(said, ended.stderr), ended.stderr
+    assert first.run("status").returncode == 0
+    assert (first.directory / "egress.sock").is_socket()
+    lock = first.directory / "state" / "lock"
+    assert lock.stat().st_mode & 0o777 == 0o600, "who can open it can lock it"
+
+
+@row("paths")
+@pytest.mark.parametrize("kind", ["open to all", "link", "pipe"])
+def test_nobody_else_holds_the_lock(kind: str, tmp_path: Path) -> None:
+    """A lock that was open to all is no more; a link and a pipe in its place are refused, and block nobody."""
+    state = tmp_path / "state"
+    state.mkdir()
+    if kind == "link":
+        (state / "lock").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="symbolic"):
+            Generations(state)
+        assert not (tmp_path / "elsewhere").exists()
+        return
+    if kind == "pipe":
+        os.mkfifo(state / "lock")
+    else:
+        (state / "lock").touch(mode=0o644)
+    with contextlib.suppress(OSError):
+        Generations(state)
+    assert (state / "lock").stat().st_mode & 0o077 == 0
+
+
+def soa(zone: str, source: str, port: int) -> str | None:
+    """Ask for a zone's SOA from an address; None when nobody answers."""
+    query = dns.message.make_query(zone, "SOA")
+    with contextlib.suppress(dns.exception.Timeout):
+        return rcode(dns.query.udp(query, "127.0.0.1", 1, port, source))
+    return None
+
+
+@row("transfer-peers")
+def test_peers_of_zone_transfers_have_shares(serve: Serve, upstream: Upstream) -> None:
+    """One address has its share of connections and datagrams; others are served by any address of theirs meanwhile."""
+    port, zone = free_port(), "corporate.rpz.test"
+    crowded, other, stranger = "127.0.0.1", ["127.0.0.5:53", "127.0.0.6:53"], "127.0.0.9"
+    secondaries = [{"address": f"{crowded}:53", "notify": False}, {"address": other, "notify": False}]
+    transfer = {"listen": [f"127.0.0.1:{port}"], "zones": {"corporate": {"zone": zone, "secondaries": secondaries}}}
+    blockd = serve([upstream.address], transfer=transfer)
+    deadline = time.monotonic() + 20
+    while soa(zone, "127.0.0.6", port) != "NOERROR" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        held = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), source_address=(crowded, 0)))
+            for _ in range(20)
+        ]
+        for address in ("127.0.0.5", "127.0.0.6"):
+            answers = dns.query.xfr("127.0.0.1", zone, port=port, source=address, relativize=False, lifetime=5)
+            assert sum(len(message.answer) for message in answers) > 10
+        with socket.create_connection(("127.0.0.1", port), source_address=(stranger, 0)) as one:
+            one.settimeout(5)
+            assert one.recv(1) == b""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+            flood.bind((crowded, 0))
+            flood.settimeout(0.3)
+            query, answered = dns.message.make_query(zone, "SOA").to_wire(), 0
+            for at in range(1_000):
+                flood.sendto(query if at % 2 else os.urandom(at % 80), ("127.0.0.1", port))
+                if at % 50 == 0:
+                    assert soa(zone, "127.0.0.5", port) == "NOERROR"
+            with contextlib.suppress(TimeoutError):
+                while flood.recv(4096):
+                    answered += 1
+            assert 50 < answered < 600
+        is_open = dict.fromkeys(held, True)
+        most = len(held)
+        while any(is_open.values()) and time.monotonic() - began < 15:
+            for one in [one for one in held if is_open[one]]:
+                try:
+                    one.send(b"\0")
+                    is_open[one] = one.recv(16, socket.MSG_DONTWAIT) != b""
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    is_open[one] = False
+            most = min(most, sum(is_open.values()) or most)
+            time.sleep(0.3)
+        assert most <= 8
+        assert not any(is_open.values()), "one clock for a message, however it trickles in"
+    time.sleep(1.1)
+    for reason in ("share", "stranger", "rate", "malformed"):
+        assert blockd.metric("blockd_transfers_refused_total", reason=reason) >= 1, reason
+    assert f"{stranger} was refused: it is not listed as a secondary or primary" in blockd.log.read_text()
+
+
+@row("firewall-handshakes")
+def test_strangers_keep_no_firewall_out(tmp_path: Path) -> None:
+    """Handshakes that never end have a share for each address, and the oldest makes room for a firewall that is one."""
+    authority = trustme.CA()
+    files = {}
+    for name in ("daemon", "gateway"):
+        made = authority.issue_cert(f"{name}.example")
+        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        for pem in made.cert_chain_pems:
+            pem.write_to_path(tmp_path / f"{name}.crt", append=True)
+        files[name] = (tmp_path / f"{name}.crt", tmp_path / f"{name}.key")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = free_port()
+
+    async def attack() -> Counter[str]:
+        firewall = Firewall(
+            lambda serials: None, lambda name, kind: None, lambda source, seconds: True, lambda some: {}
+        )
+        await firewall.listen_far("127.0.0.1", port, tls(True, *files["daemon"], tmp_path / "ca.pem"))
+        context = tls(False, *files["gateway"], tmp_path / "ca.pem")
+        context.check_hostname = False
+        strangers = []
+        for at in range(60):
+            source = (f"127.0.0.{20 + at % 10}", 0)
+            strangers.append(await asyncio.open_connection("127.0.0.1", port, local_addr=source))
+            if at % 3 == 0:
+                strangers[-1][1].write(os.urandom(500))
+        _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, ssl=context), 3)
+        for _ in range(100):
+            if firewall.peers:
+                break
+            await asyncio.sleep(0.02)
+        assert len(firewall.peers) == 1
+        for one in (writer, *(stranger for _, stranger in strangers)):
+            one.close()
+        firewall.close()
+        await asyncio.sleep(0.05)
+        return firewall.turned_away
+
+    turned_away = asyncio.run(attack())
+    assert turned_away["share"] + turned_away["busy"] + turned_away["certificate"] >= 44
+    assert turned_away["busy"] >= 1

@@ -421,7 +421,7 @@ def test_a_thousand_answers_a_second_are_few_transactions(tmp_path: Path) -> Non
             await asyncio.sleep(0.001)
         while len(gone) < 1_000:
             await asyncio.sleep(0.01)
-        firewall.close(place)
+        firewall.close()
         await work
         writer.close()
         await writer.wait_closed()
@@ -461,7 +461,7 @@ def test_the_last_word_about_an_address_counts(tmp_path: Path) -> None:
         said = json.loads(await reader.readline())
         writer.close()
         await writer.wait_closed()
-        firewall.close(place)
+        firewall.close()
         await asyncio.sleep(0.05)
         return [said]
 
