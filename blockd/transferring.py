@@ -116,6 +116,15 @@ def catalog_lines(members: list[str]) -> tuple[str, ...]:
     return ('version 0 TXT "2"', *(f"{label}.zones 0 PTR {member}." for label, member in sorted(labels)))
 
 
+@dataclass
+class _Stream:
+    """A connection of a listed peer."""
+
+    address: str
+    #: Whether its next message is waited for: then nothing is lost with it.
+    is_reading: bool = True
+
+
 class Primary:
     """Serves zones to their secondaries."""
 
@@ -133,8 +142,8 @@ class Primary:
         self._lock = threading.Lock()
         #: Addresses of secondaries, and of primaries of lists: nobody else is read or answered.
         self._peers: frozenset[str] = frozenset()
-        #: Address -> its open connections.
-        self._open: Counter[str] = Counter()
+        #: Open connections, the oldest first.
+        self._open: dict[socket.socket, _Stream] = {}
         #: Listed address -> datagrams that it may still send, and since when.
         self._allowances: dict[str, tuple[float, float]] = {}
         #: Reason -> connections, transfers and messages that were refused.
@@ -343,49 +352,59 @@ class Primary:
                 # No descriptor left: others are given back soon.
                 time.sleep(0.1)
                 continue
-            if not self._admit(peer[0]):
+            stream = self._admit(connection, peer[0])
+            if stream is None:
                 connection.close()
                 continue
             try:
-                threading.Thread(target=self._serve_stream, args=(connection, peer[0]), daemon=True).start()
+                threading.Thread(target=self._serve_stream, args=(connection, stream), daemon=True).start()
             except RuntimeError:
-                self._leave(peer[0])
+                self._leave(connection)
                 connection.close()
 
-    def _admit(self, address: str) -> bool:
-        """Count a connection in, if its address is listed and there is room."""
+    def _admit(self, connection: socket.socket, address: str) -> _Stream | None:
+        """Count a connection in, if its address is listed; where there is no room, the oldest idle one is closed."""
         if address not in self._peers:
             self._refuse("stranger", "", address, "it is not listed as a secondary or primary")
-            return False
+            return None
         with self._lock:
-            is_shared_out = self._open[address] >= SHARE
-            if not is_shared_out and self._open.total() < CONNECTIONS:
-                self._open[address] += 1
-                return True
-        why = f"it has {SHARE} connections" if is_shared_out else f"there are {CONNECTIONS} connections"
-        self._refuse("share" if is_shared_out else "busy", "", address, f"{why} already")
-        return False
+            own = [one for one, stream in self._open.items() if stream.address == address]
+            crowd = own if len(own) >= SHARE else list(self._open) if len(self._open) >= CONNECTIONS else []
+            oldest = next((one for one in crowd if self._open[one].is_reading), None)
+            if oldest is not None:
+                del self._open[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            stream = None
+            if oldest is not None or not crowd:
+                stream = self._open[connection] = _Stream(address)
+        if crowd:
+            many = f"it has {SHARE} connections" if crowd is own else f"there are {CONNECTIONS} connections"
+            closed = "this one was closed" if stream is None else "the oldest idle one was closed"
+            self._refuse("share" if crowd is own else "busy", "", address, f"{many} already, and {closed}")
+        return stream
 
-    def _leave(self, address: str) -> None:
+    def _leave(self, connection: socket.socket) -> None:
         with self._lock:
-            self._open[address] -= 1
-            if not self._open[address]:
-                del self._open[address]
+            self._open.pop(connection, None)
 
-    def _serve_stream(self, connection: socket.socket, address: str) -> None:
+    def _serve_stream(self, connection: socket.socket, stream: _Stream) -> None:
+        address = stream.address
         try:
             with connection:
                 while wire := _framed(connection):
+                    stream.is_reading = False
                     for reply in self._answers(wire, address, is_stream=True):
                         # For the whole of it: a peer that reads an octet at a time is no faster.
                         connection.settimeout(MESSAGE_SECONDS)
                         connection.sendall(struct.pack("!H", len(reply)) + reply)
+                    stream.is_reading = True
         except OSError:
             pass
         except Exception as error:  # noqa: BLE001  whatever it is, it costs this connection alone
             self._cannot_answer(address, error)
         finally:
-            self._leave(address)
+            self._leave(connection)
 
     def _cannot_answer(self, address: str, error: Exception) -> None:
         self._turn_away("error")

@@ -327,7 +327,8 @@ def test_a_port_in_use_is_fatal_and_named(kind: str, key: str, tmp_path: Path, u
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("precious.txt", "is there and is not a socket"), ("/proc/x.sock", "admin.socket: /proc/x.sock")]
+    ("name", "wanted"),
+    [("precious.txt", "is there and is not a socket"), ("/proc/x.sock", "admin.socket: /proc/x.sock")],
 )
 def test_a_socket_path_that_cannot_be_is_fatal_and_named(
     name: str, wanted: str, tmp_path: Path, upstream: Upstream
