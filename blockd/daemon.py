@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +46,7 @@ from blockd.observe.health import AdminPages, AliveCheck, lists_page, metrics_pa
 from blockd.observe.lag import ReactorLag
 from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts, wall_clock
 from blockd.observe.rendering import SharedPage
+from blockd.observe.repeated import RepeatedFailure
 from blockd.observe.status import status
 from blockd.policy.app_sets import MARK
 from blockd.policy.compile import CHANGES, SNAPSHOT, fetch_tasks, inventory_reports
@@ -196,6 +197,8 @@ class Daemon:
         #: Whether all sockets are open, and the hot path answers.
         self._is_serving = False
         self._last_work = Work()
+        #: By what is tried again and again.
+        self._failures: defaultdict[str, RepeatedFailure] = defaultdict(RepeatedFailure)
         #: Where exemptions are granted, if they are.
         self._desk: Desk | None = None
         self._site: Site | None = None
@@ -615,7 +618,7 @@ class Daemon:
 
         def failed(failure: Any) -> None:
             self._is_watching = False
-            log.error("watching files failed: %s", failure.getErrorMessage())
+            self._failures["watch"].failed(f"watching files failed: {failure.getErrorMessage()}")
 
         # A file server that hangs must not hang us.
         self._is_watching = True
@@ -801,7 +804,7 @@ class Daemon:
         try:
             new.write_bytes(write_decided(wanted))
         except OSError as error:
-            log.error("%s: cannot be written: %s", new, error.strerror)
+            self._failures["decided"].failed(f"{new}: cannot be written: {error.strerror}")
             return False
         done: Deferred[list[Problem]] = Deferred()
 
@@ -816,7 +819,7 @@ class Daemon:
                 # In force already: a start that comes before this judges the file before, and is told by the ledger.
                 new.replace(file)
             except OSError as error:
-                log.error("%s: cannot be written: %s", file, error.strerror)
+                self._failures["decided"].failed(f"{file}: cannot be written: {error.strerror}")
             return problems
 
         done.addCallback(ended)
@@ -879,17 +882,14 @@ class Daemon:
 
         def kept(_: object) -> None:
             self._is_keeping = False
-            if self._usage_problem is not None:
-                log.info("report: counts are kept again")
+            self._failures["usage"].worked("report: counts are kept again")
             self._usage_problem = None
 
         def failed(failure: Any) -> None:
             self._is_keeping = False
             self._usage.give_back(part)
-            problem = failure.getErrorMessage()
-            if problem != self._usage_problem:
-                log.error("report: counts are not kept, and tried again: %s", problem)
-            self._usage_problem = problem
+            self._usage_problem = failure.getErrorMessage()
+            self._failures["usage"].failed(f"report: counts are not kept, and tried again: {self._usage_problem}")
 
         keeping: Deferred[None] = deferToThreadPool(
             self._reactor, self._reactor.getThreadPool(), lambda: self._keep(part)
@@ -1611,7 +1611,7 @@ class Daemon:
 
         def failed(failure: Any) -> None:
             self._is_reading_ledger = False
-            log.error("exemptions: reading the ledger failed: %s", failure.getErrorMessage())
+            self._failures["ledger"].failed(f"exemptions: reading the ledger failed: {failure.getErrorMessage()}")
 
         self._is_reading_ledger = True
         self._at_the_desk(read).addCallbacks(done, failed)

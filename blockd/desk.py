@@ -163,6 +163,9 @@ class Desk:
         self._folded: tuple[Head, str | None] | None = None
         #: Refusals of people without a part in it: who fills no ledger is not to fill a journal either.
         self._strangers = RepeatedFailure()
+        #: What keeps the ledger from being read, and exemptions from holding.
+        self._failure, self._folding = RepeatedFailure(), RepeatedFailure()
+        self._is_first_reading = True
         #: Whether an empty ledger cannot be: decisions of it are in force.
         self.must_have_entries = False
         self._read_again = 0.0
@@ -184,20 +187,17 @@ class Desk:
         """
 
         def hear() -> None:
-            is_told = False
+            failure = RepeatedFailure()
 
             def heard() -> None:
-                nonlocal is_told
-                is_told = False
+                failure.worked("exemptions: the database tells of new entries again")
                 news()
 
             while not self._is_over.is_set():
                 try:
                     self._ledger.hear(heard, self._is_over.is_set)
                 except LedgerError as error:
-                    if not is_told:
-                        log.warning("exemptions: %s; it is looked at in turns", error)
-                    is_told = True
+                    failure.failed(f"exemptions: {error}; it is looked at in turns", logging.WARNING)
                 else:
                     return
                 self._is_over.wait(HEAR_AGAIN)
@@ -263,7 +263,7 @@ class Desk:
                 os.fsync(file.fileno())
             new.replace(self._head_file)
         except OSError as error:
-            log.error("exemptions: %s cannot be written: %s", self._head_file, error.strerror)
+            self._failure.failed(f"exemptions: {self._head_file} cannot be written: {error.strerror}")
 
     def _last_head(self) -> Head | None:
         """Give the head that has to be in the ledger: the one that was read last, by this process or the one before."""
@@ -277,10 +277,13 @@ class Desk:
             raise LedgerBroken(f"{self._head_file}: {error}; remove it if the ledger is known to be whole") from None
 
     def _complain(self, problem: str | None) -> None:
-        if problem != self.problem and problem is not None:
-            log.error("exemptions: %s", problem)
-        elif problem is None and self.problem is not None:
+        if problem is not None:
+            self._failure.failed(f"exemptions: {problem}")
+        elif self._is_first_reading:
             log.info("exemptions: the ledger is read, %d entries", self.head.number)
+            self._is_first_reading = False
+        else:
+            self._failure.worked(f"exemptions: the ledger is read again, {self.head.number} entries")
         self.problem = problem
 
     def why_closed(self, stands: float) -> str | None:
@@ -314,7 +317,7 @@ class Desk:
         why = self._closed = self.why_closed(site.stands)
         self._folded = (self.head, why)
         if why is not None:
-            log.error("exemptions: none holds: %s", why)
+            self._folding.failed(f"exemptions: none holds: {why}")
             return folded
         terms: dict[tuple[Address | int, str], list[Term]] = defaultdict(list)
         for exemption in self._known.values():
@@ -325,14 +328,15 @@ class Desk:
                 term = exemption.term(needed)
             except ValueError as error:
                 # Its zone is one that this machine does not know: it alone does not hold.
-                log.error("exemptions: %s does not hold here: %s", exemption.name, error)
+                self._folding.failed(f"exemptions: {exemption.name} does not hold here: {error}")
                 continue
             if exemption.terms.device not in site.sets and exemption.terms.device in site.rules.ambiguous:
-                log.error("exemptions: %s does not hold: its device is more than one", exemption.name)
+                self._folding.failed(f"exemptions: {exemption.name} does not hold: its device is more than one")
                 continue
             for identity in site.sets.get(exemption.terms.device, {exemption.terms.device}):
                 if exemption.terms.device in site.sets and identity in site.rules.ambiguous:
-                    log.error("exemptions: %s: a device of its set is more than one, and left out", exemption.name)
+                    text = f"exemptions: {exemption.name}: a device of its set is more than one, and left out"
+                    self._folding.failed(text)
                     continue
                 held: list[tuple[Address | int, str]] = [
                     (address, group)

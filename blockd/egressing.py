@@ -25,6 +25,7 @@ from blockd.egress.nftables import Nftables, NftError
 from blockd.egress.reconcile import Reconciler
 from blockd.egress.wanted import read_exempt, read_learned, read_macs, read_places, read_wanted
 from blockd.firewall import keep_alive
+from blockd.observe.repeated import RepeatedFailure
 from blockd.problems import StartError
 from blockd.settings.usual import EGRESS_OFF, EGRESS_OFF_KEPT, EGRESS_SOCKET
 from blockd.stopping import end_process
@@ -75,6 +76,8 @@ class Egress:
         directory = os.environ.get("STATE_DIRECTORY")
         self._kept = Path(directory) / KEPT if directory else None
         self._problem: str | None = None
+        #: What keeps rules from being in force, and the daemon from being reached.
+        self._failure, self._way = RepeatedFailure(), RepeatedFailure()
         #: Put there by `blockd egress off`, which needs no daemon.
         self._off_files = [Path(f"{place if isinstance(place, Path) else EGRESS_SOCKET}{EGRESS_OFF}")]
         if directory:
@@ -154,10 +157,10 @@ class Egress:
             self._complain(f"what was wanted before is not in force: {error}")
 
     def _complain(self, problem: str | None) -> None:
-        if problem is not None and problem != self._problem:
-            log.error("egress: %s", problem)
-        elif problem is None and self._problem is not None:
-            log.info("egress: it works again")
+        if problem is not None:
+            self._failure.failed(f"egress: {problem}")
+        else:
+            self._failure.worked("egress: it works again")
         self._problem = problem
 
     async def _watch(self) -> None:
@@ -208,31 +211,33 @@ class Egress:
         return any(file.exists() for file in self._off_files)
 
     async def _follow(self) -> None:
-        was_there = True
+        is_first = True
         while True:
             try:
                 reader, writer = await self._connect()
             except (OSError, TimeoutError) as error:
-                if was_there:
-                    log.warning("egress: no daemon at %s: %s; the rules stand as they are", self._place, error)
-                was_there = False
+                text = f"egress: no daemon at {self._place}: {error}; the rules stand as they are"
+                self._way.failed(text, logging.WARNING)
                 await asyncio.sleep(AGAIN)
                 continue
-            was_there, self._writer = True, writer
-            log.info("egress: connected to %s", self._place)
+            self._writer = writer
+            if is_first:
+                log.info("egress: connected to %s", self._place)
+            self._way.worked(f"egress: connected to {self._place} again")
+            is_first = False
             telling = asyncio.create_task(self._tell(writer))
             keep_alive(writer)
             try:
                 while line := await reader.readline():
                     await self._obey(json.loads(line), writer)
             except OSError as error:
-                log.warning("egress: %s", error)
+                self._way.failed(f"egress: {error}", logging.WARNING)
             except Exception as error:  # noqa: BLE001  whatever it said: the next connection begins anew
                 self._complain(f"what the daemon says is not understood: {type(error).__name__}: {error}")
             finally:
                 telling.cancel()
                 writer.close()
-            log.warning("egress: the daemon is gone; the rules stand as they are")
+            self._way.failed("egress: the daemon is gone; the rules stand as they are", logging.WARNING)
             await asyncio.sleep(AGAIN)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -290,7 +295,7 @@ class Egress:
             new.write_text(json.dumps(wanted))
             new.replace(self._kept)
         except OSError as error:
-            log.error("egress: %s cannot be written: %s", self._kept, error.strerror)
+            self._failure.failed(f"egress: {self._kept} cannot be written: {error.strerror}")
 
     async def _tell(self, writer: asyncio.StreamWriter) -> None:
         while True:

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from blockd.devices.leases import Feed, KeaSocket, Part
 from blockd.devices.neighbours import Neighbours
 from blockd.devices.placement import Placement, Source
 from blockd.observe.metrics import wall_clock
+from blockd.observe.repeated import RepeatedFailure
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import group_views
 from blockd.problems import Problem
@@ -72,6 +74,8 @@ class Feeds:
         #: minute with a record that cannot be used must not fill the log.
         self._told: dict[Source, set[str]] = {}
         self._keeping = threading.Lock()
+        #: By file that is read or written again and again.
+        self._failures: defaultdict[str, RepeatedFailure] = defaultdict(RepeatedFailure)
         #: Groups whose devices may be kept by address.
         self._logged: set[str] = set()
 
@@ -159,7 +163,6 @@ class Feeds:
     def _take(self, feed: Source, part: Part) -> set[Address]:
         if self.placement is None or feed not in self.placement.feeds:
             return set()
-        before = feed.problem
         changed = self.placement.take(feed, part, wall_clock())
         told = self._told.setdefault(feed, set())
         for reason in feed.skipped.counts.keys() - told:
@@ -167,10 +170,11 @@ class Feeds:
             first = next((one for one in feed.skipped.samples if one.text == reason), file)
             log.warning("leases: %s; the record is skipped, the others count", first)
             told.add(reason)
-        if feed.problem is not None and feed.problem != before:
-            log.error("leases: %s; what it said stands for %g s", feed.problem, self.placement.stands)
-        elif feed.problem is None and before is not None:
-            log.info("leases: %s is read again", feed.file)
+        if feed.problem is not None:
+            text = f"leases: {feed.problem}; what it said stands for {self.placement.stands:g} s"
+            self._failures[str(feed.file)].failed(text)
+        else:
+            self._failures[str(feed.file)].worked(f"leases: {feed.file} is read again")
         return changed
 
     def standing(self) -> list[dict[str, Any]]:
@@ -201,4 +205,6 @@ class Feeds:
                     os.fsync(file.fileno())
                 new.replace(self._file)
             except OSError as error:
-                log.error("leases: %s cannot be written: %s", self._file, error.strerror)
+                self._failures[str(self._file)].failed(f"leases: {self._file} cannot be written: {error.strerror}")
+            else:
+                self._failures[str(self._file)].worked(f"leases: {self._file} is written again")

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +31,7 @@ from blockd.lists.remote import (
     take_in,
     write_state,
 )
+from blockd.observe.repeated import RepeatedFailure
 from blockd.priority import COMPILE, give_way
 
 log = logging.getLogger("blockd")
@@ -87,6 +88,8 @@ class Fetches:
         self._is_ending = False
         #: (app, result) -> fetches.
         self.counts: Counter[tuple[str, str]] = Counter()
+        #: By list: what keeps it from being fetched.
+        self._failures: defaultdict[Path, RepeatedFailure] = defaultdict(RepeatedFailure)
 
     def publish(self, tasks: Iterable[Task]) -> None:
         """Take the sources of what is in force; what is known of a new one is read from the disk."""
@@ -199,7 +202,6 @@ class Fetches:
     def end(self, task: Task, state: State) -> bool:
         """Note how a fetch ended; say whether the list in use is another now."""
         path, app = task.remote.path, task.remote.app
-        before = self._states.get(path, State())
         self._progress.pop(path, None)
         if state.result != "new":
             # A new one is counted when a reload has taken it in, or refused it.
@@ -209,11 +211,12 @@ class Fetches:
             self._due[path] = 0.0 if path in self._again else self._due_time(self._tasks[path], state)
         if state.result == "new":
             log.info("fetched %s for %s: %s names", task.remote.url, app, state.arrived)
-        elif state.result in ("failed", "refused") and (state.result, state.reason) != (before.result, before.reason):
+        elif state.result in ("failed", "refused"):
             kept = "the last good one stays in use" if path.exists() else "there is none yet"
-            log.error("the list of %s from %s: %s: %s; %s", app, task.remote.url, state.result, state.reason, kept)
-        elif state.result == "unchanged" and before.result in ("failed", "refused"):
-            log.info("the list of %s from %s is well again", app, task.remote.url)
+            text = f"the list of {app} from {task.remote.url}: {state.result}: {state.reason}; {kept}"
+            self._failures[path].failed(text)
+        elif state.result == "unchanged":
+            self._failures[path].worked(f"the list of {app} from {task.remote.url} is well again")
         return state.result == "new"
 
     def arrived(self) -> list[Task]:

@@ -126,7 +126,8 @@ class Firewall:
         self._accepting: asyncio.Task[None] | None = None
         #: Handshakes under way, the oldest first, and from where each is.
         self._shaking: dict[asyncio.Task[None], str] = {}
-        self._accept_failure = RepeatedFailure()
+        #: What is tried again and again: to accept, to keep what is known, to be connected.
+        self._accept_failure, self._keep_failure, self._way = RepeatedFailure(), RepeatedFailure(), RepeatedFailure()
         #: Who was not let in, by reason: too many at once, no certificate of ours, too many firewalls.
         self.turned_away: Counter[str] = Counter()
         #: What all firewalls counted since the daemon started, and what was counted before in their tables.
@@ -134,6 +135,7 @@ class Firewall:
         #: Who waits until every firewall has done what it was told, with the serial of it.
         self._settling: list[tuple[int, asyncio.Future[bool]]] = []
         self._names: list[str] = []
+        self._is_first = True
 
     async def listen(self, path: Path) -> None:
         """Wait for firewalls. OSError when the socket cannot be made."""
@@ -208,7 +210,9 @@ class Firewall:
                 json.dump({**kept, "at": time.time()}, written)
             new.replace(file)
         except OSError as error:
-            log.error("egress: %s cannot be written: %s", file, error.strerror)
+            self._keep_failure.failed(f"egress: {file} cannot be written: {error.strerror}")
+        else:
+            self._keep_failure.worked(f"egress: {file} is written again")
 
     def recall(self, file: Path) -> None:
         """Know again what was written there: firewalls have it still, and what is shared is not seen at once."""
@@ -396,7 +400,8 @@ class Firewall:
         for peer in list(self.peers):
             transport = peer.writer.transport
             if transport.get_write_buffer_size() > BACKLOG:
-                log.error("egress: a firewall does not read what it is told: it is told all anew when it comes back")
+                text = "egress: a firewall does not read what it is told: it is told all anew when it comes back"
+                self._way.failed(text)
                 transport.abort()
                 continue
             peer.told = self._serial
@@ -413,7 +418,10 @@ class Firewall:
         self.peers.add(peer)
         keep_alive(writer)
         self._loop().call_later(SILENCE, self._close_if_silent, peer)
-        log.info("egress: a firewall is connected")
+        if self._is_first:
+            log.info("egress: a firewall is connected")
+            self._is_first = False
+        self._way.worked("egress: a firewall is connected again")
         try:
             if self.is_off:
                 writer.write(json.dumps({"off": True, "serial": self._serial}).encode() + b"\n")
@@ -437,15 +445,17 @@ class Firewall:
                     self._look_for_silent()
                     self._settle()
         except (OSError, RecursionError) as error:
-            log.error("egress: a firewall cannot be heard: %s", error)
+            self._way.failed(f"egress: a firewall cannot be heard: {error}")
         except Exception as error:  # noqa: BLE001  whatever it says, it costs this connection alone
-            log.error("egress: a firewall sent a message that is not understood: %s: %s", type(error).__name__, error)
+            text = f"a firewall sent a message that is not understood: {type(error).__name__}: {error}"
+            self._way.failed(f"egress: {text}")
         finally:
             self.peers.discard(peer)
             writer.close()
             self._done()
             self._settle()
-            log.warning("egress: a firewall is gone; what it enforced stands as it is")
+            text = "egress: a firewall is gone; what it enforced stands as it is"
+            self._way.failed(text, logging.WARNING)
 
     def _look_for_silent(self) -> None:
         wanting: dict[str, int] = {}
