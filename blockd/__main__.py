@@ -16,6 +16,9 @@ for descriptor in range(3):
         os.fstat(descriptor)
     except OSError:
         os.open(os.devnull, os.O_RDWR)
+if sys.stdout is None:
+    # Python gives what is printed no place then, not even in a child that has a pipe there.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  for as long as the process runs
 
 if sys.argv[1:2] == ["serve"]:
     # Before the imports, which take their time: until the daemon can reload, a reload is nothing to die of.

@@ -73,6 +73,7 @@ from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
 from blockd.transport.http import HttpListener
 from blockd.transport.listen import (
+    BACKLOG,
     Endpoint,
     Inherited,
     UnixPath,
@@ -471,7 +472,7 @@ class Daemon:
             commands, reading = self._commands(), self._reading_commands()
             open_commands = {name: self._for_people(name, command) for name, command in reading.items()}
             factory = ControlFactory(commands, {**open_commands, "exempt": self._command_exempt})
-            port = reactor.listenUNIX(str(path), factory, mode=self._control_mode())
+            port = reactor.listenUNIX(str(path), factory, BACKLOG, mode=self._control_mode())
             self._control_socket.bound()
             return port
         except (OSError, CannotListenError) as error:

@@ -39,7 +39,6 @@ import dns.tsig
 from blockd.fastpath import end_with_parent
 from blockd.lists.keys import read_key
 from blockd.observe import log_format
-from blockd.observe.repeated import RepeatedFailure
 from blockd.policy.compile import SNAPSHOT
 from blockd.policy.inputs import read_inputs
 from blockd.policy.zones import policy_zone
@@ -148,7 +147,6 @@ class Primary:
         self._allowances: dict[str, tuple[float, float]] = {}
         #: Reason -> connections, transfers and messages that were refused.
         self.refused: Counter[str] = Counter()
-        self._failure = RepeatedFailure()
         #: Where it listens: what it sends comes from there, as secondaries expect it.
         self._listens: list[str] = []
         #: Refused transfers that were told: zone, address and reason.
@@ -336,13 +334,9 @@ class Primary:
             # Whoever is not listed is neither read nor answered, or a forged address would be sent our answers.
             if not self._may_send(peer[0]):
                 continue
-            try:
-                for reply in self._answers(wire, peer[0], is_stream=False):
+            for reply in self._answers(wire, peer[0], is_stream=False):
+                with suppress(OSError):
                     datagrams.sendto(reply, peer)
-            except OSError:
-                continue
-            except Exception as error:  # noqa: BLE001  one message must not end the loop that serves all
-                self._cannot_answer(peer[0], error)
 
     def _serve_streams(self, streams: socket.socket) -> None:
         while True:
@@ -401,23 +395,15 @@ class Primary:
                     stream.is_reading = True
         except OSError:
             pass
-        except Exception as error:  # noqa: BLE001  whatever it is, it costs this connection alone
-            self._cannot_answer(address, error)
         finally:
             self._leave(connection)
-
-    def _cannot_answer(self, address: str, error: Exception) -> None:
-        self._turn_away("error")
-        self._failure.failed(
-            f"zone transfers: a message of {address} cannot be answered: {type(error).__name__}: {error}"
-        )
 
     def _answers(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
         """Answer one message of a listed peer. Whatever is in it costs that peer its answer, and no other."""
         try:
             yield from self._answer(wire, address, is_stream)
         except Exception as error:  # noqa: BLE001  the library's own, for messages that it takes and cannot answer
-            self._refuse("", address, f"its message cannot be answered: {type(error).__name__}")
+            self._refuse("error", "", address, f"its message cannot be answered: {type(error).__name__}")
 
     def _answer(self, wire: bytes, address: str, is_stream: bool) -> Iterator[bytes]:
         with self._lock:

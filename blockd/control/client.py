@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from blockd.problems import os_text
 
 #: Seconds; longer than the daemon gives a compile, so that it is the daemon that says what happened.
 PATIENCE = 660.0
+
+
+#: Seconds that the daemon has to accept a connection, while its queue of them is full.
+CONNECT_SECONDS = 5.0
 
 
 class ControlError(Exception):
@@ -22,7 +27,7 @@ def ask(path: Path, command: str, **arguments: Any) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(PATIENCE)
-            connection.connect(str(path))
+            _connect(connection, path)
             connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             received = b""
             while chunk := connection.recv(65536):
@@ -38,3 +43,17 @@ def ask(path: Path, command: str, **arguments: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise ControlError(f"what answers at {path} is no blockd")
     return answer
+
+
+def _connect(connection: socket.socket, path: Path) -> None:
+    """Connect; a full queue, which any user can fill for a moment, is tried again."""
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

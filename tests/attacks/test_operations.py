@@ -74,9 +74,9 @@ def log_that_leads_nowhere(kind: str, blockd: Blockd) -> Iterator[None]:
     words = ["serve", "--config", str(blockd.file)]
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    if kind == "closed":
-        command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *BLOCKD, *words]
-        blockd.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
+    if "closed" in kind:
+        close = "2>&-" if kind == "closed" else "<&- >&- 2>&-"
+        blockd.process = subprocess.Popen(["sh", "-c", f'exec "$@" {close}', "sh", *BLOCKD, *words], text=True)
     else:
         if kind == "stalls":
             os.write(writing, b"x" * 4096)
@@ -97,7 +97,7 @@ def log_that_leads_nowhere(kind: str, blockd: Blockd) -> Iterator[None]:
 
 
 @row("log-reader")
-@pytest.mark.parametrize("kind", ["closed", "stalls", "goes away", "full"])
+@pytest.mark.parametrize("kind", ["closed", "all closed", "stalls", "goes away", "full"])
 def test_a_log_that_cannot_be_written_changes_nothing_else(kind: str, tmp_path: Path, upstream: Upstream) -> None:
     """UDP, TCP, the admin address, commands, reloads, a refused reload, SIGHUP and SIGTERM go on; lines are counted."""
     upstream.records["plain.example"] = ["plain.example. 300 IN A 192.0.2.1"]
@@ -276,8 +276,12 @@ def test_a_user_who_crowds_the_control_socket_keeps_no_other_out(upstream: Upstr
         with Blockd(tmp_path, [upstream.address], admin={"socket": str(place)}, exemptions=exemptions) as blockd:
             child = os.fork()
             if child == 0:
-                os.setuid(pwd.getpwnam(MALLORY).pw_uid)
-                os._exit(crowd(str(place)))
+                code = 1
+                try:
+                    os.setuid(pwd.getpwnam(MALLORY).pw_uid)
+                    code = crowd(str(place))
+                finally:
+                    os._exit(code)
             ended = (0, 0)
             while ended == (0, 0):
                 assert blockd.run("status").returncode == 0
@@ -313,7 +317,7 @@ def crowd(path: str) -> int:
             at_most = min(at_most, sum(is_open.values()))
     if at_most > 4 or any(is_open.values()):
         return 1
-    for _ in range(200):
+    for _ in range(300):
         one = socket.socket(socket.AF_UNIX)
         one.connect(path)
         with contextlib.suppress(OSError):

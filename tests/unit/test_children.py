@@ -18,6 +18,7 @@ import pytest
 from blockd import compiler, fetches, transfers
 from blockd.compiler import Compiler
 from blockd.fetches import Fetches
+from blockd.guard import Guard
 from blockd.lists.gate import Limits
 from blockd.lists.remote import Remote, Task
 from blockd.observe.repeated import FIRST_SECONDS, TEXTS, RepeatedFailure
@@ -75,7 +76,7 @@ def test_transfers_go_on_after_their_process_was_stopped(tmp_path: Path, monkeyp
     """A process that says nothing is replaced, also while more is sent to it than its pipe takes."""
     monkeypatch.setattr(transfers, "SILENCE_SECONDS", 7.0)
     monkeypatch.setattr(transfers, "PAUSE", 0.1)
-    one = Transfers([("127.0.0.1", free_port())], tmp_path, lambda zone: None)
+    one = Transfers([("127.0.0.1", free_port())], tmp_path, lambda zone: None, Guard())
     one.start()
     try:
         first = stopped("blockd.transferring")

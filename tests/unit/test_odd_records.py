@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_reasons_of_a_refusal_are_read_one_by_one(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"."):
             Kept(generation)
         assert one.current(Path("x")) is None
-    one._lock.close()
+    os.close(one._lock)
 
 
 @pytest.fixture(scope="module")
