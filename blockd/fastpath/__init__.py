@@ -15,6 +15,7 @@ from blockd.fastpath._native import (
     load,
     proxy_header,
     read_list,
+    read_presentation,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "list_names",
     "load",
     "read_list",
+    "read_presentation",
 ]

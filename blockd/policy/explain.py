@@ -11,12 +11,12 @@ from typing import Any
 from dnslib import QTYPE, RCODE, DNSError, DNSRecord
 
 from blockd.apps.catalogue import Entry
-from blockd.fastpath import _native, fold_rule_name, line_of
+from blockd.fastpath import _native, line_of
 from blockd.policy.inputs import Inputs
 from blockd.policy.views import brief, device_prefixes, group_views, sets_of
 from blockd.settings.schema import UNIDENTIFIED
 from blockd.settings.source import Source
-from blockd.settings.values import Address, read_name, to_ascii
+from blockd.settings.values import Address, read_name, read_presented_name, to_ascii
 
 
 @dataclass(frozen=True)
@@ -257,13 +257,13 @@ def read_client(text: str) -> Address:
 
 
 def read_question(name: str, qtype: str) -> tuple[str, int]:
-    """Read a question from a command line. ValueError says what is wrong with it."""
+    """Read a question from a command line, its name in presentation form. ValueError says what is wrong with it."""
     number = QTYPE.reverse.get(qtype.upper())
     if number is None and qtype.upper().startswith("TYPE") and qtype[4:].isdigit():
         number = int(qtype[4:])
     if number is None or not 0 < number < 65536:
         raise ValueError(f"{qtype!r} is no query type, such as A, AAAA, HTTPS or TYPE65")
-    return "." if name == "." else fold_rule_name(to_ascii(name)), number
+    return read_presented_name(name), number
 
 
 def read_meta(snapshot: _native.Snapshot) -> dict[str, Any]:

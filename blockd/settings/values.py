@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import idna
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from blockd.fastpath import fold_rule_name
+from blockd.fastpath import fold_rule_name, read_presentation
 from blockd.hosts import read_host
 
 Address = IPv4Address | IPv6Address
@@ -21,6 +21,18 @@ Network = IPv4Network | IPv6Network
 def to_ascii(text: str) -> str:
     """Turn an internationalised name into A-labels (UTS 46, not transitional). ValueError when it is none."""
     return text if text.isascii() else idna.encode(text, uts46=True).decode()
+
+
+#: A label in presentation form: what an escape stands for is never a dot between labels.
+_LABEL = re.compile(r"(?:\\.|[^\\.])+", re.DOTALL)
+
+
+def read_presented_name(text: str) -> str:
+    """Read any name in presentation form (RFC 1035 5.1), as the decisions log writes it: folded, no dot at the end.
+
+    Labels that are not ASCII are internationalised. ValueError says what is wrong.
+    """
+    return read_presentation(_LABEL.sub(lambda label: to_ascii(label[0]), text))
 
 
 def read_name(text: Any) -> str:

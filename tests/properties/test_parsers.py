@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from blockd.policy.local_records import TYPES, local_names
 from blockd.problems import InputError
 from blockd.settings.document import Document
 from blockd.settings.schema import Answers, Settings
-from blockd.settings.values import read_endpoint, read_name, read_network, show_endpoint, to_ascii
+from blockd.settings.values import read_endpoint, read_name, read_network, read_presented_name, show_endpoint, to_ascii
 
 NAMES = st.text(alphabet="aB1-_.*\\ é\x00", max_size=80) | st.text(max_size=20)
 YAML = st.text(alphabet="abserv: {}[]-,\n\"'&*#|>0.\t", max_size=200) | st.binary(max_size=100).map(repr)
@@ -34,6 +35,18 @@ def test_a_name_is_read_or_refused(text: str) -> None:
     assert name == read_name(name) == fold_rule_name(name) == name.lower()
     assert len(name) <= 253
     assert all(0 < len(label) <= 63 for label in name.split("."))
+
+
+@given(NAMES | st.text(alphabet="a0159.\\\\é", max_size=40))
+def test_a_presented_name_is_read_or_refused(text: str) -> None:
+    """What is read is written so that it reads the same again; rules' names read as they did."""
+    try:
+        name = read_presented_name(text)
+    except ValueError:
+        return
+    assert read_presented_name(name) == name
+    with contextlib.suppress(ValueError):
+        assert read_name(text) == name
 
 
 CELLS = st.text(alphabet='a1.:,"\n\r;é\x00 ', max_size=12) | st.ip_addresses().map(str)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Serve
-from tests.support.questions import CORPORATE, PERSONAL, STRANGER, ask
+from tests.support.questions import CORPORATE, PERSONAL, STRANGER, ask, rcode
 from tests.support.upstream import Upstream
 
 
@@ -69,6 +70,11 @@ def test_questions_that_make_no_sense(serve: Serve, upstream: Upstream) -> None:
     cases = [
         (["--client", "nobody", "a.example"], "'nobody' does not appear to be an IPv4 or IPv6 address"),
         (["--client", CORPORATE, "a..example"], "an empty label"),
+        (["--client", CORPORATE, r"a\256.example"], "an escape that is not"),
+        (["--client", CORPORATE, r"a\25"], "an escape that is not"),
+        (["--client", CORPORATE, "a b.example"], "a character that needs an escape"),
+        (["--client", CORPORATE, r"\001" * 64], "a label of more than 63 octets"),
+        (["--client", CORPORATE, "a." * 127 + "ab"], "a name of more than 255 octets"),
         (["--client", CORPORATE, "a.example", "NOTYPE"], "'NOTYPE' is no query type, such as A"),
     ]
     for words, wanted in cases:
@@ -78,6 +84,36 @@ def test_questions_that_make_no_sense(serve: Serve, upstream: Upstream) -> None:
     done = blockd.run("explain", "--client", "192.0.2.1", "a.example")
     assert "REFUSED: the address is not among server.clients" in done.stdout
     assert "in no group's networks" in blockd.run("explain", "--client", STRANGER, "a.example").stdout
+
+
+def test_names_are_read_as_the_log_writes_them(serve: Serve, upstream: Upstream) -> None:
+    """Escapes stand for octets, an escaped dot ends no label, and internationalised names are read as before."""
+    # The log has the first name of each rule.
+    names = {
+        r"my\032printer.One.example": "one.example",
+        r"a\.b\"\000.two.example": "two.example",
+        r"\255\\\064.three.example": "three.example",
+    }
+    apps = {"odd": {"suffixes": list(names.values())}}
+    blockd = serve([upstream.address], apps=apps, policies={"corporate": {"block": ["odd"]}}, log={"format": "json"})
+    for name, rule in names.items():
+        assert rcode(ask(blockd, name, client=CORPORATE)) == "NXDOMAIN"
+        deadline = time.monotonic() + 5
+        while not (rows := [row for row in blockd.log.read_text().splitlines() if f'"suffix {rule}"' in row]):
+            assert time.monotonic() < deadline, blockd.log.read_text()
+            time.sleep(0.02)
+        written = json.loads(rows[0])["name"]
+        for words in ([], ["--offline"]):
+            shown = json.loads(blockd.run("explain", *words, "--json", "--client", CORPORATE, written).stdout)
+            assert (shown["name"], shown["action"], shown["rule"]["rule"]) == (written, "block", rule)
+        assert f"suffix {rule}" in blockd.run("apps", "which", written).stdout
+    for name, written in {
+        r"one\.example": r"one\046example",
+        r"one\046example.": r"one\046example",
+        "müsli.example": "xn--msli-0ra.example",
+    }.items():
+        shown = json.loads(blockd.run("explain", "--json", "--client", CORPORATE, name).stdout)
+        assert (shown["name"], shown["action"]) == (written, "pass")
 
 
 def test_what_is_explained_is_what_is_sent(serve: Serve, upstream: Upstream) -> None:

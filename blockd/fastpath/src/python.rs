@@ -57,10 +57,21 @@ fn rule_name(text: &str) -> PyResult<FoldedName> {
     FoldedName::from_rule_text(text.as_bytes()).map_err(|why| bad(why.text()))
 }
 
+fn presented_name(text: &str) -> PyResult<FoldedName> {
+    FoldedName::from_presentation(text.as_bytes()).map_err(|why| bad(why.text()))
+}
+
 /// Reads a name as rules write it; gives it folded. ValueError says what is wrong.
 #[pyfunction]
 fn fold_rule_name(text: &str) -> PyResult<String> {
     Ok(rule_name(text)?.to_string())
+}
+
+/// Reads a name in presentation form (RFC 1035 5.1), as the decisions log writes it; gives it folded, written that way.
+/// ValueError says what is wrong.
+#[pyfunction]
+fn read_presentation(text: &str) -> PyResult<String> {
+    Ok(presented_name(text)?.to_string())
 }
 
 /// Whether a folded name is a public suffix of the ICANN section.
@@ -710,7 +721,7 @@ impl Fastpath {
         answer: Option<&[u8]>,
         view: Option<u16>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let name = if name == "." { FoldedName::ROOT } else { rule_name(name)? };
+        let name = presented_name(name)?;
         let judged =
             self.core.explain(client, view, &name, qtype, answer).map_err(|problem| bad(format!("{problem:?}")))?;
         let dict = PyDict::new(py);
@@ -838,7 +849,7 @@ mod _native {
     #[pymodule_export]
     use super::{
         Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
-        list_changes, list_names, load, proxy_header, read_list,
+        list_changes, list_names, load, proxy_header, read_list, read_presentation,
     };
     use pyo3::prelude::*;
 

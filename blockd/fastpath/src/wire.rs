@@ -236,9 +236,56 @@ impl FoldedName {
             }
             at += 1 + label.len();
         }
+        self.end_at(at)
+    }
+
+    /// Ends the name behind the labels that were written.
+    fn end_at(&mut self, at: usize) -> Result<(), NameError> {
         *self.octets.get_mut(at).ok_or(NameError::LongName)? = 0;
         self.length = u8::try_from(at + 1).map_err(|_| NameError::LongName)?;
         Ok(())
+    }
+
+    /// Reads presentation form (RFC 1035 5.1), as [`fmt::Display`] writes it: any octet as `\DDD`, `\X` for the character X.
+    ///
+    /// Blanks, quotes and the like need an escape: unescaped they are more likely a mistake than part of a name.
+    pub fn from_presentation(text: &[u8]) -> Result<Self, NameError> {
+        let mut name = Self::ROOT;
+        if text == b"." {
+            return Ok(name);
+        }
+        let mut octets = text.iter().copied();
+        // Where the length of the label that is read stands, and how many octets the label has.
+        let (mut start, mut count) = (0usize, 0usize);
+        while let Some(octet) = octets.next() {
+            let value = match octet {
+                b'.' if count == 0 => return Err(NameError::EmptyLabel),
+                b'.' => {
+                    (start, count) = (start + 1 + count, 0);
+                    continue;
+                }
+                b'\\' => read_escape(&mut octets).ok_or(NameError::Escape)?,
+                _ if octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'*' | b'/') => octet,
+                _ => return Err(NameError::Unescaped),
+            };
+            count += 1;
+            if count > MAX_LABEL_OCTETS {
+                return Err(NameError::LongLabel);
+            }
+            // As with rules, a long name is told when all its labels are seen.
+            if let Some([length, label @ ..]) = name.octets.get_mut(start..=start + count) {
+                *length = count as u8;
+                if let Some(last) = label.last_mut() {
+                    *last = value.to_ascii_lowercase();
+                }
+            }
+        }
+        match (start, count) {
+            (0, 0) => return Err(NameError::Empty),
+            (_, 0) => name.end_at(start)?,
+            _ => name.end_at(start + 1 + count)?,
+        }
+        Ok(name)
     }
 
     /// The octets on the wire, root label included.
@@ -424,7 +471,21 @@ impl fmt::Display for FoldedName {
     }
 }
 
-/// Why a text is not the name of a rule.
+/// The octet that an escape stands for, without its backslash.
+fn read_escape(octets: &mut impl Iterator<Item = u8>) -> Option<u8> {
+    let first = octets.next()?;
+    if !first.is_ascii_digit() {
+        return matches!(first, b' '..=b'~').then_some(first);
+    }
+    let (second, third) = (octets.next()?, octets.next()?);
+    let digits = [first, second, third];
+    let value = digits.iter().try_fold(0u32, |value, &digit| {
+        digit.is_ascii_digit().then(|| value * 10 + u32::from(digit - b'0'))
+    })?;
+    u8::try_from(value).ok()
+}
+
+/// Why a text is not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameError {
     /// Nothing there.
@@ -437,6 +498,10 @@ pub enum NameError {
     LongName,
     /// Something else than a letter, a digit, `-`, `_` or `.`.
     Character,
+    /// A backslash without three digits up to 255 or one character behind it.
+    Escape,
+    /// A character that presentation form has as an escape.
+    Unescaped,
 }
 
 impl NameError {
@@ -448,6 +513,8 @@ impl NameError {
             Self::LongLabel => "a label of more than 63 octets",
             Self::LongName => "a name of more than 255 octets",
             Self::Character => "a character that is no letter, digit, '-', '_' or '.'",
+            Self::Escape => "an escape that is not \\DDD (000 to 255) or \\ and one character",
+            Self::Unescaped => "a character that needs an escape, such as \\032 for a space",
         }
     }
 }
@@ -924,6 +991,74 @@ mod tests {
         let rule = FoldedName::from_rule_text(b"tiktok.com").unwrap();
         assert!(name != rule && !name.is_within(&rule));
         assert_eq!(name.to_string(), "tiktok\\046com");
+    }
+
+    #[test]
+    fn presentation_form_is_read_as_it_is_written() {
+        let read = |text: &str| FoldedName::from_presentation(text.as_bytes());
+        for (text, written) in [
+            ("A.Example", "a.example"),
+            ("a.example.", "a.example"),
+            (".", "."),
+            (r"my\032printer.example", r"my\032printer.example"),
+            (r"my\ printer.example", r"my\032printer.example"),
+            (r"a\.b.example", r"a\046b.example"),
+            (r"a\046b.example.", r"a\046b.example"),
+            (r"\065.example", "a.example"),
+            (r"\000\255.example", r"\000\255.example"),
+            (r"\\.example", r"\092.example"),
+            (r"\a\-.example", "a-.example"),
+            ("*.a/b_c.example", "*.a/b_c.example"),
+            ("192.0.2.1", "192.0.2.1"),
+        ] {
+            assert_eq!(read(text).map(|name| name.to_string()), Ok(written.into()), "{text}");
+        }
+        let long = "a".repeat(63);
+        let longest = format!("{long}.{long}.{long}.{}", "a".repeat(61));
+        assert_eq!(read(&longest).unwrap().wire_length(), MAX_NAME_OCTETS);
+        assert_eq!(read(&format!("{longest}.")).unwrap().wire_length(), MAX_NAME_OCTETS);
+        assert_eq!(read(&"\\001".repeat(63)).unwrap().wire_length(), 65);
+        for (text, why) in [
+            ("", NameError::Empty),
+            ("..", NameError::EmptyLabel),
+            (".a", NameError::EmptyLabel),
+            ("a..b", NameError::EmptyLabel),
+            ("a.b..", NameError::EmptyLabel),
+            (r"\999.example", NameError::Escape),
+            (r"\256", NameError::Escape),
+            (r"\25", NameError::Escape),
+            (r"\1a2", NameError::Escape),
+            ("a\\", NameError::Escape),
+            ("\\\u{e9}", NameError::Escape),
+            ("a b.example", NameError::Unescaped),
+            ("a\"b", NameError::Unescaped),
+            (&"a".repeat(64), NameError::LongLabel),
+            (&r"\001".repeat(64), NameError::LongLabel),
+            (&format!("{longest}a"), NameError::LongName),
+            (&"a.".repeat(128), NameError::LongName),
+            (&"a.".repeat(5_000), NameError::LongName),
+        ] {
+            assert_eq!(read(text).err(), Some(why), "{text}");
+        }
+    }
+
+    proptest! {
+        /// Every name on the wire is read back from what is written of it.
+        #[test]
+        fn what_is_written_is_read_back(labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..64), 0..5), text in any::<Vec<u8>>()) {
+            let mut wire: Vec<u8> = Vec::new();
+            for label in &labels {
+                wire.push(label.len() as u8);
+                wire.extend_from_slice(label);
+            }
+            wire.push(0);
+            if let Some(name) = FoldedName::from_wire(&wire) {
+                prop_assert!(FoldedName::from_presentation(name.to_string().as_bytes()) == Ok(name));
+            }
+            if let Ok(name) = FoldedName::from_presentation(&text) {
+                prop_assert!(FoldedName::from_wire(name.as_wire()) == Some(name));
+            }
+        }
     }
 
     #[test]
