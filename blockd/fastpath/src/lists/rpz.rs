@@ -227,6 +227,10 @@ impl ZoneFile {
         let full = self.full(&owner);
         if kind == "SOA" {
             if self.apex.is_none() {
+                // Without $ORIGIN the SOA's owner is all that says the zone's name: what is relative, is so to that.
+                if let (None, Some(absolute)) = (&self.origin, owner.strip_suffix('.')) {
+                    self.origin = Some(absolute.to_string());
+                }
                 self.apex = Some(if owner == "@" && self.origin.is_none() { String::new() } else { full });
             }
             return None;
@@ -426,6 +430,21 @@ mod tests {
         let transferred = "rpz.test. 60 IN SOA a. b. 1 2 3 4 5\n*.x.rpz.test. 60 IN CNAME y.example.\n";
         assert_eq!(rules(transferred)[0].1, Ok((Trigger::Below(name("x")), Deed::Alias(name("y.example"), false, 60))));
         assert_eq!(rules("x CNAME .\n")[0].1, Err("a record before the zone's SOA"));
+        let relative = "rpz.test. 60 IN SOA a. b. 1 2 3 4 5\nx.example CNAME .\n*.x.example CNAME y.example.\n\
+            z.example.rpz.test. CNAME z.example\n@ NS ns.\nw.example CNAME w.example.rpz.test.\n";
+        let found: Vec<Rule> = rules(relative).into_iter().map(|(_, rule)| rule).collect();
+        let alias = |to: &str| Deed::Alias(name(to), false, 3_600);
+        assert_eq!(
+            found,
+            [
+                Ok((Trigger::Name(name("x.example")), Deed::NxDomain)),
+                Ok((Trigger::Below(name("x.example")), alias("y.example"))),
+                Ok((Trigger::Name(name("z.example")), alias("z.example.rpz.test"))),
+                Ok((Trigger::Name(name("w.example")), alias("w.example.rpz.test"))),
+            ]
+        );
+        let written_out = "rpz.test SOA a. b. 1 2 3 4 5\nx.example.rpz.test CNAME .\n";
+        assert_eq!(rules(written_out)[0].1, Ok((Trigger::Name(name("x.example")), Deed::NxDomain)));
     }
 
     #[test]
