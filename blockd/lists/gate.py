@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 
 #: What a compile calls a name that is everybody's.
 PUBLIC_SUFFIX = "a public suffix"
+#: What it calls a rule about every name.
+EVERY_NAME = "a rule about every name"
 #: Names that a list may gain whatever its share of them is: short lists grow by leaps.
 FEW = 50
 #: The command that takes in what is refused.
 RELOAD = "blockd reload --accept"
-#: Reasons for skipped lines that are not counted among those that give no name: what every hosts file has, and what is
-#: refused for itself.
+#: Reasons for skipped lines that are not counted among those that give no name: what every hosts file has, what stands
+#: beside each rule of some dnsmasq lists, and what is refused for itself.
 USUAL = (
     "the machine's own name",
-    "a public suffix",
+    PUBLIC_SUFFIX,
+    EVERY_NAME,
+    "an option about sets of addresses",
     "a trigger of name servers, which a forwarder does not see",
 )
 
@@ -83,6 +87,8 @@ def _forbidden(after: dict[str, Any], how: str | None) -> Iterable[Problem]:
             if how is not None and sample["reason"] == PUBLIC_SUFFIX:
                 # It is left out of a list that is taken in; an app may say that it is meant.
                 advice = f"; to take the list in without: {how}; public_suffix: true of the app takes them, too"
+            elif how is not None and sample["reason"] == EVERY_NAME:
+                advice = f'; "{how}" loads the list without it'
             yield Problem(report["file"], sample["line"], "", what + advice)
 
 

@@ -23,10 +23,21 @@ class App:
     #: Those of its holes that a list has.
     listed_holes: set[str] = field(default_factory=set)
     exceptions: set[str] = field(default_factory=set)
+    #: More lines of its lists: effect (`block`, `except`; `!` if important), scope (`all`, `alone`, `below`), name.
+    lines: set[tuple[str, str, str]] = field(default_factory=set)
     networks: set[IPv4Network] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
     patterns: set[str] = field(default_factory=set)
     embedded: bool = False
+
+    def listed(self) -> set[tuple[str, str, str]]:
+        """Give all that its lists say."""
+        return (
+            self.lines
+            | {("block", "all", name) for name in self.domains}
+            | {("block", "alone", name) for name in self.hosts_list}
+            | {("except", "all", name) for name in self.exceptions}
+        )
 
 
 #: The zones in which names are embedded, the one inside the other too.
@@ -83,13 +94,29 @@ class Oracle:
             if is_in:
                 self.met["host" if above not in app.suffixes else "suffix"] += 1
                 return "in"
-        if with_lists and (app.domains & set(path(name)) or name in app.hosts_list):
-            if app.exceptions & set(path(name)) and self.mutation != "no exceptions":
-                self.met["exception"] += 1
-                return ""
-            self.met["list"] += 1
-            return "in"
-        return ""
+        said = (
+            {effect for effect, scope, rule in app.listed() if self.covers(scope, rule, name)} if with_lists else set()
+        )
+        if self.mutation == "nothing is important":
+            said = {effect.rstrip("!") for effect in said}
+        if not said & {"block", "block!"}:
+            return ""
+        if "except!" in said:
+            self.met["important exception"] += 1
+            return ""
+        if "block!" not in said and "except" in said and self.mutation != "no exceptions":
+            self.met["exception"] += 1
+            return ""
+        self.met["important" if {"block!", "except"} <= said else "list"] += 1
+        return "in"
+
+    def covers(self, scope: str, rule: str, name: str) -> bool:
+        """Say whether a line of a list is about a name."""
+        if scope == "alone":
+            return name == rule or (self.mutation == "a line for one name covers more" and rule in path(name))
+        if scope == "below":
+            return rule in path(name)[self.mutation != "what is below a name covers it" :]
+        return rule in path(name)
 
     def begins(self, app: App, name: str) -> bool:
         """Say whether a name is the app's by a rule that begins at it: another child of its parent is not the app's."""
@@ -130,13 +157,20 @@ class Oracle:
     def exists(self, name: str) -> bool:
         """Say whether something open lies below a blocked name (RFC 8020)."""
         for key, app in self.apps.items():
-            for rule in app.suffixes | app.hosts | app.holes | app.domains | app.hosts_list | app.exceptions:
-                if name not in path(rule)[1:]:
+            own = {("block", "all", rule) for rule in app.suffixes | app.hosts}
+            own |= {("except", "all", rule) for rule in app.holes}
+            for effect, scope, rule in own | app.listed():
+                # What is below a rule's name without it is below that name, too.
+                if name not in path(rule)[scope != "below" :]:
                     continue
-                covering = {k for k, a in self.apps.items() if (a.suffixes | a.domains) & set(path(name))}
-                if rule in app.holes | app.exceptions and key in self.block and key in covering:
+                covering = {k for k, a in self.apps.items() if self.names_covering(a) & set(path(name))}
+                if effect.startswith("except") and key in self.block and key in covering:
                     return True
-                blocks = app.suffixes | app.hosts | app.domains | app.hosts_list
-                if rule in blocks and key in self.allow and covering - {key}:
+                if effect.startswith("block") and key in self.allow and covering - {key}:
                     return True
         return False
+
+    def names_covering(self, app: App) -> set[str]:
+        """Give the names below which an app blocks everything, exceptions aside."""
+        listed = {rule for effect, scope, rule in app.listed() if effect.startswith("block") and scope != "alone"}
+        return app.suffixes | listed

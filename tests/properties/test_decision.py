@@ -43,6 +43,8 @@ BRANCHES = {
     "embedded",
     "exception",
     "cut",
+    "important",
+    "important exception",
 }
 MUTATIONS = (
     "no patterns",
@@ -50,12 +52,26 @@ MUTATIONS = (
     "tie to the block",
     "list beats hole",
     "no exceptions",
+    "nothing is important",
+    "a line for one name covers more",
+    "what is below a name covers it",
     "host blocks below",
     "hole clears no needs",
     "target opens",
     "ds as any type",
 )
 CONFIG = Path("/memory/blockd.yaml")
+#: Effects and scopes that lines of lists have.
+LINES = [
+    ("block", "alone"),
+    ("block", "below"),
+    ("except", "alone"),
+    ("except", "below"),
+    ("block!", "all"),
+    ("block!", "alone"),
+    ("except!", "all"),
+    ("except!", "alone"),
+]
 
 
 class Memory(Source):
@@ -125,11 +141,24 @@ def random_apps(rng: random.Random) -> dict[str, App]:
         # Some of its holes stand in a list: they are holes like the others.
         apps[name].listed_holes = {hole for hole in apps[name].holes if rng.random() < 0.3}
         apps[name].exceptions = {random_name(rng) for _ in range(rng.choice([0, 0, 1, 2]))}
+        apps[name].lines = {(*rng.choice(LINES), random_name(rng)) for _ in range(rng.choice([0, 0, 4, 8]))}
+        if apps[name].lines:
+            # An exception that matters, and an important line that it does not touch.
+            both = random_name(rng)
+            apps[name].lines |= {("except", "all", both), ("block!", rng.choice(["all", "alone"]), both)}
     if rng.random() < 0.4:
         # Lists of single names alone are read once: another way through the compile.
         for app in apps.values():
-            app.domains, app.listed_holes, app.exceptions = set(), set(), set()
+            app.domains, app.listed_holes, app.exceptions, app.lines = set(), set(), set(), set()
     return apps
+
+
+def write_line(effect: str, scope: str, name: str) -> str:
+    """Write what a list says as Adblock, or as dnsmasq where Adblock has no word for it."""
+    if scope == "below":
+        return f"server=/*.{name}/#" if effect == "except" else f"address=/*.{name}/"
+    sign = "@@" if effect.startswith("except") else ""
+    return f"{sign}{'||' if scope == 'all' else '|'}{name}^{'$important' if effect.endswith('!') else ''}"
 
 
 def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpath:
@@ -161,14 +190,18 @@ def compile_policy(apps: dict[str, App], policy: dict[str, list[str]]) -> Fastpa
                 *([{"file": f"{name}.d", "format": "domains"}] if app.domains else []),
                 *([{"file": f"{name}.o", "format": "domains", "kind": "hole"}] if app.listed_holes else []),
                 {"file": f"{name}.h", "format": "hosts"},
-                *([{"file": f"{name}.e", "format": "adblock"}] if app.exceptions else []),
+                *([{"file": f"{name}.e", "format": "adblock"}] if app.exceptions or app.lines else []),
+                *([{"file": f"{name}.b", "format": "dnsmasq"}] if app.lines else []),
             ],
         }
         contents[directory / f"{name}.yaml"] = json.dumps(values)
         contents[directory / f"{name}.d"] = "\n".join(sorted(app.domains))
         contents[directory / f"{name}.o"] = "\n".join(sorted(app.listed_holes))
         contents[directory / f"{name}.h"] = "\n".join(f"0.0.0.0 {n}" for n in sorted(app.hosts_list))
-        contents[directory / f"{name}.e"] = "\n".join(f"@@||{n}^" for n in sorted(app.exceptions))
+        lines = sorted(app.lines | {("except", "all", excepted) for excepted in app.exceptions})
+        for end, is_dnsmasq in (("e", False), ("b", True)):
+            of_format = [write_line(*line) for line in lines if (line[1] == "below") == is_dnsmasq]
+            contents[directory / f"{name}.{end}"] = "\n".join(of_format)
     contents[directory / "cdn_zones.yaml"] = json.dumps({"zones": sorted(CDN_ZONES)})
     with tempfile.TemporaryDirectory() as spool:
         file = Path(spool) / "snapshot"

@@ -106,3 +106,104 @@ def test_expressions_that_fit_everybody_are_refused(serve: Serve, upstream: Upst
         refused = blockd.reload()
         assert refused.returncode == 1, line
         assert "r.txt:2: " in refused.stderr, refused.stderr
+
+
+EXCEPTIONS = """||shop.example^
+@@|api.shop.example^
+@@ok.shop.example
+@@://img.shop.example^
+||pay.example^$important
+@@||till.pay.example^$important
+@@|one.pay.example^$important
+@@||plain.pay.example^
+||deny.example^$important,denyallow=open.deny.example
+||odd.example^
+@@||odd.example^$client=10.0.0.1
+@@/odd/
+@@||*.odd.example^
+"""
+WILDCARDS = """address=/*.games.example/#
+address=/par.example/
+server=/*.par.example/#
+local=/..dots.example/
+"address=/quoted.example/"  # why
+ipset=/games.example/par.example/set
+"""
+ADDRESSES = """bad.example
+192.0.2.11
+2001:db8::11
+192.0.2.12:8080
+192.0.2.0/24
+"""
+#: Name -> whether the lists above block it.
+WANTED = {
+    "shop.example": True,
+    "www.shop.example": True,
+    "api.shop.example": False,
+    "v1.api.shop.example": True,
+    "ok.shop.example": False,
+    "not.ok.shop.example": True,
+    "img.shop.example": False,
+    "pay.example": True,
+    "till.pay.example": False,
+    "a.till.pay.example": False,
+    "one.pay.example": False,
+    "a.one.pay.example": True,
+    "plain.pay.example": True,
+    "deny.example": True,
+    "a.open.deny.example": False,
+    "odd.example": True,
+    "www.odd.example": True,
+    "games.example": False,
+    "a.b.games.example": True,
+    "par.example": True,
+    "www.par.example": False,
+    "www.dots.example": True,
+    "quoted.example": True,
+    "bad.example": True,
+    "11.example": False,
+}
+
+
+def test_exceptions_wildcards_and_addresses_mean_what_they_say(serve: Serve, upstream: Upstream) -> None:
+    """Each to its name; the app's own names and another app's lists stay as they are."""
+    upstream.script = any_address
+    blockd = serve([upstream.address], reload={"largest_unparsed": "80%"})
+    apps = blockd.directory / "apps"
+    files = {"a.txt": EXCEPTIONS, "d.conf": WILDCARDS, "m.txt": ADDRESSES, "other.txt": "||both.example^\n"}
+    for name, text in files.items():
+        (apps / name).write_text(text)
+    (apps / "opens.txt").write_text("||none.example^\n@@||both.example^$important\n@@||own.example^$important\n")
+    blockd.write_app("feed", lists=[{"file": name} for name in ("a.txt", "d.conf", "m.txt")])
+    blockd.write_app("other", lists=[{"file": "other.txt"}])
+    blockd.write_app("opens", suffixes=["own.example"], lists=[{"file": "opens.txt"}])
+    blockd.values["policies"]["corporate"]["block"] += ["feed", "other", "opens"]
+    assert blockd.reload().returncode == 0
+    wanted = {**WANTED, "www.both.example": True, "www.own.example": True}
+    got = {name: not addresses(ask(blockd, name, client=CORPORATE)) for name in wanted}
+    assert got == wanted
+    assert rcode(ask(blockd, "par.example", client=CORPORATE)) == "NOERROR", "names below it are open (RFC 8020)"
+    for name, rule in {"www.games.example": "*.games.example", "a.one.pay.example": "pay.example"}.items():
+        shown = blockd.run("explain", "--client", CORPORATE, name).stdout
+        assert f"rule      feed: list suffix {rule} (" in shown
+    assert blockd.metric("blockd_list_lines_skipped", app="feed", reason="an address, not a name") == 4
+    assert blockd.metric("blockd_list_lines_skipped", app="feed", reason="an option about sets of addresses") == 1
+    # A list of nothing else is no list, whatever share of lines may give no name; nor is one that is about every name.
+    for text, said in (
+        ("192.0.2.11\n192.0.2.12\n", "an address, not a name"),
+        (
+            "bad.example\n192.0.2.11\n2001:db8::11\n192.0.2.12\n192.0.2.13\n192.0.2.14\n",
+            "5 of 6 lines (83%) give no name",
+        ),
+    ):
+        (apps / "m.txt").write_text(text)
+        refused = blockd.reload()
+        assert refused.returncode == 1
+        assert said in refused.stderr, refused.stderr
+    (apps / "m.txt").write_text(ADDRESSES)
+    (apps / "d.conf").write_text(f"{WILDCARDS}address=/#/\n")
+    refused = blockd.reload()
+    assert refused.returncode == 1
+    assert f"{apps / 'd.conf'}:7: address=/#/: a rule about every name; 1 such in this list" in refused.stderr
+    assert blockd.run("reload", "--accept").returncode == 0
+    assert addresses(ask(blockd, "elsewhere.example", client=CORPORATE))

@@ -2,6 +2,7 @@
 //! `cargo test` (`tests/fuzz_short.rs`).
 
 use blockd_fastpath::inspect::{TtlBounds, read_answer};
+use blockd_fastpath::lists::{self, Format};
 use blockd_fastpath::wire::{self, Asker, Counts, FoldedName, Reject};
 
 const BOUNDS: TtlBounds = TtlBounds { floor: 0, ceiling: 86_400, negative_ceiling: 3_600 };
@@ -31,6 +32,44 @@ pub fn question(data: &[u8]) -> bool {
         assert_eq!(&reply[12..12 + question.echo.len()], question.echo);
     }
     true
+}
+
+/// Every line of a list gives names or the reason why not; what is a name reads the same again, and a good line is read
+/// whatever stands in front of it.
+///
+/// The first octet picks the format. True when a name was read.
+pub fn list(data: &[u8]) -> bool {
+    let Some((&choice, rest)) = data.split_first() else { return false };
+    let (format, good): (_, &[u8]) = match choice % 5 {
+        0 => (Format::Domains, b"good.example"),
+        1 => (Format::Hosts, b"::1 good.example"),
+        2 => (Format::Adblock, b"@@|good.example^$important"),
+        3 => (Format::Dnsmasq, b"server=/*.good.example/#"),
+        _ => (Format::Rpz, b""),
+    };
+    let (mut names, mut has_good) = (0, false);
+    if format == Format::Rpz {
+        lists::rpz::read(rest, false, &mut |number, rule| {
+            assert!(number > 0);
+            names += u32::from(rule.is_ok());
+        })
+        .expect("memory is read");
+        return names > 0;
+    }
+    let text = [rest, b"\n", good].concat();
+    lists::read(std::io::Cursor::new(text), format, false, &mut |_| None, &mut |_, line| match line {
+        Ok((_, name)) => {
+            let text = name.to_string();
+            assert!(FoldedName::from_rule_text(text.as_bytes()) == Ok(*name));
+            has_good = text == "good.example";
+            names += 1;
+        }
+        Err((why, _)) => assert!(!why.is_empty()),
+    })
+    .expect("memory is read");
+    // A $badfilter is the one line that may take another with it.
+    assert!(has_good || format == Format::Adblock);
+    names > 1
 }
 
 /// An answer is read or refused; what is kept of it reads the same again, octet for octet.

@@ -50,7 +50,45 @@ impl AppMask {
     }
 }
 
-/// What the rules at one name say, app by app. An app's own rules are strong, those of its block lists are weak.
+/// What lists say of some names, app by app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct ListMasks {
+    /// They are blocked.
+    pub block: AppMask,
+    /// They are out of what is blocked.
+    pub except: AppMask,
+    /// They are blocked, whatever exceptions there are.
+    pub block_important: AppMask,
+    /// They are out of all that lists block.
+    pub except_important: AppMask,
+}
+
+impl ListMasks {
+    fn masks(&self) -> [AppMask; 4] {
+        [self.block, self.except, self.block_important, self.except_important]
+    }
+
+    fn or(&self, other: &Self) -> Self {
+        Self {
+            block: self.block.or(other.block),
+            except: self.except.or(other.except),
+            block_important: self.block_important.or(other.block_important),
+            except_important: self.except_important.or(other.except_important),
+        }
+    }
+
+    /// The apps that something blocks, exceptions aside.
+    pub fn blocked(&self) -> AppMask {
+        self.block.or(self.block_important)
+    }
+
+    /// The apps whose lists block the names when all is counted. An exception opens nothing that an app has of its own.
+    fn listed(&self) -> AppMask {
+        self.block.without(self.except).or(self.block_important).without(self.except_important)
+    }
+}
+
+/// What the rules at one name say, app by app. An app's own rules are strong, those of its lists are weak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct RuleSet {
     /// Block the name and all below it.
@@ -59,25 +97,24 @@ pub struct RuleSet {
     pub host: AppMask,
     /// Out of the app's rules, with all below.
     pub hole: AppMask,
-    /// A list blocks the name and all below it.
-    pub list_suffix: AppMask,
-    /// A list blocks the name alone.
-    pub list_host: AppMask,
-    /// Out of the app's lists, with all below: an exception that a list has, which opens nothing of the app's own.
-    pub list_hole: AppMask,
     /// Apps with a hole somewhere below: the name exists, whatever is blocked (RFC 8020).
     pub hole_below: AppMask,
     /// Apps with a blocking rule somewhere below.
     pub rule_below: AppMask,
+    /// What lists say of the name itself.
+    pub listed_here: ListMasks,
+    /// What lists say of names below it.
+    pub listed_below: ListMasks,
     /// A zone of somebody's CDN, in which names of others are embedded.
     pub is_cdn_zone: bool,
 }
 
 impl RuleSet {
     /// All of them, in the order of the fields.
-    pub fn masks(&self) -> [AppMask; 8] {
-        let Self { suffix, host, hole, list_suffix, list_host, list_hole, hole_below, rule_below, .. } = *self;
-        [suffix, host, hole, list_suffix, list_host, list_hole, hole_below, rule_below]
+    pub fn masks(&self) -> [AppMask; 13] {
+        let Self { suffix, host, hole, hole_below, rule_below, listed_here, listed_below, .. } = *self;
+        let ([a, b, c, d], [e, f, g, h]) = (listed_here.masks(), listed_below.masks());
+        [suffix, host, hole, hole_below, rule_below, a, b, c, d, e, f, g, h]
     }
 
     /// What either says.
@@ -86,11 +123,10 @@ impl RuleSet {
             suffix: self.suffix.or(other.suffix),
             host: self.host.or(other.host),
             hole: self.hole.or(other.hole),
-            list_suffix: self.list_suffix.or(other.list_suffix),
-            list_host: self.list_host.or(other.list_host),
-            list_hole: self.list_hole.or(other.list_hole),
             hole_below: self.hole_below.or(other.hole_below),
             rule_below: self.rule_below.or(other.rule_below),
+            listed_here: self.listed_here.or(&other.listed_here),
+            listed_below: self.listed_below.or(&other.listed_below),
             is_cdn_zone: self.is_cdn_zone || other.is_cdn_zone,
         }
     }
@@ -338,8 +374,7 @@ impl Rules {
 
     /// Walks the suffixes of a name of so many labels: rules for a name alone count at its last one.
     fn walk(&self, suffixes: &[u64], labels: usize) -> Path {
-        let (mut own, mut holes, mut listed) = (AppMask::EMPTY, AppMask::EMPTY, AppMask::EMPTY);
-        let mut list_holes = AppMask::EMPTY;
+        let (mut own, mut holes, mut lists) = (AppMask::EMPTY, AppMask::EMPTY, ListMasks::default());
         let (mut rule, mut exact, mut cdn_labels) = (NO_RULE, None, 0);
         for (depth, &print) in suffixes.iter().enumerate() {
             let Some(index) = self.table.find(print) else {
@@ -347,24 +382,23 @@ impl Rules {
             };
             let set = &self.sets[index as usize];
             let is_whole = depth + 1 == labels;
-            let (mut strong, mut weak) = (set.suffix, set.list_suffix);
+            let (mut strong, mut said) = (set.suffix, &set.listed_below);
             if is_whole {
                 exact = Some(index.into());
                 strong = strong.or(set.host);
-                weak = weak.or(set.list_host);
+                said = &set.listed_here;
             } else if set.is_cdn_zone {
                 cdn_labels = depth + 1;
             }
             let strong = strong.without(set.hole);
             own = own.without(set.hole).or(strong);
             holes = holes.or(set.hole).without(strong);
-            listed = listed.or(weak);
-            list_holes = list_holes.or(set.list_hole);
-            if !strong.is_empty() || !weak.without(holes).without(list_holes).is_empty() {
+            lists = lists.or(said);
+            if !strong.is_empty() || !said.blocked().and(lists.listed()).without(holes).is_empty() {
                 rule = print;
             }
         }
-        Path { own, holes, listed: listed.without(list_holes), rule, exact, cdn_labels }
+        Path { own, holes, listed: lists.listed(), rule, exact, cdn_labels }
     }
 
     /// What a name holds in front of a CDN's zone: all of it, and all but the label next to the zone.
@@ -395,32 +429,45 @@ impl Rules {
         Some(RulePlace { kind: "zone", rule })
     }
 
-    fn deciding_rule_of_path(&self, name: &FoldedName, bit: AppMask) -> Option<RulePlace> {
+    fn deciding_rule_of_path<'a>(&'a self, name: &FoldedName, bit: AppMask) -> Option<RulePlace> {
         let suffixes = self.key.suffixes(name);
-        let (mut strong, mut weak, mut is_excepted) = (None, None, false);
-        for (depth, &print) in suffixes.iter().enumerate() {
-            let Some(index) = self.table.find(print) else {
-                continue;
-            };
-            let set = &self.sets[index as usize];
-            let is_whole = depth + 1 == suffixes.len();
-            let has = |mask: AppMask| !mask.and(bit).is_empty();
+        let found: Vec<(usize, &RuleSet)> = suffixes
+            .iter()
+            .enumerate()
+            .filter_map(|(depth, &print)| Some((depth, &self.sets[usize::from(self.table.find(print)?)])))
+            .collect();
+        let is_whole = |depth: usize| depth + 1 == suffixes.len();
+        let said = |depth, set: &'a RuleSet| if is_whole(depth) { &set.listed_here } else { &set.listed_below };
+        let lists = found.iter().fold(ListMasks::default(), |all, &(depth, set)| all.or(said(depth, set)));
+        let has = |mask: AppMask| !mask.and(bit).is_empty();
+        let (is_listed, is_excepted) = (has(lists.listed()), has(lists.except));
+        let (mut strong, mut weak) = (None, None);
+        for &(depth, set) in &found {
             if has(set.hole) {
                 strong = Some((depth, "hole"));
             } else if has(set.suffix) {
                 strong = Some((depth, "suffix"));
-            } else if is_whole && has(set.host) {
+            } else if is_whole(depth) && has(set.host) {
                 strong = Some((depth, "host"));
             }
-            is_excepted |= has(set.list_hole);
-            if has(set.list_suffix) {
-                weak = Some((depth, "list suffix"));
-            } else if is_whole && has(set.list_host) {
-                weak = Some((depth, "list host"));
+            let said = said(depth, set);
+            if is_listed && (has(said.block_important) || !is_excepted && has(said.block)) {
+                weak = Some((
+                    depth,
+                    match (has(set.listed_here.blocked()), has(set.listed_below.blocked())) {
+                        (true, true) => "list suffix",
+                        (true, false) => "list host",
+                        _ => "list below",
+                    },
+                ));
             }
         }
-        let (depth, kind) = strong.or(weak.filter(|_| !is_excepted))?;
-        Some(RulePlace { kind, rule: ancestor(name, depth + 1) })
+        let (depth, kind) = strong.or(weak)?;
+        let rule = ancestor(name, depth + 1);
+        Some(match kind {
+            "list below" => RulePlace { kind: "list suffix", rule: format!("*.{rule}") },
+            _ => RulePlace { kind, rule },
+        })
     }
 
     /// The apps whose networks hold an address, IPv4 inside IPv6 looked through (RFC 6052, 4291, 3056).

@@ -9,8 +9,9 @@ pub mod regex;
 pub mod rpz;
 
 use crate::domains::HashKey;
-use crate::wire::{FoldedName, MAX_NAME_OCTETS};
+use crate::wire::{FoldedName, MAX_NAME_OCTETS, NameError};
 use std::io::{self, Read, Seek};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 /// How a list is written.
@@ -83,19 +84,52 @@ impl Format {
     }
 }
 
+/// What a line does about the names that it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// They are blocked.
+    Block,
+    /// They are not blocked by [`Effect::Block`].
+    Except,
+    /// They are blocked; [`Effect::Except`] changes nothing.
+    BlockImportant,
+    /// They are not blocked by any line of the app's lists.
+    ExceptImportant,
+}
+
+/// Which names a line covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The name that it has and all below.
+    WithBelow,
+    /// The name alone.
+    Alone,
+    /// All below the name, without the name itself.
+    OnlyBelow,
+}
+
 /// What a line says of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Means {
-    /// It and all below.
-    Below,
-    /// It alone.
-    Alone,
-    /// Neither it nor what is below, whatever other lines say.
-    Exception,
-    /// It and all below, whatever exceptions say.
-    ImportantBelow,
-    /// It alone, whatever exceptions say.
-    ImportantAlone,
+pub struct Means {
+    /// What it does.
+    pub effect: Effect,
+    /// To which names.
+    pub scope: Scope,
+}
+
+impl Means {
+    /// Blocks a name and all below, as most lines do.
+    pub const BLOCK: Self = Self { effect: Effect::Block, scope: Scope::WithBelow };
+
+    /// Whether it opens names.
+    pub fn is_exception(self) -> bool {
+        matches!(self.effect, Effect::Except | Effect::ExceptImportant)
+    }
+
+    /// A number for each.
+    fn number(self) -> u64 {
+        self.effect as u64 * 3 + self.scope as u64
+    }
 }
 
 /// Why a line, or a name on it, was skipped; the words are metric and report values.
@@ -103,6 +137,9 @@ pub type SkipReason = &'static str;
 
 /// Everybody's name: a list that has one is refused, and without it, if that is accepted, taken.
 pub const PUBLIC_SUFFIX: SkipReason = "a public suffix";
+
+/// Why a rule about all names is skipped; a list that has one is refused.
+pub const EVERY_NAME: SkipReason = "a rule about every name";
 
 /// A name and what is said of it, or why and what was skipped.
 pub type Line<'a> = Result<(Means, &'a FoldedName), (SkipReason, &'a [u8])>;
@@ -255,7 +292,7 @@ impl Names<'_> {
             let ascii = (self.to_ascii)(text).ok_or("not an internationalised name")?;
             name.read_rule_text(ascii.as_bytes())
         };
-        read.map_err(|why| why.text())?;
+        read.map_err(|why| if is_address(word) { NameError::Address.text() } else { why.text() })?;
         // No public suffix has more labels than this, but where a whole level below one is public.
         if !self.may_be_public && name.labels().nth(MAX_PUBLIC_LABELS).is_none() && is_public_suffix(name) {
             return Err(PUBLIC_SUFFIX);
@@ -275,10 +312,21 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|octet| octet.is_ascii_whitespace()).filter(|word| !word.is_empty())
 }
 
-/// Whether a word is an address, with a zone or not.
+/// Whether a text is an address, with a zone or not.
+fn is_ip(text: &str) -> bool {
+    text.split('%').next().is_some_and(|text| text.parse::<IpAddr>().is_ok())
+}
+
+/// Whether a word is an address or a network: with brackets, zone, port or length, or without.
 fn is_address(word: &[u8]) -> bool {
-    std::str::from_utf8(word)
-        .is_ok_and(|text| text.split('%').next().unwrap_or(text).parse::<std::net::IpAddr>().is_ok())
+    let Ok(text) = std::str::from_utf8(word) else { return false };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    let text = text.split_once('/').map_or(text, |(front, length)| if is_number(length) { front } else { text });
+    if let Some((inside, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return is_ip(inside) && port.strip_prefix(':').map_or(port.is_empty(), is_number);
+    }
+    is_ip(text)
+        || text.split_once(':').is_some_and(|(front, port)| is_number(port) && front.parse::<Ipv4Addr>().is_ok())
 }
 
 /// Most labels of a public suffix in the ICANN section: four today.
@@ -300,7 +348,8 @@ pub fn is_public_suffix(name: &FoldedName) -> bool {
     })
 }
 
-/// The first line of a list that gives a name; of a zone, with `is_below`, that has the wildcard of one.
+/// The first line of a list that blocks a name, or opens it in a list of holes; with `is_below`, that has what is below it
+/// alone.
 pub fn line_of(
     mut list: impl Read + Seek,
     format: Format,
@@ -322,7 +371,10 @@ pub fn line_of(
         return Ok(found);
     }
     read(list, format, true, to_ascii, &mut |number, line| {
-        if found.is_none() && line.is_ok_and(|(_, name)| name == wanted) {
+        let is_it = |(means, name): (Means, &FoldedName)| {
+            name == wanted && !means.is_exception() && (means.scope == Scope::OnlyBelow) == is_below
+        };
+        if found.is_none() && line.is_ok_and(is_it) {
             found = Some(number);
         }
     })?;
@@ -361,7 +413,7 @@ impl Says<'_> {
     fn print(self, key: HashKey) -> u64 {
         let of_name = |name: &FoldedName| key.suffixes(name).last().copied().unwrap_or(0);
         match self {
-            Self::Name(means, name) => of_name(name) ^ means as u64,
+            Self::Name(means, name) => of_name(name) ^ means.number(),
             // What is done is a part of it: a name that is answered otherwise is a change.
             rule @ Self::Rule(..) => key.chain(0, rule.to_string().as_bytes()),
             Self::Expression(text) => key.chain(0, text.as_bytes()),
@@ -464,7 +516,7 @@ mod tests {
     #[test]
     fn a_domains_list_keeps_what_is_good() {
         let text =
-            b"\xEF\xBB\xBFTikTok.com\r\n\n# a comment\nmuscdn.com. # legacy\ncom\na b\n*.x.org\n*x.org\n\xFF\xFE\n";
+            b"\xEF\xBB\xBFTikTok.com\r\n\n# a comment\nmuscdn.com. # legacy\ncom\na b\n*.x.org\n*x.org\n\xFF\xFE\n.y.org\n..z.org\n";
         assert_eq!(
             lines(text, Format::Domains),
             vec![
@@ -475,13 +527,16 @@ mod tests {
                 (7, Ok("x.org".into())),
                 (8, Err("a character that is no letter, digit, '-', '_' or '.'")),
                 (9, Err("not UTF-8")),
+                (10, Ok("y.org".into())),
+                (11, Err("an empty label (two dots in a row, or one in front)")),
             ]
         );
     }
 
     #[test]
     fn a_hosts_file_keeps_its_names() {
-        let text = b"127.0.0.1 localhost\n0.0.0.0\ta.example b.example\n::1 c.example\nd.example\n1.2.3.4\n";
+        let text = b"127.0.0.1 localhost\n0.0.0.0\ta.example b.example\n::1 c.example\nd.example\n1.2.3.4\n\
+            0.0.0.0 192.0.2.11 e.example 2001:db8::1 3232235777\n";
         assert_eq!(
             lines(text, Format::Hosts),
             vec![
@@ -491,8 +546,66 @@ mod tests {
                 (3, Ok("c.example".into())),
                 (4, Err("not an address")),
                 (5, Err("no name")),
+                (6, Err("an address, not a name")),
+                (6, Ok("e.example".into())),
+                (6, Err("an address, not a name")),
+                (6, Err("an address, not a name")),
             ]
         );
+    }
+
+    #[test]
+    fn addresses_are_not_names_in_any_format() {
+        for address in [
+            "192.0.2.11",
+            "192.0.2.11.",
+            "192.0.2.11:443",
+            "192.0.2.0/24",
+            "3221225995",
+            "0xC000020B",
+            "0300.0.2.013",
+            "a.example.11",
+            "2001:db8::11",
+            "[2001:db8::11]",
+            "[2001:db8::11]:443",
+            "2001:db8::/32",
+            "::ffff:192.0.2.11",
+            "fe80::11%eth0",
+        ] {
+            let of_format = |format, text: String| {
+                let found = lines(text.as_bytes(), format);
+                assert!(
+                    !found.is_empty() && found.iter().all(|(_, line)| *line == Err("an address, not a name")),
+                    "{text} {found:?}"
+                );
+            };
+            of_format(Format::Domains, address.into());
+            of_format(Format::Domains, format!("*.{address}"));
+            of_format(Format::Domains, format!("{address} # why\n{address}"));
+            of_format(Format::Hosts, format!("0.0.0.0 {address}"));
+            of_format(Format::Adblock, format!("||{address}^\n@@|{address}^$important\n{address}\n0.0.0.0 {address}"));
+            if !address.contains('/') {
+                of_format(Format::Dnsmasq, format!("address=/{address}/\nlocal=/.{address}/\nserver=/{address}/#"));
+            }
+        }
+        // Nor does a network, or an address with a port, begin a line of a hosts file.
+        for first in ["192.0.2.0/24", "192.0.2.11:53", "[2001:db8::11]", "a.example"] {
+            assert_eq!(lines(format!("{first} b.example").as_bytes(), Format::Hosts), vec![(1, Err("not an address"))]);
+        }
+        for name in ["1.2.3.4.example", "11.2.0.192.in-addr.arpa", "192-0-2-11.example", "0x7f.example"] {
+            assert_eq!(lines(name.as_bytes(), Format::Domains), vec![(1, Ok(name.into()))]);
+        }
+    }
+
+    #[test]
+    fn a_line_is_found_by_what_it_covers() {
+        let text = "server=/a.example/#\naddress=/*.a.example/\naddress=/a.example/\n";
+        let at = |name: &str, is_below| {
+            let name = FoldedName::from_rule_text(name.as_bytes()).unwrap();
+            let list = io::Cursor::new(text.as_bytes());
+            line_of(list, Format::Dnsmasq, (&name, is_below), &mut |_| None).unwrap()
+        };
+        assert_eq!((at("a.example", false), at("a.example", true), at("b.example", false)), (Some(3), Some(2), None));
     }
 
     #[test]
@@ -528,9 +641,25 @@ mod tests {
             lines(&bytes, Format::WORDS[format].1);
         }
 
+        /// A good line is read, whatever lines are around it.
+        #[test]
+        fn a_bad_line_costs_no_good_one(before in "([|@$^/*#=~!. \"]|a|[0-9]|address|server){0,40}", after in any::<Vec<u8>>()) {
+            for (format, good) in [
+                (Format::Domains, "good.example"),
+                (Format::Hosts, "0.0.0.0 good.example"),
+                (Format::Adblock, "||good.example^"),
+                (Format::Dnsmasq, "address=/good.example/"),
+            ] {
+                let text = [before.as_bytes(), b"\n", good.as_bytes(), b"\n", &after].concat();
+                let found = lines(&text, format);
+                prop_assert!(found.contains(&(2, Ok("good.example".into()))), "{found:?}");
+                prop_assert!(found.iter().filter_map(|(_, line)| line.as_ref().ok()).all(|name| !name.is_empty()));
+            }
+        }
+
         /// So do lines of a list's own characters.
         #[test]
-        fn any_rules_are_read(text in "([|@$^/*#=~!. \n]|a|b[.]example|important|badfilter|denyallow|0[.]0|address|server){0,60}") {
+        fn any_rules_are_read(text in "([|@$^/*#=~!. \n\"]|a|b[.]example|1|0x|::|important|badfilter|denyallow|0[.]0|address|server){0,60}") {
             for (_, format) in Format::WORDS {
                 lines(text.as_bytes(), format);
             }

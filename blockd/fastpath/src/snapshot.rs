@@ -1,11 +1,11 @@
 //! A snapshot is a file: what was compiled, written once, checked by its digest before anything is believed.
 
 use crate::chain::{Act, AtName, Chain, ChainBuilder, ChainZone, MAX_ZONES, NO_ACT, ToData, ZoneAnswers};
-use crate::decide::{AppMask, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
+use crate::decide::{AppMask, ListMasks, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
 use crate::domains::{DomainTable, Entry, HashKey, MAX_SETS, Slots};
 use crate::identity::Address;
 use crate::lists::rpz::{Deed, Trigger};
-use crate::lists::{self, Format, Means};
+use crate::lists::{self, Effect, Format, Means, Scope};
 use crate::patterns::Patterns;
 use crate::prefixes::{Prefix, PrefixTable, Ranges};
 use crate::wire::FoldedName;
@@ -28,31 +28,41 @@ pub enum RuleKind {
     Host,
     /// Taken out.
     Hole,
-    /// From a list: the name and all below it.
-    ListSuffix,
-    /// From a list: the name alone.
-    ListHost,
-    /// From a list: out of lists, with all below.
-    ListHole,
+    /// What a line of a list says.
+    Listed(Means),
 }
 
 impl RuleKind {
     /// What a line of a list makes of its name; why it makes nothing.
     fn of_line(is_hole: bool, means: Means) -> Result<Self, &'static str> {
-        Ok(match (is_hole, means) {
-            (true, Means::Exception) => return Err("an exception in a list of holes"),
-            (true, _) => Self::Hole,
-            (false, Means::Below) => Self::ListSuffix,
-            (false, Means::Alone) => Self::ListHost,
-            (false, Means::Exception) => Self::ListHole,
-            // Nothing in a list opens what an app has of its own: as one of these it beats the list's exceptions.
-            (false, Means::ImportantBelow) => Self::Suffix,
-            (false, Means::ImportantAlone) => Self::Host,
-        })
+        match (is_hole, means) {
+            (true, means) if means.is_exception() => Err("an exception in a list of holes"),
+            (true, Means { scope: Scope::OnlyBelow, .. }) => Err("names below one without itself, in a list of holes"),
+            (true, _) => Ok(Self::Hole),
+            (false, means) => Ok(Self::Listed(means)),
+        }
     }
 
     fn is_opening(self) -> bool {
-        matches!(self, Self::Hole | Self::ListHole)
+        match self {
+            Self::Suffix | Self::Host => false,
+            Self::Hole => true,
+            Self::Listed(means) => means.is_exception(),
+        }
+    }
+
+    /// Whether names below the rule's are covered.
+    fn is_about_below(self) -> bool {
+        match self {
+            Self::Suffix | Self::Hole => true,
+            Self::Host => false,
+            Self::Listed(means) => means.scope != Scope::Alone,
+        }
+    }
+
+    /// Whether the rule's own name is covered.
+    fn is_about_itself(self) -> bool {
+        !matches!(self, Self::Listed(Means { scope: Scope::OnlyBelow, .. }))
     }
 }
 
@@ -139,7 +149,7 @@ impl ListReport {
         if self.samples.len() < SAMPLES {
             self.samples.push((line, why, text[..text.len().min(80)].to_vec()));
         }
-        if why == lists::PUBLIC_SUFFIX || why == lists::rpz::EVERYBODYS || why == lists::regex::EVERYBODYS {
+        if [lists::PUBLIC_SUFFIX, lists::EVERY_NAME, lists::rpz::EVERYBODYS, lists::regex::EVERYBODYS].contains(&why) {
             self.refuse(line, why, text);
         }
     }
@@ -230,7 +240,7 @@ impl Builder {
 
     /// The apps that block a name and all below it.
     fn covering(&self, print: u64) -> AppMask {
-        let by = |set: &RuleSet| set.suffix.or(set.list_suffix);
+        let by = |set: &RuleSet| set.suffix.or(set.listed_below.blocked());
         let listed = self.find(print).map(|at| by(&self.sets[usize::from(self.entries[at].set())]));
         self.own.get(&print).map(by).unwrap_or_default().or(listed.unwrap_or_default())
     }
@@ -238,7 +248,9 @@ impl Builder {
     /// Enters the names between a blocked name and a hole or another app's rule below it (RFC 8020).
     fn mark_above(&mut self, app: AppMask, kind: RuleKind, suffixes: &[u64]) {
         let mut covering = AppMask::EMPTY;
-        for &print in &suffixes[..suffixes.len().saturating_sub(1)] {
+        // A rule about what is below its name alone is below that, too.
+        let above = suffixes.len().saturating_sub(usize::from(kind.is_about_itself()));
+        for &print in &suffixes[..above] {
             covering = covering.or(self.covering(print));
             if kind.is_opening() {
                 if !covering.and(app).is_empty() {
@@ -322,15 +334,26 @@ impl Builder {
 /// What one rule says of its name.
 fn set_of(app: AppMask, kind: RuleKind) -> RuleSet {
     let mut set = RuleSet::default();
-    let mask = match kind {
-        RuleKind::Suffix => &mut set.suffix,
-        RuleKind::Host => &mut set.host,
-        RuleKind::Hole => &mut set.hole,
-        RuleKind::ListSuffix => &mut set.list_suffix,
-        RuleKind::ListHost => &mut set.list_host,
-        RuleKind::ListHole => &mut set.list_hole,
-    };
-    *mask = app;
+    match kind {
+        RuleKind::Suffix => set.suffix = app,
+        RuleKind::Host => set.host = app,
+        RuleKind::Hole => set.hole = app,
+        RuleKind::Listed(means) => {
+            let mut said = ListMasks::default();
+            match means.effect {
+                Effect::Block => said.block = app,
+                Effect::Except => said.except = app,
+                Effect::BlockImportant => said.block_important = app,
+                Effect::ExceptImportant => said.except_important = app,
+            }
+            if kind.is_about_itself() {
+                set.listed_here = said;
+            }
+            if kind.is_about_below() {
+                set.listed_below = said;
+            }
+        }
+    }
     set
 }
 
@@ -369,8 +392,7 @@ impl Guard {
         if suffixes.iter().any(|print| self.names.contains(print)) {
             return Some("a name that no list may block");
         }
-        let covers = matches!(kind, RuleKind::ListSuffix | RuleKind::Suffix)
-            && suffixes.last().is_some_and(|print| self.above.contains(print));
+        let covers = kind.is_about_below() && suffixes.last().is_some_and(|print| self.above.contains(print));
         covers.then_some("a name above one that no list may block")
     }
 }
@@ -434,8 +456,8 @@ fn read_zones(
             lists::rpz::read(file, list.may_be_public, &mut |number, found| match found {
                 Ok((trigger, deed)) => {
                     let named = match &trigger {
-                        Trigger::Name(name) => Some((RuleKind::ListHost, *name)),
-                        Trigger::Below(name) => Some((RuleKind::ListSuffix, *name)),
+                        Trigger::Name(name) => Some((RuleKind::Host, *name)),
+                        Trigger::Below(name) => Some((RuleKind::Suffix, *name)),
                         _ => None,
                     };
                     if let Some((kind, name)) = named.filter(|_| deed != Deed::Pass) {
@@ -692,6 +714,14 @@ impl<'a> Reader<'a> {
     fn mask(&mut self) -> Option<AppMask> {
         self.u64().map(AppMask)
     }
+    fn list_masks(&mut self) -> Option<ListMasks> {
+        Some(ListMasks {
+            block: self.mask()?,
+            except: self.mask()?,
+            block_important: self.mask()?,
+            except_important: self.mask()?,
+        })
+    }
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let count = usize::try_from(self.u64()?).ok()?;
         self.take(count)
@@ -864,11 +894,10 @@ fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
                 suffix: r.mask()?,
                 host: r.mask()?,
                 hole: r.mask()?,
-                list_suffix: r.mask()?,
-                list_host: r.mask()?,
-                list_hole: r.mask()?,
                 hole_below: r.mask()?,
                 rule_below: r.mask()?,
+                listed_here: r.list_masks()?,
+                listed_below: r.list_masks()?,
                 is_cdn_zone: r.u8()? != 0,
             })
         })?,
@@ -1253,7 +1282,7 @@ pub(crate) mod tests {
         use RuleKind::*;
         let rules = rules_of(vec![
             app(&[(Suffix, "a.example"), (Hole, "b.a.example"), (Suffix, "c.b.a.example"), (Host, "h.example")]),
-            app(&[(ListSuffix, "b.a.example"), (Hole, "x.b.a.example")]),
+            app(&[(Listed(Means::BLOCK), "b.a.example"), (Hole, "x.b.a.example")]),
         ]);
         let apps = |text: &str| rules.find(&name(text)).apps.0;
         assert_eq!(apps("a.example"), 0b01);

@@ -236,6 +236,9 @@ impl FoldedName {
             }
             at += 1 + label.len();
         }
+        if text.rsplit(|&octet| octet == b'.').next().is_some_and(is_number) {
+            return Err(NameError::Address);
+        }
         self.end_at(at)
     }
 
@@ -479,10 +482,17 @@ fn read_escape(octets: &mut impl Iterator<Item = u8>) -> Option<u8> {
     }
     let (second, third) = (octets.next()?, octets.next()?);
     let digits = [first, second, third];
-    let value = digits.iter().try_fold(0u32, |value, &digit| {
-        digit.is_ascii_digit().then(|| value * 10 + u32::from(digit - b'0'))
-    })?;
+    let value = digits
+        .iter()
+        .try_fold(0u32, |value, &digit| digit.is_ascii_digit().then(|| value * 10 + u32::from(digit - b'0')))?;
     u8::try_from(value).ok()
+}
+
+/// Whether a last label makes of a text an address, in one of the forms that inet_aton(3) reads: no top-level domain is a
+/// number, and clients take such a host for an address (RFC 1123 2.1, WHATWG URL "ends in a number").
+fn is_number(label: &[u8]) -> bool {
+    let hex = label.strip_prefix(b"0x").or_else(|| label.strip_prefix(b"0X"));
+    hex.map_or_else(|| label.iter().all(u8::is_ascii_digit), |digits| digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// Why a text is not a name.
@@ -498,6 +508,8 @@ pub enum NameError {
     LongName,
     /// Something else than a letter, a digit, `-`, `_` or `.`.
     Character,
+    /// The last label is a number.
+    Address,
     /// A backslash without three digits up to 255 or one character behind it.
     Escape,
     /// A character that presentation form has as an escape.
@@ -513,6 +525,7 @@ impl NameError {
             Self::LongLabel => "a label of more than 63 octets",
             Self::LongName => "a name of more than 255 octets",
             Self::Character => "a character that is no letter, digit, '-', '_' or '.'",
+            Self::Address => "an address, not a name",
             Self::Escape => "an escape that is not \\DDD (000 to 255) or \\ and one character",
             Self::Unescaped => "a character that needs an escape, such as \\032 for a space",
         }
@@ -1039,6 +1052,20 @@ mod tests {
             (&"a.".repeat(5_000), NameError::LongName),
         ] {
             assert_eq!(read(text).err(), Some(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_not_the_name_of_a_rule() {
+        for text in
+            ["192.0.2.1", "192.0.2.1.", "3232235777", "0x7f.1", "0X7F000001", "a.example.1", "0300.0250.1.1", "a.0x"]
+        {
+            assert_eq!(FoldedName::from_rule_text(text.as_bytes()).err(), Some(NameError::Address), "{text}");
+        }
+        for text in
+            ["1.2.3.4.example", "1.0.0.127.in-addr.arpa", "a.1e", "0xg", "x0x1", "4chan.example", "a.xn--1", "1-2"]
+        {
+            assert!(FoldedName::from_rule_text(text.as_bytes()).is_ok(), "{text}");
         }
     }
 

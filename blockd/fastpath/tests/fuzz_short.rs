@@ -4,6 +4,8 @@
 mod targets;
 
 const ROUNDS: u32 = 400_000;
+/// A list costs more to read than a packet.
+const LIST_ROUNDS: u32 = 40_000;
 
 struct Random(u64);
 
@@ -47,16 +49,16 @@ fn mutate(random: &mut Random, seed: &[u8]) -> Vec<u8> {
 }
 
 /// Every seed is read, and so is a good part of what becomes of them: a run that reads nothing shows nothing.
-fn run(seeds: &[Vec<u8>], target: fn(&[u8]) -> bool) {
+fn run(seeds: &[Vec<u8>], rounds: u32, target: fn(&[u8]) -> bool) {
     let mut random = Random(0x2023_0316);
     let mut read = 0;
     for (at, seed) in seeds.iter().enumerate() {
         assert!(target(seed), "seed {at} is not read");
-        for _ in 0..ROUNDS / seeds.len() as u32 {
+        for _ in 0..rounds / seeds.len() as u32 {
             read += u32::from(target(&mutate(&mut random, seed)));
         }
     }
-    assert!(read > ROUNDS / 50, "{read} of {ROUNDS} were read");
+    assert!(read > rounds / 50, "{read} of {rounds} were read");
 }
 
 #[test]
@@ -66,7 +68,19 @@ fn questions() {
     let mut edns = plain.clone();
     edns[11] = 1;
     edns.extend_from_slice(b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x0c\x00\x0a\x00\x08abcdefgh");
-    run(&[plain, edns], targets::question);
+    run(&[plain, edns], ROUNDS, targets::question);
+}
+
+#[test]
+fn lists() {
+    let seeds: [&[u8]; 5] = [
+        b"\x00\xEF\xBB\xBFa.example # why\r\n*.b.example\n192.0.2.1\ncom\n",
+        b"\x01127.0.0.1 localhost\n0.0.0.0\ta.example 192.0.2.1 b.example\n",
+        b"\x02||a.example^$important\n@@|b.a.example^\n||192.0.2.1^\n||c.example^$denyallow=d.c.example\n||a.example^$badfilter\n",
+        b"\x03address=/*.a.example/.b.example/#\nserver=\"/c.example/\"\nlocal=/#/\nipset=/a.example/set\n",
+        b"\x04rpz.test. 60 IN SOA a. b. ( 1 2 3 ; c\n 4 5 )\na.example CNAME .\n*.b CNAME *.\n24.0.2.0.192.rpz-ip CNAME .\n",
+    ];
+    run(&seeds.map(<[u8]>::to_vec), LIST_ROUNDS, targets::list);
 }
 
 fn record(owner: &[u8], kind: u16, rdata: &[u8]) -> Vec<u8> {
@@ -118,5 +132,5 @@ fn answers() {
         seed(5, [1, 0, 0], &[record(b"\xc0\x0c", 33, b"\x00\x00\x00\x00\x00\x35\x04Edge\xc0\x10")]),
         seed(1, [1, 0, 0], &[record(b"\xc0\x0c", 5, b"\x04EDGE\xc0\x10")]),
     ];
-    run(&seeds, targets::answer);
+    run(&seeds, ROUNDS, targets::answer);
 }

@@ -1,10 +1,11 @@
-//! The part of Adblock's and AdGuard's syntax that a resolver can honour: `||name^`, `|name^`, `name`, `@@`, and the
-//! modifiers `important`, `badfilter` and `denyallow`. A rule with another modifier, a path, a wildcard or a regular
+//! The part of Adblock's and AdGuard's syntax that a resolver can honour: `||name^`, `|name^`, `://name^`, `name`, `@@`, and
+//! the modifiers `important`, `badfilter` and `denyallow`. A rule with another modifier, a path, a wildcard or a regular
 //! expression is skipped and counted, for what it means without that is another, and wider, rule.
 //!
 //! <https://adguard-dns.io/kb/general/dns-filtering-syntax/>
 
-use super::{Line, Means, Names, each_line, is_address, words};
+use super::{Effect, Line, Means, Names, Scope, each_line, hosts, is_address, words};
+use crate::wire::NameError;
 use hashbrown::{DefaultHashBuilder, HashSet};
 use std::hash::BuildHasher;
 use std::io::{self, Read};
@@ -94,24 +95,23 @@ pub(super) fn read(line: &[u8], off: &SwitchedOff, names: &mut Names<'_>, each: 
     if !off.rules.is_empty() && off.rules.contains(&off.hash(&rule)) {
         return each(Err(("switched off by a $badfilter", line)));
     }
-    let (is_below, word) = match target(rule.pattern) {
+    let (scope, word) = match target(rule.pattern) {
         Ok(found) => found,
         Err(why) => return each(Err((why, line))),
     };
-    let means = match (rule.is_exception, is_below, is_important) {
-        // An exception that is important too beats what is important: two wishes that this order does not have.
-        (true, _, true) => return each(Err(("a modifier that is not honoured", line))),
-        (true, true, false) => Means::Exception,
-        (true, false, false) => return each(Err(("an exception for one name without those below", line))),
-        (false, true, true) => Means::ImportantBelow,
-        (false, true, false) => Means::Below,
-        (false, false, true) => Means::ImportantAlone,
-        (false, false, false) => Means::Alone,
+    let (block, except) = match is_important {
+        true => (Effect::BlockImportant, Effect::ExceptImportant),
+        false => (Effect::Block, Effect::Except),
     };
-    each(names.line(means, word));
+    let found = names.line(Means { effect: if rule.is_exception { except } else { block }, scope }, word);
+    let is_read = found.is_ok();
+    each(found);
+    if !is_read || scope == Scope::Alone {
+        return;
+    }
     // One that is not below is out of the rule as it is, and would open what other rules block.
     for name in opened.split(|&octet| octet == b'|').filter(|name| is_below_of(name, word)) {
-        each(names.line(Means::Exception, name));
+        each(names.line(Means { effect: except, scope: Scope::WithBelow }, name));
     }
 }
 
@@ -120,33 +120,52 @@ fn is_below_of(name: &[u8], target: &[u8]) -> bool {
     front.last() == Some(&b'.') && end.eq_ignore_ascii_case(target)
 }
 
-/// The name of a pattern, and whether what is below it is meant.
-fn target(pattern: &[u8]) -> Result<(bool, &[u8]), &'static str> {
+/// The name of a pattern, and which names it covers.
+fn target(pattern: &[u8]) -> Result<(Scope, &[u8]), &'static str> {
     if pattern.first() == Some(&b'/') {
         return Err("a regular expression");
     }
-    let (is_below, rest) = match pattern.strip_prefix(b"||") {
-        Some(rest) => (true, rest),
-        None => (false, pattern.strip_prefix(b"|").unwrap_or(pattern)),
+    let (scope, rest) = if let Some(rest) = pattern.strip_prefix(b"||") {
+        (Scope::WithBelow, rest)
+    } else if let Some(rest) = pattern.strip_prefix(b"://").filter(|rest| rest.ends_with(b"^")) {
+        // What follows a URL's scheme is the whole name, if the mark behind it ends it.
+        (Scope::Alone, rest)
+    } else {
+        (Scope::Alone, pattern.strip_prefix(b"|").unwrap_or(pattern))
     };
     let rest = rest.strip_suffix(b"|").unwrap_or(rest);
     let rest = rest.strip_suffix(b"^").unwrap_or(rest);
     let mut parts = words(rest);
     match (parts.next(), parts.next(), parts.next()) {
         _ if rest.contains(&b'*') => Err("a wildcard"),
+        (Some(word), None, _) if is_address(word) => Err(NameError::Address.text()),
+        // Lines of a hosts file stand in many such lists.
+        (Some(first), Some(word), None) if scope == Scope::Alone && hosts::begins_line(first) => {
+            hosts::own_name(word).map_or(Ok((scope, word)), Err)
+        }
+        (None, _, _) => Err(NameError::Empty.text()),
         _ if rest.iter().any(|octet| matches!(octet, b'/' | b':' | b'^' | b'|' | b'?' | b'=')) => {
             Err("more than a name")
         }
-        (Some(word), None, _) => Ok((is_below, word)),
-        // Lines of a hosts file stand in many such lists.
-        (Some(first), Some(word), None) if !is_below && is_address(first) => Ok((false, word)),
+        (Some(word), None, _) => Ok((scope, word)),
         _ => Err("more than one word"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::lists::{Format, Means, SkipReason, read};
+    use crate::lists::{Effect, Format, Means, Scope, SkipReason, read};
+
+    const BELOW: Means = Means::BLOCK;
+    const ALONE: Means = Means { effect: Effect::Block, scope: Scope::Alone };
+    const EXCEPTION: Means = Means { effect: Effect::Except, scope: Scope::WithBelow };
+    const EXCEPTION_ALONE: Means = Means { effect: Effect::Except, scope: Scope::Alone };
+    const IMPORTANT_BELOW: Means = Means { effect: Effect::BlockImportant, scope: Scope::WithBelow };
+    const IMPORTANT_ALONE: Means = Means { effect: Effect::BlockImportant, scope: Scope::Alone };
+    const IMPORTANT_EXCEPTION: Means = Means { effect: Effect::ExceptImportant, scope: Scope::WithBelow };
+    const IMPORTANT_EXCEPTION_ALONE: Means = Means { effect: Effect::ExceptImportant, scope: Scope::Alone };
+
+    const ADDRESS: SkipReason = "an address, not a name";
 
     type Found = (u64, Result<(Means, String), SkipReason>);
 
@@ -162,20 +181,49 @@ mod tests {
 
     #[test]
     fn rules_are_read_or_skipped_and_never_widened() {
-        use Means::{Alone, Below, Exception, ImportantAlone, ImportantBelow};
         for (line, wanted) in [
-            ("||a.example^", Ok((Below, "a.example"))),
-            ("||A.example^|", Ok((Below, "a.example"))),
-            ("||a.example", Ok((Below, "a.example"))),
-            ("|a.example^", Ok((Alone, "a.example"))),
-            ("a.example", Ok((Alone, "a.example"))),
-            ("a.example # why", Ok((Alone, "a.example"))),
-            ("0.0.0.0 a.example", Ok((Alone, "a.example"))),
-            ("@@||a.example^", Ok((Exception, "a.example"))),
-            ("||a.example^$important", Ok((ImportantBelow, "a.example"))),
-            ("a.example$important", Ok((ImportantAlone, "a.example"))),
-            ("@@||a.example^$important", Err("a modifier that is not honoured")),
-            ("@@a.example", Err("an exception for one name without those below")),
+            ("||a.example^", Ok((BELOW, "a.example"))),
+            ("||A.example^|", Ok((BELOW, "a.example"))),
+            ("||a.example", Ok((BELOW, "a.example"))),
+            ("|a.example^", Ok((ALONE, "a.example"))),
+            ("a.example", Ok((ALONE, "a.example"))),
+            ("a.example # why", Ok((ALONE, "a.example"))),
+            ("0.0.0.0 a.example", Ok((ALONE, "a.example"))),
+            ("@@||a.example^", Ok((EXCEPTION, "a.example"))),
+            ("||a.example^$important", Ok((IMPORTANT_BELOW, "a.example"))),
+            ("a.example$important", Ok((IMPORTANT_ALONE, "a.example"))),
+            ("@@||a.example^$important", Ok((IMPORTANT_EXCEPTION, "a.example"))),
+            ("@@|a.example^$important", Ok((IMPORTANT_EXCEPTION_ALONE, "a.example"))),
+            ("@@a.example", Ok((EXCEPTION_ALONE, "a.example"))),
+            ("@@a.example^", Ok((EXCEPTION_ALONE, "a.example"))),
+            ("@@|a.example^", Ok((EXCEPTION_ALONE, "a.example"))),
+            ("@@|A.Example^|", Ok((EXCEPTION_ALONE, "a.example"))),
+            ("@@://a.example^", Ok((EXCEPTION_ALONE, "a.example"))),
+            ("://a.example^", Ok((ALONE, "a.example"))),
+            ("://ads.", Err("more than a name")),
+            ("|https://a.example^", Err("more than a name")),
+            ("@@||a.example^$important,client=10.0.0.1", Err("a modifier that is not honoured")),
+            ("@@|a.example^$dnstype=A", Err("a modifier that is not honoured")),
+            ("@@/a[.]example/", Err("a regular expression")),
+            ("@@||com^", Err("a public suffix")),
+            ("@@||*.a.example^", Err("a wildcard")),
+            ("||192.0.2.20^", Err(ADDRESS)),
+            ("@@||192.0.2.20^$important", Err(ADDRESS)),
+            ("|192.0.2.20|", Err(ADDRESS)),
+            ("192.0.2.20", Err(ADDRESS)),
+            ("||192.0.2.20:8080^", Err(ADDRESS)),
+            ("||192.0.2.0/24^", Err(ADDRESS)),
+            ("||[2001:db8::20]^", Err(ADDRESS)),
+            ("||2001:db8::20^", Err(ADDRESS)),
+            ("0.0.0.0 192.0.2.20", Err(ADDRESS)),
+            ("0.0.0.0 2001:db8::20", Err(ADDRESS)),
+            ("127.0.0.1 localhost", Err("the machine's own name")),
+            ("0.0.0.0:53 a.example", Err("more than a name")),
+            ("||^", Err("an empty name")),
+            ("@@", Err("an empty name")),
+            ("||3221226004^", Err(ADDRESS)),
+            ("||0xC0.0.2.0x14^", Err(ADDRESS)),
+            ("||1.2.3.4.example^", Ok((BELOW, "1.2.3.4.example"))),
             ("||a.example^$third-party", Err("a modifier that is not honoured")),
             ("||a.example^$client=10.0.0.1", Err("a modifier that is not honoured")),
             ("||a.example^$dnsrewrite=1.2.3.4", Err("a modifier that is not honoured")),
@@ -201,35 +249,44 @@ mod tests {
 
     #[test]
     fn badfilter_and_denyallow_do_as_they_say() {
-        use Means::{Below, Exception};
         let text = "||a.example^\n||b.example^$important\n||a.example^$badfilter\n||b.example^$badfilter,important\n\
-            ||c.example^$denyallow=ok.c.example|d.example\n@@||e.example^\n@@||e.example^$badfilter\n";
+            ||c.example^$denyallow=ok.c.example|d.example\n@@||e.example^\n@@||e.example^$badfilter\n\
+            ||f.example^$denyallow=ok.f.example,important\n||com^$denyallow=g.com\n|h.example^$denyallow=ok.h.example\n\
+            @@|i.example^$important\n@@|i.example^$important,badfilter\n";
         let name = |means, text: &str| Ok((means, text.to_string()));
         assert_eq!(
             found(text),
             vec![
                 (1, Err("switched off by a $badfilter")),
                 (2, Err("switched off by a $badfilter")),
-                (5, name(Below, "c.example")),
-                (5, name(Exception, "ok.c.example")),
+                (5, name(BELOW, "c.example")),
+                (5, name(EXCEPTION, "ok.c.example")),
                 (6, Err("switched off by a $badfilter")),
+                (8, name(IMPORTANT_BELOW, "f.example")),
+                (8, name(IMPORTANT_EXCEPTION, "ok.f.example")),
+                (9, Err("a public suffix")),
+                (10, name(ALONE, "h.example")),
+                (11, Err("switched off by a $badfilter")),
             ]
         );
     }
 
     #[test]
     fn formats_are_told_apart() {
-        let format = |text: &str| {
+        let of = |text: &str| {
             let list = std::io::Cursor::new(text.as_bytes());
             read(list, Format::Auto, false, &mut |_| None, &mut |_, _| ()).unwrap()
         };
-        assert_eq!(format("! Title: x\n||a.example^\n"), Format::Adblock);
-        assert_eq!(format("# c\n\n@@||a.example^\n"), Format::Adblock);
-        assert_eq!(format("# c\n127.0.0.1 localhost\n"), Format::Hosts);
-        assert_eq!(format("::1 a.example\n"), Format::Hosts);
-        assert_eq!(format("# c\nlocal=/a.example/\n"), Format::Dnsmasq);
-        assert_eq!(format("# c\na.example\n"), Format::Domains);
-        assert_eq!(format(""), Format::Domains);
-        assert_eq!(format("<html>\n"), Format::Domains);
+        assert_eq!(of("! Title: x\n||a.example^\n"), Format::Adblock);
+        assert_eq!(of("# c\n\n@@||a.example^\n"), Format::Adblock);
+        assert_eq!(of("# c\n127.0.0.1 localhost\n"), Format::Hosts);
+        assert_eq!(of("::1 a.example\n"), Format::Hosts);
+        for line in ["local=/a.example/", "address = /a.example/", "address=\"/a.example/\"", "nftset=/a.example/4#a#b"]
+        {
+            assert_eq!(of(&format!("# c\n{line}\n")), Format::Dnsmasq, "{line}");
+        }
+        assert_eq!(of("# c\na.example\n"), Format::Domains);
+        assert_eq!(of(""), Format::Domains);
+        assert_eq!(of("<html>\n"), Format::Domains);
     }
 }

@@ -8,7 +8,8 @@ pub(super) fn read(line: &[u8], names: &mut Names<'_>, each: &mut dyn FnMut(Line
     if words.next().is_some() {
         each(Err(("more than one word", line)));
     } else {
-        // Lists that write `*.name` mean the site, its own name too.
-        each(names.line(Means::Below, first.strip_prefix(b"*.").unwrap_or(first)));
+        // Lists that write `*.name` or, as Squid has it, `.name` mean the site, its own name too.
+        let name = first.strip_prefix(b"*.").or_else(|| first.strip_prefix(b".")).unwrap_or(first);
+        each(names.line(Means::BLOCK, name));
     }
 }

@@ -1,6 +1,9 @@
 //! The format of /etc/hosts.
 
-use super::{Line, Means, Names, is_address, words};
+use super::{Effect, Line, Means, Names, Scope, SkipReason, is_ip, words};
+
+/// What a line says of each of its names.
+const ALONE: Means = Means { effect: Effect::Block, scope: Scope::Alone };
 
 /// Names that every hosts file carries for the machine itself.
 const OWN_HOSTS: [&[u8]; 12] = [
@@ -22,16 +25,26 @@ const OWN_HOSTS: [&[u8]; 12] = [
 #[derive(Default)]
 pub(super) struct LastAddress(Vec<u8>);
 
+/// Whether a line may begin with a word.
+pub(super) fn begins_line(word: &[u8]) -> bool {
+    std::str::from_utf8(word).is_ok_and(is_ip)
+}
+
+/// Why a name is skipped that a line has for the machine itself.
+pub(super) fn own_name(word: &[u8]) -> Option<SkipReason> {
+    OWN_HOSTS.contains(&word).then_some("the machine's own name")
+}
+
 pub(super) fn is_one(line: &[u8]) -> bool {
     let mut words = words(line);
-    words.next().is_some_and(is_address) && words.next().is_some()
+    words.next().is_some_and(begins_line) && words.next().is_some()
 }
 
 pub(super) fn read(line: &[u8], last: &mut LastAddress, names: &mut Names<'_>, each: &mut dyn FnMut(Line<'_>)) {
     let mut words = words(line);
     let Some(first) = words.next() else { return };
     if first != last.0 {
-        if !is_address(first) {
+        if !begins_line(first) {
             each(Err(("not an address", line)));
             return;
         }
@@ -40,11 +53,10 @@ pub(super) fn read(line: &[u8], last: &mut LastAddress, names: &mut Names<'_>, e
     let mut found = false;
     for word in words {
         found = true;
-        if OWN_HOSTS.contains(&word) {
-            each(Err(("the machine's own name", word)));
-        } else {
-            each(names.line(Means::Alone, word));
-        }
+        each(match own_name(word) {
+            Some(why) => Err((why, word)),
+            None => names.line(ALONE, word),
+        });
     }
     if !found {
         each(Err(("no name", line)));

@@ -1,9 +1,9 @@
 //! Regular expressions, one a line, as filters for DNS have them: found anywhere in a name unless they are anchored.
 
-use super::{SkipReason, each_line};
+use super::{SkipReason, each_line, is_address};
 use crate::decide::AppMask;
 use crate::patterns::{Patterns, parse_error};
-use crate::wire::FoldedName;
+use crate::wire::{FoldedName, NameError};
 use std::io::{self, Read};
 
 /// Longest expression, octets.
@@ -105,6 +105,9 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
             let text = line.trim_ascii();
             if text.is_empty() || text.starts_with(b"#") || text.starts_with(b"!") {
                 return;
+            }
+            if is_address(text) {
+                return each(number, Err((NameError::Address.text(), text)));
             }
             match expression(text) {
                 Ok(_) if kept.len() >= MAX_COUNT => {

@@ -462,6 +462,9 @@ mod tests {
             assert!(of(bad).is_err(), "{bad}");
         }
         assert_eq!(of("ns.x.rpz-nsdname"), Err(NOT_SEEN));
+        for bare in ["192.0.2.11", "*.192.0.2.11", "3221225995"] {
+            assert_eq!(of(bare), Err("an address, not a name"), "{bare}");
+        }
     }
 
     proptest! {
