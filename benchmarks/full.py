@@ -2,7 +2,8 @@
 
 Each server is pinned to core 0 and the load generator to core 1. CPU is the server process's user and system time from
 /proc over the answers received. Rounds go in turn over the servers; figures are medians. A wrong answer, a lost one
-where none may be lost, a rival that is missing: the run says so and ends with 1, and writes nothing for it.
+where none may be lost, a ratio that cannot be, a rival that is missing: the run says so and ends with 1, and writes
+nothing for it. Where the generator cannot load a server the page says that, has no figure, and the run ends with 0.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def both_loads(nsd: RealServer, directory: Path, rounds: int, seconds: float) ->
     """Compare at peak, with misses last for they fill the caches, and at a tenth of the best rival's peak."""
     versions = {kind.name: kind(directory / "versions", nsd.port).version() for kind in ALL}
     servers = [kind(directory / "peak", nsd.port) for kind in ALL]
-    peak = measure.compare(servers, ["hits", "random subdomains", "blocks"], rounds, seconds)
+    peak = measure.compare(servers, ["hits", measure.MANY, "random subdomains", "blocks"], rounds, seconds)
     servers = [kind(directory / "misses", nsd.port) for kind in ALL[:-1]]
     peak |= measure.compare(servers, ["misses"], rounds, seconds)
     rate = max(median(rows, "rate") for name, rows in peak["hits"].items() if name in report.RIVALS)
@@ -48,10 +49,11 @@ def both_loads(nsd: RealServer, directory: Path, rounds: int, seconds: float) ->
 
 def full(nsd: RealServer, directory: Path) -> Figures:
     """Everything."""
-    figures = {**both_loads(nsd, directory, rounds=3, seconds=2), "failed": {}}
+    figures = {**both_loads(nsd, directory, rounds=3, seconds=2), "failed": {}, "not_loaded": {}}
     half_rate = figures["half_rate"]
     parts: dict[str, Callable[[RealServer, Path], Figures]] = {
         "half": lambda nsd, where: measure.half_load(nsd, where, half_rate),
+        "half_many": lambda nsd, where: measure.half_load(nsd, where, half_rate, load.MANY_SOCKETS),
         "threads": measure.threads,
         "shapes": measure.shapes,
         "million_cached": measure.million_cached,
@@ -67,6 +69,9 @@ def full(nsd: RealServer, directory: Path) -> Figures:
     for name, part in parts.items():
         try:
             figures[name] = part(nsd, directory / name)
+        except load.CannotLoadError as error:
+            say(f"no figure for {name}: {error}")
+            figures["not_loaded"][name] = str(error)
         except BenchmarkError as error:
             # The other questions have their answers all the same; the page says which has none, and the run fails.
             say(f"no figure for {name}: {error}")

@@ -18,6 +18,8 @@ from benchmarks.servers import BLOCKED, BUILT, CACHED_NAMES, LOAD_CORE, Benchmar
 #: Client addresses; at the default limit of one client they may ask two million questions a second.
 SOURCES = 1_000
 SOCKETS = 16
+#: As many sockets as a resolver sees clients: a batch of 64 queries then goes back to 64 sockets.
+MANY_SOCKETS = 1_000
 #: Questions under way in a closed loop: two batches, and no more than the smallest receive buffer of any rival holds.
 IN_FLIGHT = 128
 #: Of the Zipf distribution over a million names (Jung et al. 2002 found 0.9 to 1 for DNS).
@@ -26,8 +28,26 @@ ZIPF = 0.95
 _unique = itertools.count()
 
 
+#: Part of a wanted rate that must have been offered, or of a server's CPU that must have been used, to speak of a load.
+LOADED = 0.95, 0.9
+#: How far a ratio that cannot be more than one may be above it: what runs of one build differ by.
+NOISE = 0.1
+
+
+class CannotLoadError(BenchmarkError):
+    """The generator is too slow for this server: there is no figure, and nothing is wrong with the server."""
+
+
 class LostError(BenchmarkError):
     """Answers did not come: the one thing that may be a busy machine's doing, and may be tried again."""
+
+
+def check_offered(offered: float, rate: float) -> None:
+    """Raise CannotLoadError if fewer queries a second were offered than wanted."""
+    if offered < LOADED[0] * rate:
+        raise CannotLoadError(
+            f"the generator cannot load this server: it offered {offered:,.0f} queries a second of {rate:,.0f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,34 @@ class Report:
     cpu_us: float
     #: With `every`: one part after the other.
     parts: list[dict[str, Any]]
+    #: How long it lasted.
+    seconds: float
+
+    @property
+    def offered(self) -> float:
+        """Queries a second that were sent."""
+        return self.sent / self.seconds
+
+    @property
+    def cores(self) -> float:
+        """How much of one core the server used."""
+        return self.cpu_us * self.answered / 1e6 / self.seconds
+
+    def check_saturated(self, cores: float) -> None:
+        """Raise CannotLoadError if the server had so many cores and did not use them: its peak is not known then."""
+        if self.cores < LOADED[1] * cores:
+            raise CannotLoadError(
+                f"the generator cannot load this server: at {self.rate:,.0f} answers a second it used "
+                f"{self.cores:.2f} of {cores:g} cores"
+            )
+
+    def part_of(self, peak: float) -> float:
+        """Give the rate as a part of a peak. BenchmarkError if it is more than noise can make of all of it."""
+        if self.rate > (1 + NOISE) * peak:
+            raise BenchmarkError(
+                f"impossible: {self.rate:,.0f} answers a second, where {peak:,.0f} were measured as the server's peak"
+            )
+        return self.rate / peak
 
 
 def hits(count: int = CACHED_NAMES) -> list[str]:
@@ -149,20 +197,33 @@ def run(
         spent = server.cpu_seconds() - before
     if process.returncode:
         raise BenchmarkError(f"the load generator against {server.name}: {err}")
+    return judge(server.name, out, spent, rate=0 if once else rate, lossy=lossy, unique=count if is_unique else None)
+
+
+def judge(
+    name: str, out: str, spent: float, *, rate: float = 0, lossy: bool = False, unique: int | None = None
+) -> Report:
+    """Make a report of what the generator printed and the server's CPU seconds; errors are those of :func:`run`.
+
+    `unique` is the number of questions where none may come twice.
+    """
     *parts, last = [json.loads(line) for line in out.splitlines()]
     if last["wrong"]:
-        raise BenchmarkError(f"{server.name}: {last['wrong']} wrong answers, such as {last['shown'][:1]}")
+        raise BenchmarkError(f"{name}: {last['wrong']} wrong answers, such as {last['shown'][:1]}")
     if last["late"] > last["lost"] + last["wrong"]:
-        raise BenchmarkError(f"{server.name}: {last['late']} answers to nothing that was asked")
-    if is_unique and last["sent"] > count:
-        raise BenchmarkError(f"{count} questions are too few for {server.name}: the same came again")
+        raise BenchmarkError(f"{name}: {last['late']} answers to nothing that was asked")
+    if last["answered"] > last["sent"]:
+        raise BenchmarkError(f"impossible: {name} answered {last['answered']} of {last['sent']} queries")
+    if unique is not None and last["sent"] > unique:
+        raise BenchmarkError(f"{unique} questions are too few for {name}: the same came again")
+    if rate:
+        # What found no free ID was offered, too: the server was behind, not the generator.
+        check_offered((last["sent"] + last["not_asked"]) / last["seconds"], rate)
     if not last["answered"] or (not lossy and last["lost"] + last["not_asked"] + last["failed"] > 0):
         raise LostError(
-            f"{server.name}: {last['answered']} answered, {last['lost']} lost, {last['failed']} failed, "
+            f"{name}: {last['answered']} answered, {last['lost']} lost, {last['failed']} failed, "
             f"{last['not_asked']} could not be asked"
         )
-    cpu = spent / last["answered"] * 1e6
-    latency = last["latency_us"]
     return Report(
         last["sent"],
         last["answered"],
@@ -171,9 +232,10 @@ def run(
         last["wrong"],
         last["failed"],
         last["rate"],
-        latency,
-        cpu,
+        last["latency_us"],
+        spent / last["answered"] * 1e6,
         parts,
+        last["seconds"],
     )
 
 

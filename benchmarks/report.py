@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Figures, median, spread
+from benchmarks.load import LOADED, MANY_SOCKETS
+from benchmarks.measure import SHARED, Figures, median, spread
 from benchmarks.servers import ALL
 
 RESULTS = Path(__file__).parent / "results"
 RESOLVERS = [kind.name for kind in ALL if kind.is_resolver and kind.name != "blockd"]
+#: Parts at half load, and the sockets that they ask from where these are not the usual ones.
+HALVES = {"half": "", "half_many": f", {MANY_SOCKETS:,} client sockets"}
 #: Who answers hits and blocked names: a proxy with a cache and a suffix rule is a rival there too.
 RIVALS = [*RESOLVERS, "dnsdist"]
 
@@ -104,13 +108,16 @@ def goals(all_figures: Figures) -> list[Goal]:
         ratio = ours["worst p99.9 during"] / ours["worst p99.9 before"]
         what = "reload of 1,000,000 names under load, the worst half second's p99.9 over the worst before"
         wanted.append(Goal(what, ratio, 2))
-    if half := all_figures.get("half"):
-        for key in ("p50", "p99"):
-            rival, value = best(half["hits"], RIVALS, key)
-            ratio = median(half["hits"]["blockd"], key) / value
-            wanted.append(Goal(f"{key} at half load, over the best rival's ({rival})", ratio, 1.0))
+    for part, sockets in HALVES.items():
+        for key in ("p50", "p99") if part in all_figures else ():
+            half = all_figures[part]["hits"]
+            rival, value = best(half, RIVALS, key)
+            what = f"{key} at half load{sockets}, over the best rival's ({rival})"
+            wanted.append(Goal(what, median(half["blockd"], key) / value, 1.0))
     if threads := all_figures.get("threads"):
-        wanted.append(Goal("two threads, CPU over one thread's", threads["two"]["peak"] / threads["one"]["peak"], 1.1))
+        # Half of what two threads do is done on the generator's core.
+        one = statistics.mean(threads[name]["peak"] for name in ("one", SHARED) if name in threads)
+        wanted.append(Goal("two threads, CPU over one thread's on the same cores", threads["two"]["peak"] / one, 1.1))
     if overload := all_figures.get("overload"):
         part = overload["part_of_peak"]
         wanted.append(Goal("overload, answered of peak when twice as much is offered", part, 0.9, "x", True))
@@ -161,18 +168,23 @@ def comparison(figures: dict[str, dict[str, list[dict[str, float]]]], title: str
 
 
 def rates(figures: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
-    """Write a table of answers a second."""
+    """Write a table of answers a second; a server that was not busy all the time could have answered more."""
+
+    def rate(rows: list[dict[str, float]]) -> str:
+        is_peak = all(row.get("cores", 1) >= LOADED[1] for row in rows)
+        return f"{'' if is_peak else 'at least '}{median(rows, 'rate'):,.0f}"
+
     kinds = list(figures)
     rows = ["| answers a second, one core | " + " | ".join(kinds) + " |", "| --- " * (len(kinds) + 1) + "|"]
     for name in figures["hits"]:
-        cells = [f"{median(figures[k][name], 'rate'):,.0f}" if figures[k].get(name) else "-" for k in kinds]
+        cells = [rate(figures[k][name]) if figures[k].get(name) else "-" for k in kinds]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*rows, ""]
 
 
-def latencies(figures: dict[str, list[dict[str, float]]], rate: float) -> list[str]:
+def latencies(figures: dict[str, list[dict[str, float]]], rate: float, sockets: str) -> list[str]:
     """Write a table of latencies at one rate."""
-    rows = [f"## Latency at half of the best rival's peak: {rate:,.0f} hits a second", ""]
+    rows = [f"## Latency at half of the best rival's peak: {rate:,.0f} hits a second{sockets}", ""]
     rows += ["| µs | p50 | p99 | p99.9 |", "| --- | --- | --- | --- |"]
     for name, measured in figures.items():
         cells = " | ".join(f"{median(measured, key):,.0f}" for key in ("p50", "p99", "p99.9"))
@@ -186,7 +198,7 @@ def page(all_figures: Figures) -> str:
     rows += head(all_figures)
     rows += ["| goal | wanted | measured | |", "| --- | --- | --- | --- |"]
     rows += [goal.row() for goal in goals(all_figures)] + [""]
-    for name, why in all_figures.get("failed", {}).items():
+    for name, why in (all_figures.get("failed", {}) | all_figures.get("not_loaded", {})).items():
         rows += [f"No figure for {name.replace('_', ' ')}: {why}", ""]
     for key, title in (("peak", "At peak"), ("tenth", "At a tenth of the best rival's peak")):
         if key in all_figures:
@@ -196,8 +208,9 @@ def page(all_figures: Figures) -> str:
         rows += [f"| {name} | {rate:,.0f} |" for name, rate in rates_of.items()] + [""]
     if "peak" in all_figures:
         rows += rates(all_figures["peak"])
-    if "half" in all_figures:
-        rows += latencies(all_figures["half"]["hits"], all_figures["half_rate"])
+    for part, sockets in HALVES.items():
+        if part in all_figures:
+            rows += latencies(all_figures[part]["hits"], all_figures["half_rate"], sockets)
     for key in ("shapes", "million_cached", "rules", "devices", "apps", "memory", "loading"):
         if key in all_figures:
             rows += [f"## {key.replace('_', ' ').capitalize()}", "", *_plain(all_figures[key])]

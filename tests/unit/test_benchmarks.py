@@ -105,6 +105,71 @@ def test_right_answers_are_counted(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.usefixtures("generator")
+def test_more_sockets_than_questions_under_way_all_get_their_turn(tmp_path: Path) -> None:
+    """1,000 sockets with 4 questions under way: each question is asked once and answered."""
+    server = Fixed(tmp_path)
+    questions = [f"n{at}.example A 0" for at in range(300)]
+    try:
+        got = load.run(server, questions, once=True, sources=1, sockets=load.MANY_SOCKETS, in_flight=4)
+    finally:
+        server.stop()
+    assert (got.sent, got.answered) == (300, 300)
+
+
+def printed(**more: object) -> str:
+    """Give what the generator prints for a good run of two seconds."""
+    counts = {"sent": 1_000, "answered": 1_000, "lost": 0, "late": 0, "wrong": 0, "failed": 0, "not_sent": 0}
+    figures = {"not_asked": 0, "seconds": 2.0, "rate": 500.0, "latency_us": {}, "shown": []}
+    return json.dumps({**counts, **figures, **more})
+
+
+def test_a_load_that_was_none_gives_no_figure() -> None:
+    """A generator that is too slow is not the server's fault; more answers than queries are the benchmark's."""
+    good = load.judge("x", printed(), 1.9, rate=500)
+    assert (good.offered, good.cores) == (500, 0.95)
+    good.check_saturated(1)
+    assert good.part_of(480) == pytest.approx(1.04, abs=0.01)
+    for wrong, kind, said in (
+        (
+            lambda: load.judge("x", printed(sent=900, answered=900), 1, rate=500),
+            load.CannotLoadError,
+            "450 queries a second of 500",
+        ),
+        (lambda: load.judge("x", printed(), 1.7).check_saturated(1), load.CannotLoadError, "used 0.85 of 1 cores"),
+        (
+            lambda: load.judge("x", printed(), 1, rate=600, lossy=True),
+            load.CannotLoadError,
+            "500 queries a second of 600",
+        ),
+        (lambda: load.judge("x", printed(answered=1_001), 1), BenchmarkError, "impossible: x answered 1001 of 1000"),
+        (lambda: good.part_of(250), BenchmarkError, "impossible: 500 answers a second, where 250 were measured"),
+        (
+            lambda: load.judge("x", printed(sent=900, answered=900, not_asked=100), 1, rate=500),
+            load.LostError,
+            "100 could not",
+        ),
+    ):
+        with pytest.raises(kind, match=said):
+            wrong()
+    assert load.judge("x", printed(sent=900, answered=900, not_asked=100), 1, rate=500, lossy=True).answered == 900
+
+
+def test_the_page_says_where_there_is_no_figure() -> None:
+    """A step that could not load, and rates that are no peaks; both numbers of client sockets."""
+    figures = json.loads((report.RESULTS / "full.json").read_text())
+    half = figures.pop("half")
+    figures["not_loaded"] = {"half": "the generator cannot load this server: 1 of 2"}
+    figures["half_many"] = half
+    figures["peak"]["hits"]["blockd"] = [{**row, "cores": 0.5} for row in figures["peak"]["hits"]["blockd"]]
+    text = report.page(figures)
+    assert "No figure for half: the generator cannot load this server: 1 of 2" in text
+    assert "hits a second, 1,000 client sockets" in text
+    assert "p50 at half load, 1,000 client sockets, over" in text
+    assert not [goal for goal in report.goals(figures) if "half load, over" in goal.what]
+    assert re.search(r"\| blockd \| at least [0-9,]+ \|", text)
+
+
 def test_a_server_with_another_policy_is_no_rival(tmp_path: Path) -> None:
     """Answers are compared before anything is measured."""
     server = Fixed(tmp_path)

@@ -154,6 +154,8 @@ struct Load<'a> {
     queries: &'a Queries,
     peer: (libc::sockaddr_storage, libc::socklen_t),
     next: usize,
+    /// Questions under way on all sockets.
+    open: usize,
     tally: Tally,
     latency: Histogram<u64>,
     since_line: Histogram<u64>,
@@ -199,6 +201,7 @@ impl Load<'_> {
                 is_used: true,
                 due_ns: due_ns(number),
             };
+            self.open += 1;
             let generation = slot.generation;
             let Query { at: start, octets, .. } = self.queries.all[query];
             let wire = &self.queries.wire[start as usize..start as usize + usize::from(octets)];
@@ -241,6 +244,7 @@ impl Load<'_> {
             let is_right = is_question && is_whole && answer[3] & 0x0F == query.rcode;
             slot.is_used = false;
             source.free.push(answer[1]);
+            self.open -= 1;
             if is_question && query.rcode == 0 && answer[3] & 0x0F == 2 {
                 self.tally.failed += 1;
                 continue;
@@ -274,8 +278,21 @@ impl Load<'_> {
             if slot.is_used && now_ns > slot.due_ns + patience_ns {
                 slot.is_used = false;
                 source.free.push(at as u8);
+                self.open -= 1;
                 self.tally.lost += 1;
             }
+        }
+    }
+}
+
+/// Takes as many descriptors as the hard limit allows: 1,000 sockets are more than the usual soft one.
+fn allow_many_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives through both calls; on failure the limit stays as it is.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
     }
 }
@@ -296,6 +313,7 @@ fn quantiles(histogram: &Histogram<u64>) -> serde_json::Value {
 fn run() -> Result<(), String> {
     let options = options().map_err(|error| error.to_string())?;
     let queries = read_queries(&options)?;
+    allow_many_files();
     let any: IpAddr =
         if options.server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let mut sources = Vec::new();
@@ -311,6 +329,7 @@ fn run() -> Result<(), String> {
         queries: &queries,
         peer: raw_address(options.server),
         next: 0,
+        open: 0,
         tally: Tally::default(),
         latency: histogram(),
         since_line: histogram(),
@@ -347,10 +366,12 @@ fn run() -> Result<(), String> {
             }
         } else if !is_over {
             let used = SLOTS - source.free.len();
-            if used < window {
+            // With more sockets than questions in flight, some sockets wait for their turn.
+            let room = window.saturating_sub(used).min(options.in_flight.saturating_sub(load.open));
+            if room > 0 {
                 // In whole batches where there is room: a system call for one query would cost more than the query.
                 let now_ns = load.now_ns();
-                load.send(source, &mut outbound, window - used, |_| now_ns);
+                load.send(source, &mut outbound, room, |_| now_ns);
             }
         }
         if now_ns > expired_ns + 50_000_000 {
