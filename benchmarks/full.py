@@ -4,6 +4,8 @@ Each server is pinned to core 0 and the load generator to core 1. CPU is the ser
 /proc over the answers received. Rounds go in turn over the servers; figures are medians. A wrong answer, a lost one
 where none may be lost, a ratio that cannot be, a rival that is missing: the run says so and ends with 1, and writes
 nothing for it. Where the generator cannot load a server the page says that, has no figure, and the run ends with 0.
+
+Whether a change costs CPU is a question for ``benchmarks.compare``.
 """
 
 from __future__ import annotations

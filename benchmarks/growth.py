@@ -196,6 +196,10 @@ What was tried and measured on the way, taken or not, is in [decision 10](decisi
 `make bench` compares blockd with Unbound, PowerDNS Recursor, dnsdist, dnsmasq, Knot Resolver and BIND in some minutes, and
 `make bench-full` measures every goal in half an hour; both install what they need when run as root, and want two cores
 that have nothing else to do. `python -m benchmarks.full --only rules` asks one question alone.
+
+`python -m benchmarks.compare --before TREE --after TREE` says whether a change costs CPU: two checkouts, both built, asked for
+hits, blocks and misses in interleaved rounds. It ends with 0 if the upper end of the 95 % interval of each median ratio is at
+most 1.03, with 1 if a change is slower, and with 3 if the machine is too noisy to decide.
 """
 
 

@@ -13,7 +13,8 @@ import dns.message
 import dns.rrset
 import pytest
 
-from benchmarks import growth, lag, load, report
+from benchmarks import compare, growth, lag, load, report
+from benchmarks.compare import Interval
 from benchmarks.measure import check_answers
 from benchmarks.servers import BenchmarkError, Dnsdist, Server, build_load
 
@@ -168,6 +169,48 @@ def test_the_page_says_where_there_is_no_figure() -> None:
     assert "p50 at half load, 1,000 client sockets, over" in text
     assert not [goal for goal in report.goals(figures) if "half load, over" in goal.what]
     assert re.search(r"\| blockd \| at least [0-9,]+ \|", text)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "low", "high", "said", "code"),
+    [
+        ([1.0] * 10, 1.0, 1.0, "pass", 0),
+        # Of ten, the second smallest and the second largest: 2 * 11 of 1,024 throws of ten coins are outside.
+        ([0.5, 0.99, 1, 1, 1, 1, 1, 1.01, 1.02, 9], 0.99, 1.02, "pass", 0),
+        ([1.04, 1.05, 1.06, 1.05, 1.04, 1.2], 1.04, 1.2, "slower", compare.SLOWER),
+        ([0.9, 1, 1.1, 1, 1, 1.2], 0.9, 1.2, "too noisy: 0.900 to 1.200", compare.NOISY),
+    ],
+)
+def test_a_ratio_has_an_interval_that_decides_or_not(
+    ratios: list[float], low: float, high: float, said: str, code: int
+) -> None:
+    """By order statistics; the worst of the kinds is what counts."""
+    interval = Interval.of(ratios)
+    assert (interval.low, interval.high) == (low, high)
+    assert said in interval.verdict()
+    text, found = compare.table({"hits": ratios, "blocks": [1.0] * 6})
+    assert (found, said in text) == (code, True)
+    slower = {"blocks": [1.5] * 6}
+    assert compare.table({"hits": ratios, **slower})[1] == compare.SLOWER
+    assert compare.table({**slower, "hits": ratios})[1] == compare.SLOWER
+
+
+def test_few_rounds_have_no_interval() -> None:
+    """Five throws of a coin show one side with more than a twentieth of chance."""
+    with pytest.raises(ValueError, match="5 rounds are too few"):
+        Interval.of([1.0] * 5)
+
+
+@pytest.mark.usefixtures("generator")
+def test_two_builds_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """This tree with itself, very shortly; a tree without a build is an error."""
+    words = ["--rounds", "6", "--seconds", "0.1", "--kind", "hits", "--before", str(ROOT)]
+    assert compare.main([*words, "--after", str(tmp_path)]) == compare.SLOWER
+    assert f"{tmp_path} has no built blockd" in capsys.readouterr().err
+    assert compare.main([*words, "--after", str(ROOT)]) in (0, compare.SLOWER, compare.NOISY)
+    out = capsys.readouterr().out
+    assert re.search(r"\| hits \| [0-9.]+ \| [0-9.]+ to [0-9.]+ \| 6 \|", out)
+    assert "this is a trial, not a figure" in out
 
 
 def test_a_server_with_another_policy_is_no_rival(tmp_path: Path) -> None:
