@@ -707,10 +707,21 @@ def test_a_poisoned_list_does_not_get_in(serve: Serve, upstream: Upstream) -> No
     lists = [{"file": "x.txt", "format": "domains"}]
     blockd = serve([upstream.address], policies={"corporate": {"block": ["tiktok"]}})
     (blockd.directory / "apps" / "x.txt").write_text("bad.example\n")
-    blockd.write_app("listed", lists=lists)
+    # Whoever writes a list cannot lift another app's ban with it.
+    opening = "||mine.example^\n@@||tiktok.com^$important\n@@|www.tiktok.com^$important\n"
+    (blockd.directory / "apps" / "y.txt").write_text(opening)
+    blockd.write_app("listed", lists=[*lists, {"file": "y.txt"}])
     blockd.values["policies"]["corporate"]["block"].append("listed")
     assert blockd.reload().returncode == 0
-    assert rcode(ask(blockd, "bad.example", client=CORPORATE)) == "NXDOMAIN"
+    for name in ("bad.example", "tiktok.com", "www.tiktok.com"):
+        assert rcode(ask(blockd, name, client=CORPORATE)) == "NXDOMAIN", name
+    (blockd.directory / "apps" / "y.txt").write_text(f"{opening}server=/#/#\n")
+    (blockd.directory / "apps" / "x.txt").write_text("192.0.2.1\n0xc0000202\n2001:db8::1\n")
+    refused = blockd.reload()
+    assert refused.returncode == 1
+    assert "x.txt:1: " in refused.stderr
+    assert "an address, not a name" in refused.stderr
+    (blockd.directory / "apps" / "y.txt").write_text(opening)
     page = "<!DOCTYPE html>\n<html><body>\n<h1>502</h1>\ncom\nco.uk\n\x00\xff\nbad.example\n"
     (blockd.directory / "apps" / "x.txt").write_bytes(page.encode("latin-1"))
     refused = blockd.reload()
