@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockd.devices import read_inventory
-from blockd.fastpath import fold_rule_name, line_of
+from blockd.fastpath import fold_rule_name, line_of, read_list
 from blockd.policy.answers import ede_text
 from blockd.policy.inputs import _system_servers
 from blockd.policy.local_records import TYPES, local_names
@@ -47,6 +49,45 @@ def test_a_presented_name_is_read_or_refused(text: str) -> None:
     assert read_presented_name(name) == name
     with contextlib.suppress(ValueError):
         assert read_name(text) == name
+
+
+#: Lines that invite a reader to go over them again and again.
+HOSTILE_LINES = {
+    "domains": ["1." * 90 + "1", "*." * 100, "a#" * 100],
+    "hosts": ["0.0.0.0" + " 192.0.2.1" * 30, "0.0.0.0" + " localhost" * 30, "::1%" + "a" * 200],
+    "adblock": [
+        "||a.example^$denyallow=" + "|".join(["b.a.example"] * 20),
+        "||" + "a." * 90 + "^$" + "badfilter," * 10,
+        "@@" * 100,
+        "#" * 200,
+        "$" * 200,
+    ],
+    "dnsmasq": [
+        '"' * 201,
+        "address=" + "/a.example" * 20 + "/",
+        "server=/" + "." * 200 + "/#",
+        "address=/" + "*" * 200,
+    ],
+    "rpz": ["x CNAME (", "x CNAME )" * 20, '"' * 201, "\\" * 201, "$ORIGIN " + "a." * 100],
+}
+
+
+def list_seconds(file: Path, list_format: str, lines: list[str], count: int) -> float:
+    """Give the CPU time that a list of so many rounds of lines takes."""
+    file.write_text("\n".join(lines * count))
+    item: Any = {"file": str(file), "format": list_format, "is_hole": False, "public_suffix": False}
+    begun = time.thread_time()
+    report = read_list(item, [], to_ascii, lambda _, text: (1, text.encode()))
+    assert sum(report["skipped"].values()) + report["kept"] > 0
+    return time.thread_time() - begun
+
+
+@pytest.mark.parametrize("list_format", HOSTILE_LINES)
+def test_reading_a_list_is_linear(list_format: str, tmp_path: Path) -> None:
+    """Eight times as many hostile lines take eight times as long, give or take what a busy machine adds."""
+    file, lines = tmp_path / "list", HOSTILE_LINES[list_format]
+    short = min(list_seconds(file, list_format, lines, 500) for _ in range(3))
+    assert list_seconds(file, list_format, lines, 4_000) < 24 * short + 0.05
 
 
 CELLS = st.text(alphabet='a1.:,"\n\r;é\x00 ', max_size=12) | st.ip_addresses().map(str)
