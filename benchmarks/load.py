@@ -219,6 +219,13 @@ def judge(
     if rate:
         # What found no free ID was offered, too: the server was behind, not the generator.
         check_offered((last["sent"] + last["not_asked"]) / last["seconds"], rate)
+    if not lossy and last["not_asked"] and not last["lost"] + last["failed"]:
+        cores = spent / last["seconds"]
+        if cores < LOADED[1]:
+            raise CannotLoadError(
+                f"the generator cannot load this server: {last['not_asked']} queries waited for a free ID while {name} "
+                f"used {cores:.2f} of a core"
+            )
     if not last["answered"] or (not lossy and last["lost"] + last["not_asked"] + last["failed"] > 0):
         raise LostError(
             f"{name}: {last['answered']} answered, {last['lost']} lost, {last['failed']} failed, "

@@ -147,6 +147,11 @@ def test_a_load_that_was_none_gives_no_figure() -> None:
         (lambda: good.part_of(250), BenchmarkError, "impossible: 500 answers a second, where 250 were measured"),
         (
             lambda: load.judge("x", printed(sent=900, answered=900, not_asked=100), 1, rate=500),
+            load.CannotLoadError,
+            "100 queries waited for a free ID while x used 0.50 of a core",
+        ),
+        (
+            lambda: load.judge("x", printed(sent=900, answered=900, not_asked=100), 1.9, rate=500),
             load.LostError,
             "100 could not",
         ),
