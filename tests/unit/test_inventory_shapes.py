@@ -206,6 +206,13 @@ SHAPES: dict[str, tuple[str, bytes | str, set[str], set[str], set[str]]] = {
         {"SER-1", "SER-2"},
         set(),
     ),
+    "names in another language": (
+        "x.csv",
+        f"Direcci\xf3n MAC;Direcci\xf3n IP\n{ONE};10.4.0.9\n",
+        {ONE, "10.4.0.9"},
+        set(),
+        set(),
+    ),
     "Excel, sep=": ("x.csv", f"sep=;\nName;MAC\nPC-1, old;{ONE}\n", {ONE}, {"PC-1, old"}, set()),
     "Excel, Unicode text": (
         "x.csv",
@@ -304,6 +311,8 @@ PAGES: list[tuple[dict[str, Any], bool]] = [
     ({"total": 1, "next": ""}, False),
     ({"totalCount": 51}, True),
     ({"has_more": True}, True),
+    ({"meta": {"has_next_results": True}}, True),
+    ({"nextPageToken": "x"}, True),
     ({"has_more": False, "next_cursor": "null"}, False),
     ({"meta": {"pagination": {"total": 9}}}, True),
     ({"links": {"next": "https://x.example"}}, True),

@@ -31,9 +31,9 @@ _NAMES = {
     "mac": re.compile(
         f"(?:{_CARDS}|{_ADDRESS})*mac(?:s|(?={_CARDS}|{_ADDRESS})|$)(?:{_CARDS}|{_ADDRESS})*|h(?:ard)?w(?:are)?(?:address|addr)"
     ),
-    "address": re.compile(f"(?:{_WHICH})*ip(?:v[46])?s?(?:{_ADDRESS}|{_WHICH})*|address(?:es)?"),
+    "address": re.compile(f"(?:{_WHICH})*(?:{_ADDRESS})?ip(?:v[46])?s?(?:{_ADDRESS}|{_WHICH})*|address(?:es)?"),
     "serial": re.compile(f"(?:{_OF_A_DEVICE})*serial(?:numbers?|no|nr|num)?0?|seriennummer|numerodeserie"),
-    "hostname": re.compile("(?:device|(?:ps)?computer|machine|asset|host|netbios)?name0?"),
+    "hostname": re.compile("(?:device|(?:ps)?computer|machine|asset|host|netbios|(?:device)?friendly)?name0?"),
     "owner": re.compile("owner|user|username|assigneduser|primaryuser|userprincipalname"),
     "group": re.compile("group|devicegroup|groupname"),
 }

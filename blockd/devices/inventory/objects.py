@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,21 +116,8 @@ _VALUES = ("value", "values", "address", "addr", "mac", "macAddress", "mac_addre
 _NAMES = ("name", "key", "label", "title", "fieldName", "field")
 #: Objects that say which page this is.
 _PAGES = ("links", "_links", "meta", "pagination", "paging", "page", "pageInfo", "@odata")
-_NEXT = frozenset(
-    [
-        "odatanextlink",
-        "nextlink",
-        "next",
-        "nextpage",
-        "nextpageurl",
-        "nextpagetoken",
-        "nextcursor",
-        "nexttoken",
-        "hasmore",
-        "hasnext",
-        "hasnextpage",
-        "continuationtoken",
-    ]
+_NEXT = re.compile(
+    "(?:odata)?next(?:link|page|pageurl|pagetoken|cursor|token|url|href)?|has(?:more|next).*|continuationtoken"
 )
 _TOTALS = frozenset(
     ["total", "totalcount", "totalresults", "totalitems", "totalelements", "totalrecords", "odatacount", "count"]
@@ -337,7 +325,7 @@ def _more_pages(around: Iterable[dict[str, Any]], found: int) -> str | None:
                 name = plain(key.replace("@", ""))
                 is_number = isinstance(inner, int) and not isinstance(inner, bool)
                 is_empty = not inner or (isinstance(inner, str) and inner.strip().lower() in ("null", "none"))
-                if name in _NEXT and not is_empty:
+                if not is_empty and _NEXT.fullmatch(name):
                     return listed([key])
                 if is_number and ((name in _TOTALS and inner > found) or (name in _PAGE_COUNTS and inner > 1)):
                     return f"{listed([key])}: {inner}"
