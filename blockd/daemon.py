@@ -14,6 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -57,6 +58,7 @@ from blockd.policy.views import group_views, sets_of
 from blockd.policy.who import devices_of, network_group, place_text
 from blockd.priority import PYTHON, give_way
 from blockd.problems import InputError, Problem, StartError, skipped_lines
+from blockd.resolver.nat64 import Discovery
 from blockd.resolver.routes import LOOK_INTERVAL, Routes
 from blockd.resolver.streams import Streams
 from blockd.review.decisions import write_decided
@@ -142,8 +144,8 @@ class _Live:
         #: The same with the views of exemptions behind those of groups.
         self.folded_meta = self.meta
         self.inputs = inputs
-        servers = (inputs.default_servers(), *inputs.settings.upstream.zones.values())
-        self.routes = [[(str(host), port) for host, port in route] for route in servers]
+        #: The servers of each route; the default route has no name.
+        self.routes = inputs.routes()
         self.devices = {group: lines_of(devices) for group, devices in inputs.devices.items()}
         self.tasks = fetch_tasks(inputs)
         #: Addresses of those whose word about others is believed.
@@ -343,7 +345,8 @@ class Daemon:
         )
         self._tcp = tcp
         streams = Streams(reactor, fastpath.complete)
-        self._routes = Routes(fastpath, lambda: self._live.routes)
+        self._nat64 = Discovery(self._found_nat64)
+        self._routes = Routes(fastpath, lambda: self._live.routes.values())
         self._reloads = ReloadCounts()
         self._decisions = DecisionCounts()
         self._decisions_log = DecisionsLog()
@@ -353,6 +356,7 @@ class Daemon:
             fastpath, tcp, streams, self._routes, self._reloads, self._decisions, self._decisions_log, page
         )
         self._metrics.fetches = self._fetches
+        self._metrics.nat64 = self._nat64_prefixes
         self._metrics.internal_errors = self._guard.failures
         self._lag = self._metrics.lag = ReactorLag(reactor)
         page.listener.guard = self._guard
@@ -405,6 +409,7 @@ class Daemon:
         give_way(0, PYTHON)
         self._compiler.gives_way = True
         self._every(reactor, LOOK_INTERVAL, "upstream_health", self._look)
+        self._every(reactor, LOOK_INTERVAL, "nat64_discovery", self._look_for_nat64)
         self._watch = Watch(self._signature())
         self._is_watching = False
         #: Inventories in force whose files are missing.
@@ -579,13 +584,32 @@ class Daemon:
             # A thread that stands still is not fed for: the supervisor starts us anew.
             self._supervisor.alive()
         for server, state in self._routes.look(time.monotonic()).items():
+            error = self._routes.health[server].error
             what = {
                 "up": "is well again",
+                "unreachable": (
+                    f"cannot be reached ({os.strerror(error or 0)}): others, if there are any, are asked first"
+                ),
                 "slow": "is slow: others, if there are any, are asked first",
                 "failing": "fails: others, if there are any, are asked first",
                 "dead": "does not answer: others, if there are any, are asked first",
             }[state]
-            log.log(logging.INFO if state == "up" else logging.WARNING, "upstream %s %s", show_endpoint(server), what)
+            log.log(logging.INFO if state == "up" else logging.WARNING, "upstream %s %s", server, what)
+
+    def _look_for_nat64(self) -> None:
+        """Ask the servers of the default route for their NAT64 prefixes, where that is not turned off."""
+        asks = self._live.settings.upstream.nat64_discovery
+        self._nat64.look(self._live.routes[None] if asks else (), time.monotonic())
+
+    def _found_nat64(self, prefixes: list[IPv6Network]) -> None:
+        self._fastpath.set_nat64([(prefix.network_address, prefix.prefixlen) for prefix in prefixes])
+        self._note_numbers(self._generation_numbers())
+        log.info("NAT64 prefixes by upstream servers: %s", ", ".join(map(str, prefixes)) or "none any more")
+
+    def _nat64_prefixes(self) -> list[tuple[str, str]]:
+        """Give the prefixes that are looked through, and where each is from."""
+        own = [(str(prefix), "config") for prefix in self._live.settings.upstream.nat64_prefixes]
+        return [*own, *((str(prefix), "upstream") for prefix in self._nat64.prefixes)]
 
     def _signature(self) -> Signature:
         """Take the state of what the policy was made of, and of what a refused one would have been made of."""
@@ -1829,6 +1853,8 @@ class Daemon:
         return status(
             fastpath=self._fastpath,
             routes=self._routes,
+            route_servers=self._live.routes,
+            nat64=self._nat64_prefixes(),
             decisions=self._decisions,
             reloads=self._reloads,
             ready=self._ready(),
@@ -1868,7 +1894,7 @@ class Daemon:
             "is_held": self._generations.is_held,
             "staged": len(self._generations.staged()),
             **({} if self._desk is None else {"ledger": self._desk.standing()}),
-            "dead_upstreams": [show_endpoint(server) for server in sorted(self._routes.dead)],
+            "dead_upstreams": sorted(map(str, self._routes.dead)),
         }
 
 

@@ -26,6 +26,7 @@ STYLES = {
     "slow": "yellow",
     "failing": "bold bright_red",
     "dead": "bold bright_red",
+    "unreachable": "bold bright_red",
 }
 
 

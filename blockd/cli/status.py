@@ -43,9 +43,11 @@ def complaints(state: dict[str, Any]) -> list[str]:
             f"{file}: this inventory is missing; the last good one is in force" for file in state["missing_inventories"]
         ]
     wrong += [f"leases: {source['problem']}" for source in state["leases"] if source["problem"]]
-    dead = [server["server"] for server in state["upstreams"] if server["state"] == "dead"]
-    if dead and len(dead) == len(state["upstreams"]):
-        wrong.append("no upstream answers")
+    for server in state["upstreams"]:
+        if server["state"] == "unreachable":
+            wrong.append(f"upstream {server['server']} cannot be reached: {server['error']}")
+    for zone in state["zones_without_upstream"]:
+        wrong.append("no upstream answers" if zone == "." else f"no upstream of {zone} answers")
     return wrong
 
 
@@ -66,6 +68,8 @@ def show(state: dict[str, Any], wrong: list[str]) -> None:
         ("queries", f"{totals['queries.udp']} by UDP, {totals['queries.tcp']} by TCP, {state['pending']} waiting"),
         ("cache", f"{cache['entries']} answers, {cache['octets'] / 2**20:.1f} MiB, {ratio}, {cache['stale']} stale"),
     ]
+    if state["nat64"]:
+        rows.append(("nat64", ", ".join(f"{one['prefix']} ({one['source']})" for one in state["nat64"])))
     for path, (counts, _) in sorted(state["latency"].items()):
         if sum(counts):
             shares = ", ".join(f"{100 * share:g} % within {_within(counts, share)}" for share in (0.5, 0.99))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, TypeAlias, TypedDict
 
+from blockd.endpoint import Endpoint, Native
+
 _Address: TypeAlias = IPv4Address | IPv6Address | str
 _Sections: TypeAlias = tuple[int, int, bytes]
 
@@ -43,7 +45,8 @@ class Rules(TypedDict):
     templates: Sequence[Template]
     local_zones: Sequence[tuple[str, int, int]]
     routed_zones: Sequence[tuple[str, int]]
-    routes: Sequence[Sequence[tuple[_Address, int]]]
+    routes: Sequence[Sequence[Endpoint]]
+    nat64: Sequence[tuple[_Address, int]]
     any_template: int
     cdn_zones: Sequence[str]
     guarded: Sequence[str]
@@ -86,13 +89,15 @@ class ListReport(TypedDict):
     refused_samples: list[tuple[int, str, bytes]]
 
 class ServerCounts(TypedDict):
-    address: tuple[str, int]
+    endpoint: Native
     sent: int
     answered: int
     timed_out: int
     failed: int
     silent_in_a_row: int
     waited_us: int
+    not_sent: int
+    send_error: int
     has_edns: bool
 
 class Decision(TypedDict):
@@ -130,7 +135,7 @@ Policy: TypeAlias = int | ZoneAct | None
 
 Work: TypeAlias = (
     tuple[Literal["reply"], int, bytes | None]
-    | tuple[Literal["stream"], int, list[tuple[tuple[str, int], bytes]], float]
+    | tuple[Literal["stream"], int, list[tuple[Native, bytes]], float]
     | tuple[Literal["log"], LogRow]
     | tuple[Literal["learned"], int, int, str, int, list[IPv4Address | IPv6Address], int]
 )
@@ -147,6 +152,8 @@ def list_changes(
     after: Sequence[tuple[str, str, bool]],
     to_ascii: Callable[[str], str],
 ) -> tuple[int, list[str], int, list[str]]: ...
+def interface_index(scope: str) -> int | None: ...
+def own_addresses() -> list[IPv4Address | IPv6Address]: ...
 def end_with_parent(parent: int) -> bool: ...
 def check_patterns(patterns: Sequence[str]) -> tuple[int, str] | None: ...
 def compile_rules(
@@ -199,7 +206,7 @@ class Fastpath:
     def wall(self) -> float: ...
     def give_back_memory(self) -> None: ...
     def set_devices(self, generation: int, changes: Sequence[tuple[_Address, int | None]]) -> None: ...
-    def set_order(self, ranks: Mapping[tuple[str, int], int]) -> None: ...
+    def set_order(self, ranks: Mapping[Endpoint, int]) -> None: ...
     def answer(
         self,
         packet: bytes,
@@ -214,7 +221,8 @@ class Fastpath:
     def let_go(self, serials: Sequence[int]) -> None: ...
     def asked_within(self, address: _Address, seconds: int) -> bool: ...
     def look_up(self, name: str, qtype: int) -> None: ...
-    def probe(self, address: tuple[_Address, int]) -> None: ...
+    def set_nat64(self, prefixes: Sequence[tuple[_Address, int]]) -> None: ...
+    def probe(self, server: Endpoint) -> None: ...
     def decide(
         self, client: _Address, name: str, qtype: int, answer: bytes | None = None, view: int | None = None
     ) -> Decision: ...

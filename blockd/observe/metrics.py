@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from blockd import __version__
 from blockd.egress.ruleset import CONNECTIONS
 from blockd.egress.totals import Totals
+from blockd.endpoint import Endpoint
 from blockd.fastpath import LATENCY_BOUNDS, Fastpath
 from blockd.observe import log_writer
 from blockd.observe.decisions_log import DecisionsLog
@@ -26,9 +27,8 @@ from blockd.observe.lag import ReactorLag
 from blockd.observe.log_writer import QUEUE_OCTETS
 from blockd.observe.rendering import paced
 from blockd.problems import Skipped
-from blockd.resolver.routes import STATES, Health, Routes
+from blockd.resolver.routes import STATES, UNUSABLE_STATES, Health, Routes
 from blockd.resolver.streams import Streams
-from blockd.settings.values import show_endpoint
 from blockd.transport.block_page import BlockPage
 from blockd.transport.http import HttpListener
 from blockd.transport.tcp import TcpListener
@@ -299,6 +299,8 @@ class Metrics(Collector):
         self.lag: ReactorLag | None = None
         #: Pieces of work that failed inside the daemon, by kind.
         self.internal_errors: Counter[str] = Counter()
+        #: Gives the NAT64 prefixes, and where each is from.
+        self.nat64: Callable[[], list[tuple[str, str]]] = list
         #: The number of the generation in force, as it is on the disk.
         self.generation = 0
         #: Whether a refused candidate lies there, and whether an older generation is held.
@@ -447,20 +449,29 @@ class Metrics(Collector):
             labels=["server"],
         )
         for server in self._fastpath.servers():
-            label = [show_endpoint(server["address"])]
-            health = self._routes.health.get(server["address"]) or Health()
+            endpoint = Endpoint.from_native(server["endpoint"])
+            label = [str(endpoint)]
+            health = self._routes.health.get(endpoint) or Health()
             sent.add_metric(label, server["sent"])
             answered.add_metric(label, server["answered"])
             waited.add_metric(label, server["waited_us"] / 1e6)
             faults.add_metric([*label, "late"], server["timed_out"])
             faults.add_metric([*label, "failed"], server["failed"])
             edns.add_metric(label, server["has_edns"])
-            up.add_metric(label, health.state != "dead")
+            up.add_metric(label, health.state not in UNUSABLE_STATES)
             for state in STATES:
                 states.add_metric([*label, state], health.state == state)
             if health.latency is not None:
                 speed.add_metric(label, health.latency)
         yield from (sent, answered, waited, faults, up, states, speed, edns)
+        prefixes = GaugeMetricFamily(
+            "blockd_nat64_prefix",
+            "NAT64 prefixes in which IPv4 addresses are recognised: 1 for each, by the config or by upstream servers.",
+            labels=["prefix", "source"],
+        )
+        for prefix, source in self.nat64():
+            prefixes.add_metric([prefix, source], 1)
+        yield prefixes
 
     def _stream_families(self) -> Iterator[Metric]:
         counts = self._tcp.counts

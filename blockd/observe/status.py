@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from blockd.endpoint import Endpoint
 from blockd.fastpath import Fastpath
 from blockd.observe.metrics import DecisionCounts, ReloadCounts
-from blockd.resolver.routes import Routes
-from blockd.settings.values import show_endpoint
+from blockd.resolver.routes import UNUSABLE_STATES, Routes
 
 #: Of counters, those that rates are made of.
 RATES = ("queries.udp", "queries.tcp", "cache.hits", "cache.misses", "upstream.sent", "upstream.answered")
@@ -17,6 +19,8 @@ def status(
     *,
     fastpath: Fastpath,
     routes: Routes,
+    route_servers: Mapping[str | None, Sequence[Endpoint]],
+    nat64: list[tuple[str, str]],
     decisions: DecisionCounts,
     reloads: ReloadCounts,
     ready: dict[str, Any],
@@ -52,6 +56,12 @@ def status(
         "lost": lost,
         "latency": fastpath.latencies(),
         "upstreams": [_server(server, routes) for server in fastpath.servers()],
+        "zones_without_upstream": [
+            zone or "."
+            for zone, servers in route_servers.items()
+            if all(server in routes.health and routes.health[server].state in UNUSABLE_STATES for server in servers)
+        ],
+        "nat64": [{"prefix": prefix, "source": source} for prefix, source in nat64],
         "groups": [
             {"group": group, "devices": devices.get(group, 0), **view}
             for group, view in zip(meta["groups"], meta["views"], strict=True)
@@ -70,10 +80,13 @@ def status(
 
 
 def _server(counts: Any, routes: Routes) -> dict[str, Any]:
-    health = routes.health.get(counts["address"])
+    endpoint = Endpoint.from_native(counts["endpoint"])
+    health = routes.health.get(endpoint)
+    error = None if health is None else health.error
     return {
-        "server": show_endpoint(counts["address"]),
+        "server": str(endpoint),
         "state": "up" if health is None else health.state,
+        "error": None if error is None else os.strerror(error),
         "latency": None if health is None else health.latency,
         "sent": counts["sent"],
         "answered": counts["answered"],

@@ -55,7 +55,6 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
     view_specs = [_view_spec(inputs, view, live, bits, templates, generation) for view in views]
     special_templates, special_zones = answers.special_use()
     first_special = templates.extend(special_templates)
-    routes = [inputs.default_servers(), *inputs.settings.upstream.zones.values()]
     rules: _native.Rules = {
         "digest": b"",
         "apps": [
@@ -73,7 +72,8 @@ def compile_snapshot(inputs: Inputs, output: Path, generation: str = "") -> Comp
             (zone, first_special + a, first_special + b) for zone, (a, b) in _local_zones(inputs, special_zones)
         ],
         "routed_zones": [(zone, at + 1) for at, zone in enumerate(inputs.settings.upstream.zones)],
-        "routes": [list(route) for route in routes],
+        "routes": list(inputs.routes().values()),
+        "nat64": [(prefix.network_address, prefix.prefixlen) for prefix in inputs.settings.upstream.nat64_prefixes],
         "cdn_zones": inputs.catalogue.cdn_zones,
         "guarded": _guarded(inputs, records),
         "local_names": [(name, templates.add(template)) for name, template in records.items()],

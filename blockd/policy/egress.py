@@ -58,8 +58,7 @@ def own_addresses(inputs: Inputs) -> list[Address]:
 
 def protected(inputs: Inputs) -> frozenset[Address]:
     """Give what must never be refused, whatever an answer says."""
-    upstreams = [*inputs.default_servers(), *(one for own in inputs.settings.upstream.zones.values() for one in own)]
-    addresses = [address for address, _ in upstreams]
+    addresses = [server.address for servers in inputs.routes().values() for server in servers]
     resolvers = [one.network_address for one in inputs.settings.egress.resolvers if one.num_addresses == 1]
     return frozenset((*addresses, *resolvers, *own_addresses(inputs)))
 

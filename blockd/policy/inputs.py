@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blockd import __version__
 from blockd.apps.catalogue import Catalogue, load_catalogue
 from blockd.devices import Device, Inventory, are_several, read_inventory
+from blockd.endpoint import Endpoint
+from blockd.fastpath import interface_index, own_addresses
 from blockd.policy.app_sets import AppSets, Named, Resolved, read_sets, resolve, unknown
 from blockd.problems import InputError, Problem
 from blockd.review.decisions import Decided, read_decided
@@ -18,7 +21,8 @@ from blockd.settings.document import Document
 from blockd.settings.load import check_gateways, load_settings
 from blockd.settings.schema import Policy, Settings
 from blockd.settings.source import Disk, Source
-from blockd.settings.values import Address, read_endpoint
+from blockd.settings.upstreams import read_upstream
+from blockd.settings.values import Address, show_endpoint
 
 #: In the state directory: lists that come from elsewhere.
 FETCHED = "lists"
@@ -36,7 +40,7 @@ class Inputs:
     settings: Settings
     document: Document
     catalogue: Catalogue
-    system_servers: tuple[tuple[Address, int], ...]
+    system_servers: tuple[Endpoint, ...]
     source: Source
     #: The devices of each group's inventory.
     devices: dict[str, list[Device]]
@@ -56,10 +60,17 @@ class Inputs:
         """Find a path that the config gives: relative to the config file."""
         return self.config.parent / path
 
-    def default_servers(self) -> tuple[tuple[Address, int], ...]:
+    def default_servers(self) -> tuple[Endpoint, ...]:
         """Give the servers of the default route."""
         servers = self.settings.upstream.servers
         return self.system_servers if servers == "system" else tuple(servers)
+
+    def routes(self) -> dict[str | None, tuple[Endpoint, ...]]:
+        """Give the servers of each route: the default one, which has no name, and those of zones."""
+        return {
+            None: self.default_servers(),
+            **{zone: tuple(own) for zone, own in self.settings.upstream.zones.items()},
+        }
 
     def blocked_apps(self, policy: Policy) -> list[str]:
         """Name the apps that a policy blocks: its own, and those that come with any block."""
@@ -99,12 +110,21 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         # Of names that mean nothing, nothing more can be said.
         problems += [*resolved.problems, *_check_live_apps(resolved, document, catalogue)]
     problems += check_gateways(settings, document)
-    system: tuple[tuple[Address, int], ...] = ()
+    system: tuple[Endpoint, ...] = ()
     if settings.upstream.servers == "system":
-        system = _system_servers(source.read(RESOLV_CONF))
+        lines = _system_servers(source.read(RESOLV_CONF))
+        system = tuple(lines)
         if not system:
             text = f"servers: system, but {RESOLV_CONF} names no server; write their addresses"
             problems.append(document.problem(("upstream", "servers"), text))
+        if source.is_current:
+            problems += [
+                Problem(str(RESOLV_CONF), line, "nameserver", why)
+                for server, line in lines.items()
+                if (why := _unusable(server, settings)) is not None
+            ]
+    if source.is_current:
+        problems += _check_upstreams(settings, document)
     devices, inventories = _read_devices(settings, document, config, source, problems)
     file = decided_file(config, settings)
     data = source.read_if_there(file)
@@ -311,14 +331,44 @@ MAX_CONFLICTS = 20
 MAX_LIVE_APPS = 64
 
 
-def _system_servers(resolv_conf: bytes) -> tuple[tuple[Address, int], ...]:
-    servers = []
-    for line in resolv_conf.decode(errors="replace").splitlines():
+def _system_servers(resolv_conf: bytes) -> dict[Endpoint, int]:
+    """Read the servers that a resolv.conf names, and the line of each; a line that cannot be used is none."""
+    servers: dict[Endpoint, int] = {}
+    for number, line in enumerate(resolv_conf.decode(errors="replace").splitlines(), 1):
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
-            host = words[1].split("%")[0]
-            try:
-                servers.append(read_endpoint(f"[{host}]:53" if ":" in host else f"{host}:53"))
-            except ValueError:
-                continue
-    return tuple(servers)
+            with suppress(ValueError):
+                servers.setdefault(read_upstream(f"[{words[1]}]:53" if ":" in words[1] else f"{words[1]}:53"), number)
+    return servers
+
+
+def _check_upstreams(settings: Settings, document: Document) -> list[Problem]:
+    """Find servers of the config that this machine cannot ask."""
+    upstream = settings.upstream
+    named: list[tuple[tuple[str | int, ...], Endpoint]] = []
+    if upstream.servers != "system":
+        named += [(("upstream", "servers", at), server) for at, server in enumerate(upstream.servers)]
+    for zone, own in upstream.zones.items():
+        named += [(("upstream", "zones", zone, at), server) for at, server in enumerate(own)]
+    return [document.problem(at, text) for at, server in named if (text := _unusable(server, settings)) is not None]
+
+
+def _unusable(server: Endpoint, settings: Settings) -> str | None:
+    """Say why this machine cannot ask a server: its interface is not there, or it is this resolver itself."""
+    if server.scope and interface_index(server.scope) is None:
+        return f'{server}: there is no interface "{server.scope}"; "ip link" lists them: correct the name or the server'
+    for address, port in settings.server.listen:
+        is_same = address == server.address or (
+            address.is_unspecified and address.version == server.address.version and _is_own(server.address)
+        )
+        if is_same and port == server.port:
+            listener = show_endpoint((address, port))
+            return (
+                f"{server} is this resolver itself (server.listen {listener}), so it would ask itself; "
+                "write the addresses of the resolvers that it is to ask, such as servers: [10.0.0.53]"
+            )
+    return None
+
+
+def _is_own(address: Address) -> bool:
+    return address.is_loopback or address.is_unspecified or address in own_addresses()

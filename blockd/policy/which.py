@@ -6,9 +6,11 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from ipaddress import IPv4Address
 from typing import Any
 
 from blockd.apps.catalogue import Catalogue, Entry
+from blockd.endpoint import Endpoint
 from blockd.fastpath import Fastpath, _native, compile_rules, load
 from blockd.policy import answers
 from blockd.policy.compile import native_app
@@ -85,7 +87,8 @@ def _compile(entries: Sequence[Entry], cdn_zones: Iterable[str], source: Source)
         "templates": [answers.any_refused()],
         "local_zones": [],
         "routed_zones": [],
-        "routes": [[("127.0.0.1", 53)]],
+        "routes": [[Endpoint(IPv4Address("127.0.0.1"), 53)]],
+        "nat64": [],
         "cdn_zones": list(cdn_zones),
         "guarded": [],
         "local_names": [],

@@ -11,6 +11,8 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.python.failure import Failure
 
+from blockd.endpoint import Endpoint, Native
+
 if TYPE_CHECKING:
     from twisted.internet.posixbase import PosixReactorBase
 
@@ -22,8 +24,6 @@ MAX_EXCHANGES = 1_000
 #: Takes an exchange, the place of the server that was asked, and its answer, or none at the end. False when the answer
 #: is of no use, a query when that server is to be asked once more.
 Complete = Callable[[int, int, bytes | None], bool | bytes]
-#: Address and port.
-Server = tuple[str, int]
 
 
 class _Exchange(Int16StringReceiver):
@@ -72,24 +72,24 @@ class Streams:
         self.under_way = 0
         self.refused = 0
 
-    def ask(self, exchange: int, servers: list[tuple[Server, bytes]], patience: float) -> None:
+    def ask(self, exchange: int, servers: list[tuple[Native, bytes]], patience: float) -> None:
         """Ask the servers in turn, each its query, until one answers or `patience` seconds are over."""
         if self.under_way >= MAX_EXCHANGES:
             self.refused += 1
             self._complete(exchange, 0, None)
             return
         self.under_way += 1
-        asked = list(enumerate(servers[:MAX_SERVERS]))
+        asked = [(at, (Endpoint.from_native(one), query)) for at, (one, query) in enumerate(servers[:MAX_SERVERS])]
         self._try(exchange, asked, self._reactor.seconds() + patience)
 
-    def _try(self, exchange: int, servers: list[tuple[int, tuple[Server, bytes]]], deadline: float) -> None:
+    def _try(self, exchange: int, servers: list[tuple[int, tuple[Endpoint, bytes]]], deadline: float) -> None:
         left = deadline - self._reactor.seconds()
         if not servers or left <= 0:
             self.under_way -= 1
             self._complete(exchange, 0, None)
             return
         patience = left / len(servers)
-        (place, ((host, port), query)), rest = servers[0], servers[1:]
+        (place, (server, query)), rest = servers[0], servers[1:]
         is_done = False
 
         def done(answer: bytes | None) -> None:
@@ -108,13 +108,13 @@ class Streams:
                 if said is True:
                     self.under_way -= 1
                 elif isinstance(said, bytes):
-                    self._try(exchange, [(place, ((host, port), said)), *rest], deadline)
+                    self._try(exchange, [(place, (server, said)), *rest], deadline)
                 else:
                     self._try(exchange, rest, deadline)
 
         timer = self._reactor.callLater(patience, done, None)
         try:
-            connector: Any = self._reactor.connectTCP(host, port, _Once(query, done), timeout=patience)
+            connector: Any = self._reactor.connectTCP(server.host, server.port, _Once(query, done), timeout=patience)
         except (ConnectError, OSError):
             timer.cancel()
             self._try(exchange, rest, deadline)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from blockd.settings import usual
+from blockd.settings.upstreams import Nat64Prefix, UpstreamServer
 from blockd.settings.values import (
     DomainName,
     Duration,
@@ -18,7 +19,6 @@ from blockd.settings.values import (
     NetworkValue,
     Percent,
     Printable,
-    Upstream,
     Upstreams,
 )
 
@@ -147,11 +147,25 @@ class State(Section):
 class UpstreamSettings(Section):
     """Who is asked what is not answered here."""
 
-    servers: Literal["system"] | list[Upstream] = Field(
-        description="Addresses, the preferred first; system reads /etc/resolv.conf at each reload."
+    servers: Literal["system"] | list[UpstreamServer] = Field(
+        description=(
+            "Addresses, the preferred first, link-local ones with their interface ([fe80::1%eth0]:53); "
+            "system reads /etc/resolv.conf at each reload."
+        )
     )
-    zones: dict[DomainName, list[Upstream]] = Field(
+    zones: dict[DomainName, list[UpstreamServer]] = Field(
         default_factory=dict, description="Other servers for a zone and below."
+    )
+    nat64_prefixes: list[Nat64Prefix] = Field(
+        default_factory=list,
+        max_length=16,
+        description=(
+            "NAT64 prefixes of this network (RFC 6052), in which apps' IPv4 networks are recognised; 64:ff9b::/96, "
+            "64:ff9b:1::/48 and those that upstream servers tell of (RFC 7050) need not be named."
+        ),
+    )
+    nat64_discovery: bool = Field(
+        True, description="Ask the servers for ipv4only.arpa, to learn their NAT64 prefixes (RFC 7050)."
     )
     trust_ad: bool = Field(False, description="Pass AD on: only for validating servers on a path nobody else can use.")
     pending: int = Field(20_000, ge=1, le=1_000_000, description="Queries that may wait for an upstream, in all.")
@@ -159,7 +173,7 @@ class UpstreamSettings(Section):
 
     @field_validator("servers")
     @classmethod
-    def _some(cls, servers: Literal["system"] | list[Upstream]) -> Literal["system"] | list[Upstream]:
+    def _some(cls, servers: Literal["system"] | list[UpstreamServer]) -> Literal["system"] | list[UpstreamServer]:
         if not servers:
             raise ValueError("expected at least one server, or the word system")
         return servers

@@ -19,6 +19,9 @@ INPUTS = "inputs"
 class Source(ABC):
     """Reads files and remembers what it read, so that it can be kept and told apart."""
 
+    #: Whether the files are those of this machine now, so that its interfaces and addresses belong to them.
+    is_current = False
+
     def __init__(self) -> None:
         """Start with nothing read."""
         self.files: dict[Path, bytes] = {}
@@ -93,6 +96,8 @@ CHUNK_OCTETS = 1 << 20
 
 class Disk(Source):
     """The files as they are now."""
+
+    is_current = True
 
     def __init__(self, spool: Path | None = None) -> None:
         """With `spool`, a directory, lists are copied there first: what is compiled is what is kept, whoever writes."""
@@ -218,6 +223,8 @@ class Kept(Source):
 
 class Arrived(Disk):
     """A generation's files, but for some that came since: a list that is fetched takes nobody's half-done edit in."""
+
+    is_current = False
 
     def __init__(self, kept: Kept, arrived: Mapping[Path, Path], spool: Path) -> None:
         """`arrived` says where those that came lie."""

@@ -61,14 +61,21 @@ def read_network(text: Any) -> Network:
     return network
 
 
-#: Brackets are for IPv6; without a port they may be left out.
-_ENDPOINT = re.compile(
-    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+|[0-9a-fA-F:.]+(?=$)))(?::(?P<port>[0-9]{1,5}))?"
-)
+#: Brackets are for IPv6; without a port they may be left out. A scope is an interface by name or number (RFC 4007 11).
+_SCOPED = r"[0-9a-fA-F:.]+(?:%[^\s/:%\[\]]{1,15})?"
+_ENDPOINT = re.compile(rf"(?:\[(?P<six>{_SCOPED})\]|(?P<four>[0-9.]+|{_SCOPED}(?=$)))(?::(?P<port>[0-9]{{1,5}}))?")
 
 
 def read_endpoint(text: Any, default_port: int | None = None) -> tuple[Address, int]:
     """Read ``address:port``, with brackets around IPv6; the port may go where there is a usual one."""
+    address, scope, port = read_scoped(text, default_port)
+    if scope:
+        raise ValueError(f"{text!r} has a scope, which only upstream servers may have; leave out %{scope}")
+    return address, port
+
+
+def read_scoped(text: Any, default_port: int | None) -> tuple[Address, str, int]:
+    """Read address, scope and port; a scope is an interface by name or number."""
     example = "10.0.0.53:53 or [2001:db8::53]:53"
     if not isinstance(text, str):
         raise ValueError(f'expected "address:port", such as {example}')
@@ -76,13 +83,14 @@ def read_endpoint(text: Any, default_port: int | None = None) -> tuple[Address, 
     try:
         if found is None:
             raise ValueError
-        address = ip_address(found["six"] or found["four"])
+        plain, _, scope = (found["six"] or found["four"]).partition("%")
+        address = ip_address(plain)
     except ValueError:
         raise ValueError(f"{text!r} is no address and port, such as {example}") from None
     port = int(found["port"]) if found["port"] else default_port
     if port is None or not 0 < port < 65536:
         raise ValueError(f"{text!r} needs a port from 1 to 65535, such as {example}")
-    return address, port
+    return address, scope, port
 
 
 def _read_upstream(text: Any) -> tuple[Address, int]:

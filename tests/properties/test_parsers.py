@@ -164,7 +164,7 @@ def test_a_list_is_searched_whatever_is_in_it(data: bytes, kind: str) -> None:
 @given(st.binary(max_size=300))
 def test_resolv_conf_is_read_whatever_is_in_it(data: bytes) -> None:
     """Servers or none."""
-    assert all(port == 53 for _, port in _system_servers(data))
+    assert all(server.port == 53 for server in _system_servers(data))
 
 
 def test_the_text_of_an_error_is_cut_between_characters() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 
 GATEWAY = "10.77.0.1"
 _names = itertools.count()
+#: Of linux/sched.h.
+CLONE_NEWNET = 0x40000000
 
 #: In place of dhclient's own script, which writes to the machine's resolv.conf.
 SCRIPT = """#!/bin/sh
@@ -28,6 +31,18 @@ esac
 def run(*words: str, check: bool = True) -> str:
     """Run a command; give what it printed."""
     return subprocess.run(words, check=check, capture_output=True, text=True, timeout=60).stdout
+
+
+@contextlib.contextmanager
+def inside(space: str) -> Iterator[None]:
+    """Have this thread in a namespace: sockets that it opens are in there, and stay."""
+    setns = ctypes.CDLL(None, use_errno=True).setns
+    with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{space}") as there:
+        assert setns(there.fileno(), CLONE_NEWNET) == 0
+        try:
+            yield
+        finally:
+            assert setns(before.fileno(), CLONE_NEWNET) == 0
 
 
 class Lan:

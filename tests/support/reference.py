@@ -56,6 +56,7 @@ def sample_families() -> list[Metric]:
     """Collect from a hot path that serves nobody."""
     from unittest.mock import Mock
 
+    from blockd.endpoint import Endpoint
     from blockd.observe.decisions_log import DecisionsLog
     from blockd.observe.metrics import DecisionCounts, Metrics, ReloadCounts
     from blockd.resolver.routes import Health
@@ -65,7 +66,7 @@ def sample_families() -> list[Metric]:
 
     fastpath = compile_policy({}, {})
     tcp = Mock(counts=StreamCounts(), open_connections=0)
-    server = fastpath.servers()[0]["address"]
+    server = Endpoint.from_native(fastpath.servers()[0]["endpoint"])
     routes = Mock(health={server: Health(latency=0.01)})
     page = BlockPage(lambda *_: None)
     streams = Mock(under_way=0, refused=0)

@@ -52,18 +52,21 @@ class Upstream:
         """Answer by a script, or from records by name (all types; A and AAAA by their type)."""
         self.records: dict[str, list[str]] = script if isinstance(script, dict) else {}
         self.script: Script = script if callable(script) else self._from_records
+        #: Addresses of ipv4only.arpa (RFC 7050), and how often it was asked for: it is not in `asked`.
+        self.nat64: list[str] = []
+        self.nat64_asked = 0
         self.asked: list[Asked] = []
         self.delay = 0.0
         self._is_stopping = False
         for _ in range(50):
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._udp = socket.socket(family, socket.SOCK_DGRAM)
-            self._udp.bind((host, port))
+            self._udp.bind(socket.getaddrinfo(host, port)[0][4])
             self.port: int = self._udp.getsockname()[1]
             self._tcp = socket.socket(family)
             self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                self._tcp.bind((host, self.port))
+                self._tcp.bind(socket.getaddrinfo(host, self.port)[0][4])
                 break
             except OSError:
                 self._udp.close()
@@ -115,6 +118,9 @@ class Upstream:
         question = query.question[0]
         name = question.name.to_text().rstrip(".")
         kind = dns.rdatatype.to_text(question.rdtype)
+        if name == "ipv4only.arpa":
+            self.nat64_asked += 1
+            return [answer(query, *(f"{name}. 60 IN AAAA {address}" for address in self.nat64))]
         asked = Asked(query.id, port, name, kind, wire, is_tcp, time.monotonic())
         self.asked.append(asked)
         if self.delay:

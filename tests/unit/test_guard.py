@@ -104,7 +104,7 @@ def test_an_exchange_that_raises_is_counted_out() -> None:
 
     reactor.connectTCP = connect
     streams = Streams(reactor, complete)
-    streams.ask(1, [(("192.0.2.1", 53), b"q"), (("192.0.2.2", 53), b"q")], 1.0)
+    streams.ask(1, [(("dns", f"192.0.2.{last}", "", 53, ""), b"q") for last in (1, 2)], 1.0)
     for factory in (0, 1):
         exchange = factories[factory].buildProtocol(None)
         with pytest.raises(RuntimeError):

@@ -4,30 +4,54 @@ from __future__ import annotations
 
 import itertools
 import time
+from ipaddress import ip_address
 from typing import Any
 
 import dns.message
 
+from blockd.endpoint import Endpoint
+from blockd.resolver.paths import Paths, Sign
 from blockd.resolver.routes import FEWEST_TRIES, FORGIVEN_AFTER, LONGEST_BACK_OFF, Routes
 from tests.conftest import Serve
 from tests.support.questions import PERSONAL, addresses, ask
 from tests.support.upstream import Asked, Reply, Upstream, answer
 
-FAST, SLOW = ("192.0.2.1", 53), ("192.0.2.2", 53)
+FAST, SLOW = (Endpoint(ip_address(f"192.0.2.{last}"), 53) for last in (1, 2))
+
+
+def native(server: Endpoint) -> tuple[str, str, str, int, str]:
+    """Give a server as the crate does."""
+    return (server.transport, str(server.address), server.scope, server.port, server.name)
+
+
+class Ways(Paths):
+    """Paths as a test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: dict[Endpoint, int] = {}
+        self.answers: set[Endpoint] = set()
+        self.suspected: list[Endpoint] = []
+
+    def look(self, server: Endpoint, is_suspected: bool) -> Sign:
+        """Give what the test says."""
+        if is_suspected:
+            self.suspected.append(server)
+        return Sign(self.errors.get(server), is_suspected and server in self.answers)
 
 
 class Fastpath:
     """Counters that a test sets; remembers order and probes."""
 
     def __init__(self) -> None:
-        keys = ("sent", "answered", "timed_out", "failed", "silent_in_a_row", "waited_us")
+        keys = ("sent", "answered", "timed_out", "failed", "silent_in_a_row", "waited_us", "not_sent", "send_error")
         self.counts: dict[Any, dict[str, Any]] = {s: dict.fromkeys(keys, 0) for s in (SLOW, FAST)}
         self.ranks: dict[Any, int] = {}
         self.probed: list[Any] = []
 
     def servers(self) -> list[dict[str, Any]]:
         """Give what the crate gives."""
-        return [{"address": server, **counts} for server, counts in self.counts.items()]
+        return [{"endpoint": native(server), **counts} for server, counts in self.counts.items()]
 
     def set_order(self, ranks: dict[Any, int]) -> None:
         """Remember it."""
@@ -53,7 +77,7 @@ def fail(fastpath: Any, server: Any, count: int) -> None:
 def make() -> tuple[Any, Routes]:
     """Give counters, and what watches them."""
     fastpath: Any = Fastpath()
-    routes = Routes(fastpath, lambda: [[SLOW, FAST]])
+    routes = Routes(fastpath, lambda: [[SLOW, FAST]], Ways())
     routes.look(0.0)
     return fastpath, routes
 

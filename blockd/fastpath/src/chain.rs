@@ -6,6 +6,7 @@ use crate::domains::{DomainTable, Entry, HashKey, MAX_SETS, Suffixes};
 use crate::identity::Address;
 use crate::inspect::Targets;
 use crate::lists::rpz::{Deed, Trigger};
+use crate::nat64::Nat64;
 use crate::prefixes::{Prefix, PrefixTable};
 use crate::wire::{CLASS_IN, FoldedName, rtype};
 use std::collections::HashMap;
@@ -119,6 +120,7 @@ impl Chain {
         name: &FoldedName,
         qtype: u16,
         targets: Option<&Targets<impl AsRef<[u8]>>>,
+        nat64: &Nat64,
     ) -> Walked {
         let mut walked = Walked::default();
         let mut names = vec![*name];
@@ -143,8 +145,8 @@ impl Chain {
                     continue;
                 }
                 let by_client = || if depth == 0 { zone.clients.find(client) } else { PrefixTable::NONE };
-                let by_address =
-                    || addresses.iter().map(|&a| zone.answers.find(a)).find(|&found| found != PrefixTable::NONE);
+                let rule_at = |form| Some(zone.answers.find(form)).filter(|&found| found != PrefixTable::NONE);
+                let by_address = || addresses.iter().find_map(|&address| nat64.find_map(address, rule_at));
                 let act = match (by_client(), rule) {
                     (PrefixTable::NONE, NO_ACT) if is_last => by_address().unwrap_or(PrefixTable::NONE),
                     (PrefixTable::NONE, NO_ACT) => PrefixTable::NONE,

@@ -2,12 +2,13 @@
 
 use crate::chain::Chain;
 use crate::domains::{DomainTable, HashKey, Suffixes};
+use crate::endpoint::Endpoint;
 use crate::identity::Address;
+use crate::nat64::Nat64;
 use crate::patterns::Patterns;
 use crate::prefixes::PrefixTable;
 use crate::wire::{FoldedName, rtype};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 /// A set of live apps, one bit each. The only place that knows how many there can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -268,7 +269,7 @@ impl Template {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Route {
     /// Upstream servers, the preferred first.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<Endpoint>,
     /// Part of the cache key: answers of other servers are not ours.
     pub tag: u32,
 }
@@ -294,6 +295,8 @@ pub struct Rules {
     pub networks: PrefixTable,
     /// The apps of each distinct stretch of network.
     pub network_masks: Vec<AppMask>,
+    /// The prefixes by which IPv6 addresses stand for IPv4 addresses.
+    pub nat64: Nat64,
     /// What each app needs, transitively, itself included.
     pub needs: Vec<AppMask>,
     /// Prepared answers.
@@ -472,14 +475,12 @@ impl Rules {
 
     /// The apps whose networks hold an address, IPv4 inside IPv6 looked through (RFC 6052, 4291, 3056).
     pub fn apps_at(&self, address: Address) -> AppMask {
-        let direct = self.apps_at_exactly(address);
-        match address {
-            Address::V6(bits) => match embedded_ipv4(bits) {
-                Some(v4) => direct.or(self.apps_at_exactly(Address::V4(v4))),
-                None => direct,
-            },
-            Address::V4(_) => direct,
-        }
+        let mut apps = AppMask::EMPTY;
+        self.nat64.find_map(address, |form| {
+            apps = apps.or(self.apps_at_exactly(form));
+            None::<()>
+        });
+        apps
     }
 
     fn apps_at_exactly(&self, address: Address) -> AppMask {
@@ -552,19 +553,6 @@ fn ancestor(name: &FoldedName, labels: usize) -> String {
     let text = name.to_string();
     let all: Vec<&str> = text.split('.').collect();
     all[all.len().saturating_sub(labels)..].join(".")
-}
-
-/// The IPv4 address that an IPv6 address stands for: mapped, compatible, NAT64 (both prefixes), 6to4.
-fn embedded_ipv4(bits: u128) -> Option<u32> {
-    let high96 = bits >> 32;
-    if high96 == 0xFFFF || high96 == 0 || high96 == 0x0064_FF9B_u128 << 64 {
-        return Some(bits as u32);
-    }
-    // 64:ff9b:1::/48, in its usual /96 form (RFC 8215).
-    if bits >> 80 == 0x0064_FF9B_0001 {
-        return Some(bits as u32);
-    }
-    (bits >> 112 == 0x2002).then_some((bits >> 80) as u32)
 }
 
 /// What one group gets, one set of live exemptions folded in. The four masks are disjoint.
@@ -716,7 +704,10 @@ mod tests {
         ];
         for (text, wanted) in cases {
             let address: std::net::Ipv6Addr = text.parse().unwrap();
-            assert_eq!(embedded_ipv4(address.to_bits()), wanted, "{text}");
+            let ipv4 = |form| if let Address::V4(bits) = form { Some(bits) } else { None };
+            let found =
+                Nat64::default().find_map(Address::V6(address.to_bits()), |form| ipv4(form).filter(|&b| b != 0));
+            assert_eq!(found, wanted, "{text}");
         }
     }
 

@@ -32,6 +32,8 @@ const PATIENCE_MS: u64 = 400;
 const LATEST_MS: u64 = 2_000;
 /// Tries that a question gets, over its servers in turn: 1.6 s in all.
 const ATTEMPTS: usize = 4;
+/// The system's error (ENODEV) for an address whose interface is not there.
+const NO_SUCH_DEVICE: i32 = libc::ENODEV;
 /// The mark of exchange sockets among the poller's tokens.
 pub const TOKEN_MARK: u64 = 1 << 63;
 
@@ -50,6 +52,8 @@ struct Flight {
     /// The question and its serial number; none for a probe.
     question: Option<(Arc<Key>, u64)>,
     server: Arc<Server>,
+    /// Where it was sent, with the number that the server's interface had.
+    peer: SocketAddr,
     attempt: usize,
     /// Whether it has OPT, and why not.
     opt: Opt,
@@ -199,7 +203,12 @@ impl Exchanger {
     ) -> bool {
         let now_us = self.now_us;
         let opt = opt.unwrap_or_else(|| server.edns.choose(now_us / 1000));
-        let is_ipv4 = server.address.is_ipv4();
+        let Some(peer) = server.endpoint.socket_address() else {
+            server.not_sent(NO_SUCH_DEVICE);
+            core.lanes[self.lane].count(Counter::UpstreamNotSent);
+            return false;
+        };
+        let is_ipv4 = peer.is_ipv4();
         if self.group.2.len() == GROUP || (self.group.1 != is_ipv4 && !self.group.2.is_empty()) {
             self.depart(core, poller, replies);
         }
@@ -228,7 +237,7 @@ impl Exchanger {
         let query = self.outgoing.buffer();
         let (name, has_opt) = (asked.name.as_wire(), opt == Opt::With);
         wire::write_query(query, id, name, asked.qtype, asked.dnssec_ok, asked.checking_disabled, has_opt);
-        self.outgoing.push(&server.address, LocalAddress::Unknown);
+        self.outgoing.push(&peer, LocalAddress::Unknown);
         self.group.2.push((at, id));
         let Some(source) = self.sources.get_mut(&at) else { return false };
         source.uses += 1;
@@ -240,6 +249,7 @@ impl Exchanger {
             Flight {
                 question: question.map(|(key, serial)| (Arc::clone(key), serial)),
                 server,
+                peer,
                 attempt,
                 opt,
                 reason,
@@ -261,17 +271,18 @@ impl Exchanger {
             let fd = self.sources.get(&self.group.0).map_or(-1, |source| source.socket.as_raw_fd());
             let unsent = self.outgoing.send(fd);
             for (at, place) in places.iter().enumerate() {
-                let is_sent = !unsent.contains(&at);
+                let error = unsent.iter().find(|(lost, _)| *lost == at).map(|&(_, error)| error);
+                let is_sent = error.is_none();
                 let lane = &core.lanes[self.lane];
                 lane.count(if is_sent { Counter::UpstreamSent } else { Counter::UpstreamNotSent });
                 if is_sent {
                     if let Some(flight) = self.flights.get(place) {
                         flight.server.sent.fetch_add(1, Relaxed);
                     }
-                } else if let Some(Flight { question: Some((key, serial)), attempt, reason, .. }) =
-                    self.land(core, *place)
-                {
-                    self.attempt(core, poller, key, serial, attempt + 1, reason, replies);
+                } else if let Some(flight) = self.land(core, *place) {
+                    flight.server.not_sent(error.unwrap_or(0));
+                    let Some((key, serial)) = flight.question else { continue };
+                    self.attempt(core, poller, key, serial, flight.attempt + 1, flight.reason, replies);
                 }
             }
         }
@@ -376,7 +387,7 @@ impl Exchanger {
             return;
         };
         let place = (at, u16::from_be_bytes([high, low]));
-        let Some(flight) = self.flights.get(&place).filter(|f| f.server.address == peer) else {
+        let Some(flight) = self.flights.get(&place).filter(|f| f.peer == peer) else {
             self.suspect(core, at, packet, peer, replies);
             return;
         };
@@ -440,7 +451,7 @@ impl Exchanger {
         // Only what left from this socket: a forged packet must not cost more when more is under way.
         let flying = self.sources.get(&at).map_or(&[][..], |source| &source.flying);
         let guessed = flying.iter().map(|&id| (at, id)).find(|place| {
-            let flight = self.flights.get(place).filter(|flight| flight.server.address == peer);
+            let flight = self.flights.get(place).filter(|flight| flight.peer == peer);
             flight.and_then(|flight| flight.question.as_ref()).is_some_and(|(key, _)| is_about(packet, key))
         });
         let Some(flight) = guessed.and_then(|place| self.flights.get_mut(&place)) else {

@@ -4,11 +4,13 @@ use crate::busy::ONE_OF;
 use crate::chain::{self, Act, ZoneAnswers};
 use crate::counters::{DecisionCount, LATENCY_BOUNDS_US, Took};
 use crate::decide::{AppMask, Sections, Template, Tuning, View, Views, Zone};
+use crate::endpoint::{Endpoint, Transport};
 use crate::identity::{Address, Identity};
 use crate::journal::Kind;
 use crate::lists::rpz::Trigger;
 use crate::lists::{self, Format, Says};
 use crate::lock;
+use crate::nat64::Nat64Prefix;
 use crate::patterns::Patterns;
 use crate::pending::Origin;
 use crate::prefixes::{Prefix, PrefixTable};
@@ -103,6 +105,46 @@ fn ascii_by<'py>(call: &'py Bound<'_, PyAny>) -> impl FnMut(&str) -> Option<Stri
     |text: &str| call.call1((text,)).ok()?.extract().ok()
 }
 
+/// Where a server is reached, as `blockd.endpoint.Endpoint` has it.
+#[derive(FromPyObject, PartialEq, Eq, Hash)]
+struct PyEndpoint {
+    transport: String,
+    address: IpAddr,
+    scope: String,
+    port: u16,
+    name: String,
+}
+
+fn endpoint(endpoint: PyEndpoint) -> PyResult<Endpoint> {
+    let PyEndpoint { transport, address, scope, port, name } = endpoint;
+    let transport =
+        Transport::from_word(&transport).ok_or_else(|| bad(format!("no transport is called {transport}")))?;
+    Ok(Endpoint { transport, address, scope: scope.into(), port, name: name.into() })
+}
+
+/// The fields of an endpoint in the order in which `Endpoint.from_native` reads them.
+fn endpoint_fields(endpoint: &Endpoint) -> (&'static str, String, &str, u16, &str) {
+    let Endpoint { transport, address, scope, port, name } = endpoint;
+    (transport.word(), address.to_string(), scope, *port, name)
+}
+
+fn nat64_prefix((address, length): Network) -> PyResult<Nat64Prefix> {
+    let prefix = if let IpAddr::V6(v6) = address { Nat64Prefix::new(v6.to_bits(), length) } else { None };
+    prefix.ok_or_else(|| bad(format!("{address}/{length} is not a NAT64 prefix")))
+}
+
+/// The number of an interface, by its name or number; None when there is no such interface.
+#[pyfunction]
+fn interface_index(scope: &str) -> Option<u32> {
+    crate::sockets::interface_index(scope)
+}
+
+/// The addresses of this machine's interfaces.
+#[pyfunction]
+fn own_addresses() -> Vec<IpAddr> {
+    crate::sockets::own_addresses()
+}
+
 type Network = (IpAddr, u8);
 type PySections = (u16, u16, Vec<u8>);
 /// App by app, list by list.
@@ -150,7 +192,8 @@ struct PyRules {
     templates: Vec<PyTemplate>,
     local_zones: Vec<(String, u16, u16)>,
     routed_zones: Vec<(String, u16)>,
-    routes: Vec<Vec<(IpAddr, u16)>>,
+    routes: Vec<Vec<PyEndpoint>>,
+    nat64: Vec<Network>,
     any_template: u16,
     cdn_zones: Vec<String>,
     guarded: Vec<String>,
@@ -228,7 +271,12 @@ fn rules_input(rules: PyRules) -> PyResult<RulesInput> {
         hosts: hosts.collect::<PyResult<_>>()?,
         guarded: rules.guarded.iter().map(|name| rule_name(name)).collect::<PyResult<_>>()?,
         cdn_zones: rules.cdn_zones.iter().map(|zone| rule_name(zone)).collect::<PyResult<_>>()?,
-        routes: rules.routes.into_iter().map(|r| r.into_iter().map(SocketAddr::from).collect()).collect(),
+        routes: rules
+            .routes
+            .into_iter()
+            .map(|route| route.into_iter().map(endpoint).collect())
+            .collect::<PyResult<_>>()?,
+        nat64: rules.nat64.into_iter().map(nat64_prefix).collect::<PyResult<_>>()?,
         any_template: rules.any_template,
     })
 }
@@ -562,8 +610,10 @@ impl Fastpath {
     }
 
     /// Orders the servers of each route by these ranks, the lowest first; servers that are not named have rank 0.
-    fn set_order(&self, ranks: HashMap<(IpAddr, u16), u32>) {
-        self.core.set_order(&ranks.into_iter().map(|(address, rank)| (address.into(), rank)).collect());
+    fn set_order(&self, ranks: HashMap<PyEndpoint, u32>) -> PyResult<()> {
+        let ranks = ranks.into_iter().map(|(server, rank)| Ok((endpoint(server)?, rank))).collect::<PyResult<_>>()?;
+        self.core.set_order(&ranks);
+        Ok(())
     }
 
     /// Answers a query that came by a stream: the reply, `b""` for silence, or None when it comes from `take_work`.
@@ -639,10 +689,10 @@ impl Fastpath {
                     ("reply", token, reply).into_pyobject(py)?.into_any().unbind()
                 }
                 Work::Stream { exchange, servers, patience_ms } => {
-                    let each = |(server, query): (SocketAddr, Vec<u8>)| {
-                        ((server.ip().to_string(), server.port()), PyBytes::new(py, &query))
-                    };
-                    let servers: Vec<_> = servers.into_iter().map(each).collect();
+                    let servers: Vec<_> = servers
+                        .iter()
+                        .map(|(server, query)| (endpoint_fields(&server.endpoint), PyBytes::new(py, query)))
+                        .collect();
                     ("stream", exchange, servers, patience_ms as f64 / 1000.0).into_pyobject(py)?.into_any().unbind()
                 }
             })
@@ -701,10 +751,17 @@ impl Fastpath {
         Ok(())
     }
 
+    /// Looks through these NAT64 prefixes from now on, beside those of the snapshot. ValueError when one is none.
+    fn set_nat64(&self, prefixes: Vec<Network>) -> PyResult<()> {
+        self.core.set_nat64(prefixes.into_iter().map(nat64_prefix).collect::<PyResult<_>>()?);
+        Ok(())
+    }
+
     /// Asks a server something harmless, so that its counters say whether it lives.
-    fn probe(&self, address: (IpAddr, u16)) {
-        let server = self.core.server(SocketAddr::from(address));
+    fn probe(&self, server: PyEndpoint) -> PyResult<()> {
+        let server = self.core.server(&endpoint(server)?);
         self.core.ask_elsewhere(Command::Probe(server));
+        Ok(())
     }
 
     /// What would be done with a question, and why; counts nothing and asks nobody.
@@ -818,13 +875,15 @@ impl Fastpath {
             .into_iter()
             .map(|server| {
                 let dict = PyDict::new(py);
-                dict.set_item("address", (server.address.ip().to_string(), server.address.port()))?;
+                dict.set_item("endpoint", endpoint_fields(&server.endpoint))?;
                 dict.set_item("sent", server.sent.load(Relaxed))?;
                 dict.set_item("answered", server.answered.load(Relaxed))?;
                 dict.set_item("timed_out", server.timed_out.load(Relaxed))?;
                 dict.set_item("failed", server.failed.load(Relaxed))?;
                 dict.set_item("silent_in_a_row", server.silent_in_a_row.load(Relaxed))?;
                 dict.set_item("waited_us", server.waited_us.load(Relaxed))?;
+                dict.set_item("not_sent", server.not_sent.load(Relaxed))?;
+                dict.set_item("send_error", server.send_error.load(Relaxed))?;
                 dict.set_item("has_edns", !server.edns.is_plain(now_ms))?;
                 Ok(dict)
             })
@@ -851,6 +910,8 @@ mod _native {
         Fastpath, Snapshot, check_patterns, compile_rules, end_with_parent, fold_rule_name, is_public_suffix, line_of,
         list_changes, list_names, load, proxy_header, read_list, read_presentation,
     };
+    #[pymodule_export]
+    use super::{interface_index, own_addresses};
     use pyo3::prelude::*;
 
     #[pymodule_init]

@@ -9,11 +9,13 @@ use crate::decide::{
     Action, AppMask, Rules, Sections, Template, Verdict, Views, Zone, decide, is_empty_non_terminal, is_live,
 };
 use crate::edns::{Edns, Opt};
+use crate::endpoint::Endpoint;
 use crate::identity::{Address, Conveyed, Identity};
 use crate::inspect::{self, Answer, Meaning, OpenEnd, Part, Problem, Target, Targets, TtlBounds, Ttls};
 use crate::journal::{Journal, Kind, Noted, Row};
 use crate::learn::{Learned, Learner};
 use crate::lock;
+use crate::nat64::Nat64Prefix;
 use crate::pending::{Followed, Follower, Joined, Origin, Pending, Taken, Through, Waiter};
 use crate::prefixes::{Overlay, PrefixTable};
 use crate::slots::{self, Folded, Slot, Wall};
@@ -23,8 +25,8 @@ use crate::wire::{
 };
 use arc_swap::ArcSwap;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -52,7 +54,7 @@ const OWN_ADDRESSES_US: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Server {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub endpoint: Endpoint,
     /// Queries sent.
     pub sent: AtomicU64,
     /// Usable answers.
@@ -65,21 +67,36 @@ pub struct Server {
     pub silent_in_a_row: AtomicU32,
     /// Microseconds from query to answer, added up.
     pub waited_us: AtomicU64,
+    /// Queries that the system refused to send to it, for another reason than a full queue.
+    pub not_sent: AtomicU64,
+    /// The system's error of the last of these.
+    pub send_error: AtomicI32,
     /// Whether it understands EDNS.
     pub edns: Edns,
 }
 
 impl Server {
-    fn new(address: SocketAddr) -> Self {
+    fn new(endpoint: Endpoint) -> Self {
         Self {
-            address,
+            endpoint,
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             silent_in_a_row: AtomicU32::new(0),
             waited_us: AtomicU64::new(0),
+            not_sent: AtomicU64::new(0),
+            send_error: AtomicI32::new(0),
             edns: Edns::default(),
+        }
+    }
+
+    /// A query could not be sent.
+    pub fn not_sent(&self, error: i32) {
+        // A full queue says nothing of the way to this server.
+        if !matches!(error, libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) {
+            self.send_error.store(error, Relaxed);
+            self.not_sent.fetch_add(1, Relaxed);
         }
     }
 }
@@ -136,7 +153,7 @@ impl PublishedViews {
 }
 
 /// What is in force: one pointer to an immutable pair, and the order of upstreams.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pair {
     /// Names, networks, answers.
     pub rules: Arc<Rules>,
@@ -179,7 +196,7 @@ pub enum Work {
         /// For `complete`.
         exchange: u64,
         /// In order, each with its query.
-        servers: Vec<(SocketAddr, Vec<u8>)>,
+        servers: Vec<(Arc<Server>, Vec<u8>)>,
         /// What is left of the time in which clients want an answer.
         patience_ms: u64,
     },
@@ -297,7 +314,7 @@ pub struct Core {
     streams: Mutex<HashMap<u64, Stream>>,
     next_exchange: AtomicU64,
     next_inbox: AtomicU64,
-    servers: Mutex<HashMap<SocketAddr, Arc<Server>>>,
+    servers: Mutex<HashMap<Endpoint, Arc<Server>>>,
     /// Views that were replaced, until nobody counts with them any more and Python has read them.
     retired: Mutex<Vec<Arc<PublishedViews>>>,
     /// When they were read, microseconds, and the addresses of this machine's interfaces.
@@ -559,6 +576,7 @@ impl Core {
         self.wall.seen(folded.floor_ms);
         let now = self.pair.load_full();
         let is_same = now.rules_generation > 0 && now.rules.digest == rules.digest;
+        rules.nat64.learned.store(now.rules.nat64.learned.load_full());
         let (rules, rules_generation) =
             if is_same { (now.rules.clone(), now.rules_generation) } else { (rules, now.rules_generation + 1) };
         let generation = now.views.generation + 1;
@@ -592,25 +610,27 @@ impl Core {
         Ok((rules_generation, generation))
     }
 
+    /// Looks through these prefixes from now on, beside those of the config; answers that are cached are judged anew.
+    pub fn set_nat64(&self, prefixes: Vec<Nat64Prefix>) {
+        let learned = Arc::new(prefixes);
+        // First the prefixes, then the generation: whatever is judged by the new one has seen them.
+        self.pair.load().rules.nat64.learned.store(learned);
+        self.pair.rcu(|pair| Pair { rules_generation: pair.rules_generation + 1, ..Pair::clone(pair) });
+    }
+
     fn configured_order(&self, rules: &Rules) -> Order {
-        rules.routes.iter().map(|route| (route.tag, route.servers.iter().map(|&s| self.server(s)).collect())).collect()
+        rules.routes.iter().map(|route| (route.tag, route.servers.iter().map(|s| self.server(s)).collect())).collect()
     }
 
     /// Puts each route's servers into a new order.
-    pub fn set_order(&self, order: &HashMap<SocketAddr, u32>) {
+    pub fn set_order(&self, order: &HashMap<Endpoint, u32>) {
         self.pair.rcu(|pair| {
             let mut routes = self.configured_order(&pair.rules);
             for (_, servers) in &mut routes {
                 // Stable: equals stay as the config has them.
-                servers.sort_by_key(|s| order.get(&s.address).copied().unwrap_or(0));
+                servers.sort_by_key(|s| order.get(&s.endpoint).copied().unwrap_or(0));
             }
-            Pair {
-                rules: pair.rules.clone(),
-                rules_generation: pair.rules_generation,
-                views: pair.views.clone(),
-                order: routes,
-                former: pair.former.clone(),
-            }
+            Pair { order: routes, ..Pair::clone(pair) }
         });
     }
 
@@ -637,16 +657,17 @@ impl Core {
     }
 
     /// The one record of a server, whatever routes name it.
-    pub fn server(&self, address: SocketAddr) -> Arc<Server> {
-        lock(&self.servers).entry(address).or_insert_with(|| Arc::new(Server::new(address))).clone()
+    pub fn server(&self, endpoint: &Endpoint) -> Arc<Server> {
+        let mut servers = lock(&self.servers);
+        Arc::clone(servers.entry(endpoint.clone()).or_insert_with_key(|key| Arc::new(Server::new(key.clone()))))
     }
 
     /// The servers of all routes in force.
     pub fn all_servers(&self) -> Vec<Arc<Server>> {
         let pair = self.pair.load();
         let mut all: Vec<Arc<Server>> = pair.order.iter().flat_map(|(_, servers)| servers).cloned().collect();
-        all.sort_by_key(|server| server.address);
-        all.dedup_by_key(|server| server.address);
+        all.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
+        all.dedup_by(|one, other| Arc::ptr_eq(one, other));
         all
     }
 
@@ -969,7 +990,7 @@ impl Core {
             return None;
         }
         let view = &pair.views.views.views[usize::from(to.view)];
-        let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, to.qtype, targets);
+        let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, to.qtype, targets, &pair.rules.nat64);
         meaning.asked = meaning.asked.or(walked.watched);
         *verdict = decide(view, meaning.asked, meaning.found);
         let met = walked.met?;
@@ -1653,7 +1674,7 @@ impl Core {
         // Silence is no reason to go without OPT here: a connection says by itself whether somebody is there.
         let opt = |server: &Server| if server.edns.is_plain(since_ms) { Opt::Without } else { Opt::With };
         let asked: Vec<_> = std::iter::once(first).chain(others).map(|s| (Arc::clone(s), opt(s))).collect();
-        let servers = asked.iter().map(|(s, opt)| (s.address, stream_query(key, id, *opt))).collect();
+        let servers = asked.iter().map(|(s, opt)| (Arc::clone(s), stream_query(key, id, *opt))).collect();
         let patience_ms = (asked_ms + ANSWER_WITHIN_MS).saturating_sub(since_ms);
         let stream = Stream { key: Arc::clone(key), serial, id, since_ms, is_backup, servers: asked };
         lock(&self.streams).insert(exchange, stream);
@@ -1950,7 +1971,7 @@ impl Core {
         let own = rules.zone_of(&suffixes, name).is_some_and(|(_, octets)| octets > 1);
         let Some(chain) = rules.chain.as_deref().filter(|_| !own) else { return Policy::Open };
         let nobody = Address::V4(0);
-        let met = chain.walk(rules.key, view, nobody, name, rtype::A, Some(&Targets::NONE)).met;
+        let met = chain.walk(rules.key, view, nobody, name, rtype::A, Some(&Targets::NONE), &rules.nat64).met;
         met.map_or(Policy::Open, |met| Policy::Act(met.act))
     }
 
@@ -2188,7 +2209,8 @@ mod tests {
 
     /// Three routes: of everything, of `one` and of `two`.
     fn core() -> Core {
-        let route = |tag| Route { servers: vec![([127, 0, 0, 1], 5300 + tag as u16).into()], tag };
+        let route =
+            |tag| Route { servers: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 5300 + tag as u16)).into()], tag };
         let rules = Rules {
             routes: vec![route(10), route(11), route(12)],
             zones: Zones::new(HashKey::default(), vec![(name("one"), Zone::Route(1)), (name("two"), Zone::Route(2))]),

@@ -3,6 +3,7 @@
 use crate::chain::{Act, AtName, Chain, ChainBuilder, ChainZone, MAX_ZONES, NO_ACT, ToData, ZoneAnswers};
 use crate::decide::{AppMask, ListMasks, Route, RuleSet, Rules, Sections, Template, Tuning, View, Views, Zone, Zones};
 use crate::domains::{DomainTable, Entry, HashKey, MAX_SETS, Slots};
+use crate::endpoint::{Endpoint, Transport};
 use crate::identity::Address;
 use crate::lists::rpz::{Deed, Trigger};
 use crate::lists::{self, Effect, Format, Means, Scope};
@@ -14,8 +15,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use crate::nat64::{Nat64, Nat64Prefix};
 
 const MAGIC: &[u8; 8] = b"BLOCKD\x00\x08";
 
@@ -115,7 +118,9 @@ pub struct RulesInput {
     /// Local records.
     pub hosts: Vec<(FoldedName, Zone)>,
     /// Routes, the default first.
-    pub routes: Vec<Vec<SocketAddr>>,
+    pub routes: Vec<Vec<Endpoint>>,
+    /// Prefixes by which IPv6 addresses stand for IPv4 addresses.
+    pub nat64: Vec<Nat64Prefix>,
     /// Answer to ANY.
     pub any_template: u16,
 }
@@ -623,6 +628,7 @@ pub fn build_rules(
         patterns,
         networks,
         network_masks,
+        nat64: Nat64 { configured: input.nat64, ..Nat64::default() },
         needs: input.apps.iter().map(|app| app.needs).collect(),
         templates: input.templates,
         zones: Zones::new(key, input.zones),
@@ -643,8 +649,8 @@ fn intern(masks: &mut Vec<AppMask>, mask: AppMask) -> u32 {
     at as u32
 }
 
-fn route(servers: Vec<SocketAddr>) -> Route {
-    let mut names: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
+fn route(servers: Vec<Endpoint>) -> Route {
+    let mut names: Vec<String> = servers.iter().map(Endpoint::to_string).collect();
     names.sort();
     let mut hasher = SipHasher13::new();
     hasher.write(names.join(" ").as_bytes());
@@ -777,6 +783,12 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
     w.bytes(&automaton);
     w.table(&rules.networks);
     w.each(&rules.network_masks, |w, mask| w.u64(mask.0));
+    w.each(&rules.nat64.configured, |w, prefix| {
+        let (bits, length) = prefix.parts();
+        w.u64((bits >> 64) as u64);
+        w.u64(bits as u64);
+        w.u8(length);
+    });
     w.each(&rules.needs, |w, mask| w.u64(mask.0));
     w.each(&rules.templates, |w, template| {
         w.u16(template.rcode);
@@ -812,7 +824,13 @@ fn write_rules(w: &mut Writer, rules: &Rules) {
         });
     }
     w.each(&rules.routes, |w, route| {
-        w.each(&route.servers, |w, server| w.bytes(server.to_string().as_bytes()));
+        w.each(&route.servers, |w, server| {
+            let Endpoint { transport, address, scope, port, name } = server;
+            w.u16(*port);
+            for text in [transport.word(), &address.to_string(), scope, name] {
+                w.bytes(text.as_bytes());
+            }
+        });
     });
     w.u16(rules.any_template);
     w.u8(u8::from(rules.chain.is_some()));
@@ -908,6 +926,13 @@ fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
         },
         networks: r.table()?,
         network_masks: r.each(Reader::mask)?,
+        nat64: Nat64 {
+            configured: r.each(|r| {
+                let bits = u128::from(r.u64()?) << 64 | u128::from(r.u64()?);
+                Nat64Prefix::new(bits, r.u8()?)
+            })?,
+            ..Nat64::default()
+        },
         needs: r.each(Reader::mask)?,
         templates: r.each(|r| {
             Some(Template {
@@ -925,8 +950,13 @@ fn read_rules(r: &mut Reader<'_>, table: DomainTable) -> Option<Rules> {
         zones: r.zones(key)?,
         hosts: r.zones(key)?,
         routes: r.each(|r| {
-            let servers = r.each(|r| std::str::from_utf8(r.bytes()?).ok()?.parse().ok())?;
-            Some(route(servers))
+            let endpoint = |r: &mut Reader<'_>| {
+                let port = r.u16()?;
+                let mut text = || std::str::from_utf8(r.bytes()?).ok();
+                let (transport, address) = (Transport::from_word(text()?)?, text()?.parse().ok()?);
+                Some(Endpoint { transport, address, scope: text()?.into(), port, name: text()?.into() })
+            };
+            Some(route(r.each(endpoint)?))
         })?,
         any_template: r.u16()?,
         chain: match r.u8()? {
@@ -1223,7 +1253,7 @@ pub(crate) mod tests {
             apps,
             cdn_zones: vec![name("cdn.example"), name("w.cdn.example")],
             templates: vec![Template::default()],
-            routes: vec![vec!["127.0.0.1:53".parse().unwrap()]],
+            routes: vec![vec![std::net::SocketAddr::from(([127, 0, 0, 1], 53)).into()]],
             ..RulesInput::default()
         };
         let Compiled { mut rules, entries, .. } =

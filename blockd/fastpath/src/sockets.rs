@@ -240,6 +240,20 @@ pub fn own_addresses() -> Vec<IpAddr> {
     found
 }
 
+/// The number of an interface, by its name or its number; none when there is no such interface.
+pub fn interface_index(scope: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(scope).ok()?;
+    // SAFETY: the string lives through the call and ends with a zero.
+    let named = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if named != 0 {
+        return Some(named);
+    }
+    let number = scope.parse().ok().filter(|&number| number != 0)?;
+    let mut room = [0 as libc::c_char; libc::IF_NAMESIZE];
+    // SAFETY: the kernel's longest name, and its zero, fit into the room.
+    (!unsafe { libc::if_indextoname(number, room.as_mut_ptr()) }.is_null()).then_some(number)
+}
+
 fn to_raw(address: &SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: all zeroes is a valid sockaddr_storage.
     let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
@@ -493,8 +507,8 @@ unsafe fn turn_round(control: *mut libc::cmsghdr) -> Option<usize> {
     }
 }
 
-/// Sends datagrams; gives which could not be sent.
-fn send_all(socket: RawFd, headers: &mut [libc::mmsghdr]) -> Vec<usize> {
+/// Sends datagrams; gives which could not be sent, and the system's error of each.
+fn send_all(socket: RawFd, headers: &mut [libc::mmsghdr]) -> Vec<(usize, i32)> {
     let (mut at, mut lost) = (0, Vec::new());
     while at < headers.len() {
         let rest = &mut headers[at..];
@@ -502,11 +516,13 @@ fn send_all(socket: RawFd, headers: &mut [libc::mmsghdr]) -> Vec<usize> {
         let sent = unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
         match usize::try_from(sent) {
             Ok(sent) if sent > 0 => at += sent,
-            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
             _ => {
-                // One that cannot be sent (no route, a full queue) must not hold up the others.
-                lost.push(at);
-                at += 1;
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    // One that cannot be sent (no route, a full queue) must not hold up the others.
+                    lost.push((at, error.raw_os_error().unwrap_or(0)));
+                    at += 1;
+                }
             }
         }
     }
@@ -564,7 +580,7 @@ impl Outbound {
     }
 
     /// Sends what stands in the batch from the socket of the last [`Outbound::reply`]; gives which were not sent.
-    pub fn flush(&mut self) -> Vec<usize> {
+    pub fn flush(&mut self) -> Vec<(usize, i32)> {
         self.send(self.socket)
     }
 
@@ -610,7 +626,7 @@ impl Outbound {
     }
 
     /// Sends the batch; gives which could not be sent.
-    pub fn send(&mut self, socket: RawFd) -> Vec<usize> {
+    pub fn send(&mut self, socket: RawFd) -> Vec<(usize, i32)> {
         let count = std::mem::take(&mut self.count);
         send_all(socket, &mut self.headers[..count])
     }
