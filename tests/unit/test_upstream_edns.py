@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -98,6 +99,20 @@ def test_a_server_that_refuses_either_way_is_a_failure(serve: Serve, kind: str) 
         assert [has_opt(asked) for asked in broken.asked[-2:]] == [True, False]
         assert blockd.metric("blockd_upstream_server_edns", server=broken.address) == 1
         assert blockd.metric("blockd_upstream_server_faults_total", server=broken.address, reason="failed") == 5
+
+
+def test_a_slow_server_that_refuses_either_way_is_not_asked_more_and_more(serve: Serve) -> None:
+    """Four queries with OPT and as many without, though each refusal comes when the next query is under way."""
+    with Upstream(lambda query, asked: REFUSALS["formerr"](query)) as slow:
+        slow.delay = 0.05
+        blockd = serve([slow.address])
+        slow.delay = 0.45
+        assert rcode(ask(blockd, "www.example", client=PERSONAL)) == "SERVFAIL"
+        until = time.monotonic() + 8
+        while len(slow.asked) < 8 and time.monotonic() < until:
+            time.sleep(0.05)
+        slow.delay = 0.0
+        assert len(slow.asked) <= 8
 
 
 def test_failures_that_mean_something_else_are_not_asked_again(serve: Serve) -> None:

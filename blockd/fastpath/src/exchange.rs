@@ -188,8 +188,10 @@ impl Exchanger {
         }
     }
 
-    /// Puts a question among those that leave together next, with OPT where the server knows it unless `opt` says
-    /// otherwise; false when there is no socket.
+    /// Puts a question among those that leave together next; false when there is no socket.
+    ///
+    /// `repeats` is for a query that the server refused with OPT: whether it was late, so that another server is asked
+    /// already.
     fn send(
         &mut self,
         core: &Core,
@@ -197,12 +199,12 @@ impl Exchanger {
         question: Option<(&Arc<Key>, u64)>,
         server: Arc<Server>,
         attempt: usize,
-        opt: Option<Opt>,
+        repeats: Option<bool>,
         reason: Failure,
         replies: &mut Outbound,
     ) -> bool {
         let now_us = self.now_us;
-        let opt = opt.unwrap_or_else(|| server.edns.choose(now_us / 1000));
+        let opt = if repeats.is_some() { Opt::AfterRefusal } else { server.edns.choose(now_us / 1000) };
         let Some(peer) = server.endpoint.socket_address() else {
             server.not_sent(NO_SUCH_DEVICE);
             core.lanes[self.lane].count(Counter::UpstreamNotSent);
@@ -255,7 +257,7 @@ impl Exchanger {
                 reason,
                 sent_us: now_us,
                 number,
-                is_late: false,
+                is_late: repeats == Some(true),
                 is_suspected: false,
             },
         );
@@ -412,10 +414,10 @@ impl Exchanger {
         server.silent_in_a_row.store(0, Relaxed);
         if let (true, Some((key, serial))) = (Edns::is_refusal(flight.opt, &result), &flight.question) {
             // No failure yet: the same server may answer the same question without OPT.
-            let (again, opt) = (Some((key, *serial)), Some(Opt::AfterRefusal));
+            let (again, repeats) = (Some((key, *serial)), Some(flight.is_late));
             let is_pending = core.pending.since(key, *serial).is_some();
             if !is_pending
-                || self.send(core, poller, again, server.clone(), flight.attempt, opt, flight.reason, replies)
+                || self.send(core, poller, again, server.clone(), flight.attempt, repeats, flight.reason, replies)
             {
                 return;
             }
@@ -501,6 +503,9 @@ impl Exchanger {
             }
             self.deadlines.pop_front();
             let Some(flight) = flight else { continue };
+            if flight.is_late {
+                continue;
+            }
             core.lanes[self.lane].count(Counter::UpstreamTimedOut);
             flight.server.timed_out.fetch_add(1, Relaxed);
             flight.server.edns.timed_out(flight.opt);

@@ -990,7 +990,8 @@ impl Core {
             return None;
         }
         let view = &pair.views.views.views[usize::from(to.view)];
-        let walked = chain.walk(pair.rules.key, view, to.identity.address, to.name, to.qtype, targets, &pair.rules.nat64);
+        let walked =
+            chain.walk(pair.rules.key, view, to.identity.address, to.name, to.qtype, targets, &pair.rules.nat64);
         meaning.asked = meaning.asked.or(walked.watched);
         *verdict = decide(view, meaning.asked, meaning.found);
         let met = walked.met?;
