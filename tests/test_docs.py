@@ -75,6 +75,7 @@ def test_the_first_session_shows_what_it_claims() -> None:
         "status: NXDOMAIN",
         "EDE: 15 (Blocked): (TikTok is blocked by policy on this network; ask mailto:security@dept.example)",
         "192.0.2.7",
+        "set       @bytedance",
         "verdict   block (tiktok)",
         "capcut: suffix capcut.com",
         'blockd_decisions_total{action="block", app="department", group="corporate", instance="127.0.0.1:9153", '
