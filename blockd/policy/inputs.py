@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from blockd import __version__
@@ -357,10 +358,11 @@ def _unusable(server: Endpoint, settings: Settings) -> str | None:
     """Say why this machine cannot ask a server: its interface is not there, or it is this resolver itself."""
     if server.scope and interface_index(server.scope) is None:
         return f'{server}: there is no interface "{server.scope}"; "ip link" lists them: correct the name or the server'
+    # The kernel sends what is for the unspecified address to the loopback address.
+    loopback = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}[server.address.version]
+    asked = loopback if server.address.is_unspecified else server.address
     for address, port in settings.server.listen:
-        is_same = address == server.address or (
-            address.is_unspecified and address.version == server.address.version and _is_own(server.address)
-        )
+        is_same = address == asked or (address.is_unspecified and address.version == asked.version and _is_own(asked))
         if is_same and port == server.port:
             listener = show_endpoint((address, port))
             return (
@@ -371,4 +373,4 @@ def _unusable(server: Endpoint, settings: Settings) -> str | None:
 
 
 def _is_own(address: Address) -> bool:
-    return address.is_loopback or address.is_unspecified or address in own_addresses()
+    return address.is_loopback or address in own_addresses()

@@ -33,6 +33,7 @@ from blockd.policy.egress import exempt_at
 from tests.attacks.rows import ROWS
 from tests.conftest import Serve
 from tests.support.daemon import Blockd
+from tests.support.lan import Lan, inside, run
 from tests.support.people import ALICE, CAROL
 from tests.support.questions import CORPORATE, PERSONAL, STRANGER, addresses, ask, message, raw, rcode
 from tests.support.upstream import Asked, Reply, Upstream, answer
@@ -624,15 +625,23 @@ def test_signatures_cost_nothing_and_ad_is_not_ours_to_give(serve: Serve, upstre
 
 
 @row("self-made-loop")
-def test_a_forwarding_loop_ends(serve: Serve, upstream: Upstream) -> None:
-    """Pointed at itself, blockd answers SERVFAIL at once and says that it is a loop."""
-    blockd = serve([upstream.address])
-    blockd.values["upstream"]["servers"] = [f"127.0.0.1:{blockd.port}"]
-    assert blockd.reload().returncode == 0
-    started = time.monotonic()
-    assert rcode(ask(blockd, "a.example", client=PERSONAL)) == "SERVFAIL"
-    assert time.monotonic() - started < 1
-    assert blockd.metric("blockd_refused_total", reason="loop") >= 1
+def test_a_forwarding_loop_ends(tmp_path: Path) -> None:
+    """An upstream whose address becomes the machine's own: SERVFAIL at once, counted as a loop."""
+    with Lan(tmp_path) as lan:
+        blockd = Blockd(tmp_path, [])
+        blockd.values["server"]["listen"] = [f"0.0.0.0:{blockd.port}"]
+        blockd.values["upstream"]["servers"] = [f"10.77.0.99:{blockd.port}"]
+        blockd.write()
+        blockd.start(prefix=lan.prefix(lan.gateway))
+        try:
+            run("ip", "-n", lan.gateway, "address", "add", "10.77.0.99/32", "dev", "lan")
+            with inside(lan.gateway):
+                started = time.monotonic()
+                assert rcode(ask(blockd, "a.example", client=PERSONAL)) == "SERVFAIL"
+                assert time.monotonic() - started < 1
+                assert blockd.metric("blockd_refused_total", reason="loop") >= 1
+        finally:
+            blockd.stop()
 
 
 def _is_closed(connection: socket.socket) -> bool:
