@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -432,6 +433,9 @@ class Daemon:
         for line in hints(settings, self._listen):
             log.info("%s", line)
         self._transfers.start()
+        # UDP is answered already. Imported a minute later, in a thread, this made the reactor late by up to a second: a
+        # thread that imports holds the interpreter's lock in long calls, which the reactor needs all the time.
+        importlib.import_module("blockd.review.store")
         # What is there now stays: it need not be looked at again and again.
         gc.freeze()
         gc.enable()
@@ -1261,7 +1265,9 @@ class Daemon:
         return problems
 
     def _note_candidates(self) -> None:
-        self._metrics.is_held, self._metrics.is_staged = self._generations.is_held, bool(self._generations.staged())
+        # Read when it changes: /readyz and metrics must not wait for a disk.
+        self._staged = len(self._generations.staged())
+        self._metrics.is_held, self._metrics.is_staged = self._generations.is_held, bool(self._staged)
         self._metrics.generation = int(self._live.generation.name)
 
     def _published(self, rules: int, views: int, lists: list[dict[str, Any]]) -> None:
@@ -1891,8 +1897,8 @@ class Daemon:
             "rules_generation": rules,
             "views_generation": views,
             "generation": self._live.generation.name,
-            "is_held": self._generations.is_held,
-            "staged": len(self._generations.staged()),
+            "is_held": self._metrics.is_held,
+            "staged": self._staged,
             **({} if self._desk is None else {"ledger": self._desk.standing()}),
             "dead_upstreams": sorted(map(str, self._routes.dead)),
         }
