@@ -117,7 +117,7 @@ BUSY_INTERVAL = 60.0
 #: Seconds between two looks at whether names of apps are to be looked up for firewalls.
 LOOK_UP_INTERVAL = 2.0
 #: Seconds until a thread that computes lets another have the interpreter's lock.
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0001
 #: Seconds until firewalls are told of exemptions again, after that failed.
 EXEMPT_RETRY_SECONDS = 5.0
 #: Seconds that firewalls have to do what `blockd egress on` and `off` say, before the command says what is so.
