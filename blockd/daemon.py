@@ -1293,6 +1293,10 @@ class Daemon:
                     log.warning("%s", line)
                 for note in report["notes"]:
                     log.warning("%s", Problem(**note))
+        # Put back in force by the ledger, so that it is not there any more at the next look.
+        self._metrics.skipped_decisions = self._live.inputs.skipped_decided.total
+        for line in skipped_lines(str(self._live.decided_file), self._live.inputs.skipped_decided.as_json()):
+            log.warning("%s", line)
 
     def _learn(self, views: int) -> None:
         """Learn what the numbers of a new generation of views mean."""

@@ -14,7 +14,7 @@ from blockd.devices.inventory import lines_of
 from blockd.feeds import unread_leases
 from blockd.lists.gate import limits, refusals
 from blockd.policy.compile import compile_snapshot, inventory_reports, unmet
-from blockd.policy.inputs import MAX_LIVE_APPS, read_inputs
+from blockd.policy.inputs import MAX_LIVE_APPS, decided_file, read_inputs
 from blockd.policy.review import review
 from blockd.policy.views import brief, group_views
 from blockd.problems import InputError, Problem, os_text, skipped_lines
@@ -72,6 +72,8 @@ def check(config: Config = None, as_json: Json = False) -> None:
     for _, _, inventory in inputs.inventories:
         for line in skipped_lines(str(inventory.file), inventory.skipped.as_json()):
             complain(line)
+    for line in skipped_lines(str(decided_file(inputs.config, inputs.settings)), inputs.skipped_decided.as_json()):
+        complain(line)
     for report in compiled.lists:
         skipped = sum(report["skipped"].values())
         say(f"{report['file']}: {report['kept']} names for {report['app']}, {skipped} lines skipped")

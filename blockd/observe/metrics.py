@@ -285,6 +285,8 @@ class Metrics(Collector):
         self.lists: list[dict[str, Any]] = []
         #: What became of each inventory, as a manifest has it.
         self.inventories: list[dict[str, Any]] = []
+        #: Decisions on apps, in the file beside the ledger, that cannot be used.
+        self.skipped_decisions = 0
         self.likely_forwarders = LikelyForwarders()
         #: Lists from elsewhere, once there may be any.
         self.fetches: Sources | None = None
@@ -552,7 +554,7 @@ class Metrics(Collector):
                 confirmed.add_metric([app], when)
         yield from (fetches, confirmed)
         yield from _zone_families(self.transfers)
-        yield _skipped_family(self.placement, self.inventories, self.desk)
+        yield _skipped_family(self.placement, self.inventories, self.desk, self.skipped_decisions)
         yield GaugeMetricFamily(
             "blockd_likely_forwarders",
             "Addresses that asked for so many names in a minute that many devices are behind them.",
@@ -575,7 +577,9 @@ def _device_families(placement: Placing | None) -> Iterator[Metric]:
     yield from (placed, current)
 
 
-def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]], desk: Exempting | None) -> Metric:
+def _skipped_family(
+    placement: Placing | None, inventories: list[dict[str, Any]], desk: Exempting | None, decisions: int
+) -> Metric:
     family = GaugeMetricFamily(
         "blockd_records_skipped",
         "Records of a file that cannot be used and were left out; the others count.",
@@ -590,6 +594,8 @@ def _skipped_family(placement: Placing | None, inventories: list[dict[str, Any]]
         family.add_metric(["inventory", file], count)
     if desk is not None:
         family.add_metric(["ledger", "ledger"], desk.skipped.total)
+    if decisions:
+        family.add_metric(["decisions", "decided.json"], decisions)
     return family
 
 

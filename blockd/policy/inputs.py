@@ -16,7 +16,7 @@ from blockd.devices import Device, Inventory, are_several, read_inventory
 from blockd.endpoint import Endpoint
 from blockd.fastpath import interface_index, own_addresses
 from blockd.policy.app_sets import AppSets, Named, Resolved, read_sets, resolve, unknown
-from blockd.problems import InputError, Problem
+from blockd.problems import InputError, Problem, Skipped
 from blockd.review.decisions import Decided, read_decided
 from blockd.settings.document import Document
 from blockd.settings.load import check_gateways, load_settings
@@ -49,6 +49,8 @@ class Inputs:
     inventories: list[tuple[str, str, Inventory]]
     #: What was decided of apps, over what policies say of them.
     decided: Decided
+    #: What of the file with decisions cannot be used.
+    skipped_decided: Skipped
     #: App -> groups that a decision on it concerns, by their policies as they were written.
     decidable: dict[str, list[str]]
     sets: AppSets
@@ -129,7 +131,7 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
     devices, inventories = _read_devices(settings, document, config, source, problems)
     file = decided_file(config, settings)
     data = source.read_if_there(file)
-    decided = {} if data is None else read_decided(file, data)
+    decided, skipped_decided = ({}, Skipped()) if data is None else read_decided(file, data)
     decidable = _decidable(settings)
     settings = _as_decided(settings, decided)
     inputs = Inputs(
@@ -142,6 +144,7 @@ def read_inputs(config: Path, source: Source | None = None) -> Inputs:
         devices,
         inventories,
         decided,
+        skipped_decided,
         decidable,
         sets,
         resolved.policies,

@@ -84,13 +84,25 @@ def write_decided(decided: Decided) -> bytes:
     return json.dumps({app: {"to": to, "by": by} for app, (to, by) in sorted(decided.items())}).encode()
 
 
-def read_decided(file: Path, data: bytes) -> Decided:
-    """Read what the daemon wrote of the ledger. InputError when it is something else."""
+def read_decided(file: Path, data: bytes) -> tuple[Decided, Skipped]:
+    """Read what the daemon wrote of the ledger; an item that cannot be used is skipped.
+
+    The daemon compares what holds with its ledger, and puts an item that is missing back in force by itself. InputError
+    when no item can be used.
+    """
+    decided: Decided = {}
+    skipped = Skipped()
     try:
-        decided = {str(app): (str(held["to"]), str(held["by"])) for app, held in json.loads(data).items()}
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        decided = {"": ("", "")}
-    if not all(to in WAYS for to, _ in decided.values()):
+        items = json.loads(data).items()
+    except (ValueError, AttributeError, RecursionError):
+        items = [("", None)]
+    for app, held in items:
+        to, by = (held.get("to"), held.get("by")) if isinstance(held, dict) else (None, None)
+        if isinstance(to, str) and to in WAYS and isinstance(by, str):
+            decided[app] = (to, by)
+        else:
+            skipped.add(Problem(str(file), 0, app, "expected where a decision moves an app, and its name"))
+    if skipped.total and not decided:
         text = "is not what blockd writes of its ledger: remove it, and it is written anew"
         raise InputError([Problem(str(file), 0, "", text)])
-    return decided
+    return decided, skipped

@@ -347,10 +347,16 @@ def test_a_decision_that_the_gate_refuses_is_said_to_be_not_in_force(
     blockd.start()
     assert "the ledger is not whole" in blockd.log.read_text()
     file = blockd.directory / "state" / "decided.json"
-    assert {a: to for a, (to, _) in read_decided(file, file.read_bytes()).items()} == {
-        "temu": "block",
-        "tiktok": "block",
-    }
+    held, skipped = read_decided(file, file.read_bytes())
+    assert {app: to for app, (to, _) in held.items()} == {"temu": "block", "tiktok": "block"}
+    assert not skipped.total
     blockd.stop()
+    items = json.loads(file.read_text())
+    odds: list[Any] = [1, None, [], {"to": "elsewhere", "by": "D1"}, {"to": "block"}, {"to": ["block"], "by": "D1"}]
+    for odd in odds:
+        file.write_text(json.dumps({**items, "tiktok": odd}))
+        checked = blockd.run("check")
+        assert checked.returncode == 0, checked.stderr
+        assert f"{file}: tiktok: skipped: expected where a decision moves an app" in checked.stderr
     file.write_text('{"tiktok": 1}')
     assert "is not what blockd writes of its ledger: remove it" in blockd.run("check").stderr
