@@ -35,8 +35,8 @@ COMMANDS = (
 
 #: In the environment, not empty: an unexpected error ends with its traceback.
 TRACEBACK = "BLOCKD_TRACEBACK"
-#: The commands that go on until they are ended.
-SERVING = (["serve"], ["egress"])
+#: The commands that go on until they are ended, and what makes others of them.
+SERVING = {"serve": frozenset[str](), "egress": frozenset({"plan", "status", "off", "on"})}
 
 #: Exit codes: 0 done, 1 the inputs or the daemon said no, 2 the command line is wrong.
 EXIT_NO, EXIT_USAGE = 1, 2
@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_NO
     except Exception as error:
         # A process that serves leaves a trace in its log, unless the system itself says what to do.
-        if os.environ.get(TRACEBACK) or (words[:1] in SERVING and not isinstance(error, PermissionError)):
+        is_serving = words[0] in SERVING and SERVING[words[0]].isdisjoint(words) if words else False
+        if os.environ.get(TRACEBACK) or (is_serving and not isinstance(error, PermissionError)):
             raise
         _tell(words, error)
         return EXIT_NO

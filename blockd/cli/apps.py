@@ -9,8 +9,7 @@ import typer
 
 from blockd.apps.catalogue import BUILTIN, RULE_KEYS, Catalogue, Entry, load_catalogue
 from blockd.cli.options import USUAL_CONFIG, Config, Json, Socket, socket_path
-from blockd.cli.output import complain, print_json, print_rows, print_table, refuse, say
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, complain, print_json, print_rows, print_table, refuse, say
 from blockd.policy.app_sets import AppSets, owner_sets, unknown
 from blockd.policy.compile import app_rules
 from blockd.policy.inputs import Inputs, read_inputs
@@ -236,13 +235,7 @@ def _ask(
     context: typer.Context, do: str, config: Path | None, socket: Path | None, as_json: bool, **values: Any
 ) -> dict[str, Any]:
     as_json = as_json or context.obj[1]
-    try:
-        answer = ask(socket_path(config or context.obj[0], socket), "exempt", do=do, **values)
-    except ControlError as error:
-        refuse("apps", str(error), as_json)
-    if not answer["ok"]:
-        refuse("apps", answer["error"], as_json)
-    return answer
+    return ask_daemon("apps", socket_path(config or context.obj[0], socket), "exempt", as_json, do=do, **values)
 
 
 def _tell(answer: dict[str, Any], as_json: bool) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, duration, print_json, print_table, refuse, say
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, complain, duration, print_json, print_table, say
 from blockd.problems import Problem, skipped_lines
 
 
@@ -89,10 +88,4 @@ def _age(seconds: float | None) -> str:
 
 
 def _ask(config: Any, socket: Any, as_json: bool, name: str) -> dict[str, Any]:
-    try:
-        answer = ask(socket_path(config, socket), "devices", who=name)
-    except ControlError as error:
-        refuse("devices", str(error), as_json)
-    if not answer["ok"]:
-        refuse("devices", answer["error"], as_json)
-    return answer
+    return ask_daemon("devices", socket_path(config, socket), "devices", as_json, who=name)

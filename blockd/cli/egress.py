@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, config_path, socket_path
-from blockd.cli.output import complain, print_json, print_table, refuse, say
+from blockd.cli.output import ask_daemon, complain, print_json, print_table, refuse, say
 from blockd.control import ControlError, ask
 from blockd.problems import InputError, os_text
 
@@ -221,10 +221,4 @@ def _of(context: typer.Context, config: Path | None, socket: Path | None) -> tup
 
 
 def _ask(context: typer.Context, config: Path | None, socket: Path | None, as_json: bool, do: str) -> dict[str, Any]:
-    try:
-        answer = ask(socket_path(*_of(context, config, socket)), "egress", do=do)
-    except ControlError as error:
-        refuse(f"egress {do}", str(error), as_json=as_json)
-    if not answer["ok"]:
-        refuse(f"egress {do}", answer["error"], as_json=as_json)
-    return answer
+    return ask_daemon(f"egress {do}", socket_path(*_of(context, config, socket)), "egress", as_json, do=do)

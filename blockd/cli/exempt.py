@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import print_json, print_rows, print_table, refuse, say
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, print_json, print_rows, print_table, say
 
 Name = Annotated[str, typer.Argument(metavar="EXEMPTION", help="Such as E7, as `request` and `list` name it.")]
 
@@ -158,13 +157,7 @@ def _moment(text: str, option: str) -> str:
 
 
 def _ask(do: str, config: Path | None, socket: Path | None, as_json: bool, **values: Any) -> dict[str, Any]:
-    try:
-        answer = ask(socket_path(config, socket), "exempt", do=do, **values)
-    except ControlError as error:
-        refuse("exempt", str(error), as_json)
-    if not answer["ok"]:
-        refuse(f"exempt {do}", answer["error"], as_json)
-    return answer
+    return ask_daemon(f"exempt {do}", socket_path(config, socket), "exempt", as_json, do=do, **values)
 
 
 def _cell(value: Any) -> str:

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, duration, print_json, print_table, refuse, say, show_changes
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, complain, duration, print_json, print_table, say, show_changes
 from blockd.problems import Problem
 
 
@@ -79,8 +78,6 @@ def fetch(
     answer = _ask(config or before[0], socket or before[1], "fetch", as_json, apps=apps or [], is_shown=not as_json)
     if as_json:
         print_json(answer)
-    elif "error" in answer:
-        complain(f"blockd lists fetch: {answer['error']}")
     else:
         for source in answer["sources"]:
             said = f"{source['result']}: {source['reason']}" if source["reason"] else source["result"]
@@ -119,8 +116,6 @@ def accept(
                 say(f"{source['url']}: taken in, though {source['reason']}")
         for problem in answer.get("problems", []):
             complain(Problem(**problem))
-        if "error" in answer:
-            complain(f"blockd lists accept: {answer['error']}")
         if not answer["ok"]:
             complain("nothing was changed")
     if not answer["ok"]:
@@ -144,11 +139,9 @@ def rollback(context: typer.Context, config: Config = None, socket: Socket = Non
         raise typer.Exit(1)
 
 
-def _ask(config: Config, socket: Socket, command: str, as_json: bool, **arguments: Any) -> dict[str, Any]:
-    try:
-        return ask(socket_path(config, socket), command, **arguments)
-    except ControlError as error:
-        refuse("lists", str(error), as_json)
+def _ask(config: Config, socket: Socket, do: str, as_json: bool, **arguments: Any) -> dict[str, Any]:
+    name = "lists" if do == "lists" else f"lists {do}"
+    return ask_daemon(name, socket_path(config, socket), do, as_json, **arguments)
 
 
 def _row(row: dict[str, Any]) -> list[object]:

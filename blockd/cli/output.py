@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from blockd.control import ControlError, ask
 from blockd.problems import Problem
 
 if TYPE_CHECKING:
     # In a pipe nobody sees colours: imported where there is a terminal.
+    from pathlib import Path
+
     from rich.console import RenderableType
 
 #: Words that say how things stand -> style.
@@ -47,6 +50,21 @@ def refuse(command: str, text: str, as_json: bool) -> NoReturn:
     else:
         complain(f"blockd {command}: {text}")
     raise typer.Exit(1)
+
+
+def ask_daemon(name: str, path: Path, what: str, as_json: bool, /, **arguments: Any) -> dict[str, Any]:
+    """Have the daemon do something, give its answer; print why it does not, as `blockd NAME`, and end.
+
+    Whatever a command reads from an answer is there: a refusal, such as one of a user without the right, does not get
+    that far.
+    """
+    try:
+        answer = ask(path, what, **arguments)
+    except ControlError as error:
+        refuse(name, str(error), as_json)
+    if "error" in answer and not answer.get("ok", False):
+        refuse(name, answer["error"], as_json)
+    return answer
 
 
 def print_json(value: Any) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, refuse, say, show_changes
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, complain, say, show_changes
 from blockd.problems import Problem
 
 
@@ -31,10 +30,7 @@ def reload(
     as_json: Json = False,
 ) -> None:
     """Make the daemon take in its config, apps and lists; all of it or nothing. Exit code 1: nothing was changed."""
-    try:
-        answer = ask(socket_path(config, socket), "reload", accept=accept, dry_run=dry_run)
-    except ControlError as error:
-        refuse("reload", str(error), as_json)
+    answer = ask_daemon("reload", socket_path(config, socket), "reload", as_json, accept=accept, dry_run=dry_run)
     if as_json:
         print(json.dumps(answer))
     elif "changes" in answer:
@@ -44,8 +40,6 @@ def reload(
     else:
         for problem in answer.get("problems", []):
             complain(Problem(**problem))
-        if "error" in answer:
-            complain(f"blockd reload: {answer['error']}")
         complain("nothing was changed")
     if not answer["ok"]:
         raise typer.Exit(1)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import complain, print_json, print_table, refuse, say
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, complain, print_json, print_table, refuse, say
 
 BARS = "▁▂▃▄▅▆▇█"
 UNITS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -36,12 +35,7 @@ def report(
     seconds = int(since[:-1]) * UNITS[since[-1]] if since[:-1].isdigit() and since[-1:] in UNITS else 0
     if not 0 < seconds <= 3_660 * 86_400:
         raise typer.BadParameter("--since: expected how far back, such as 24h, 30d or 8w")
-    try:
-        answer = ask(socket_path(config, socket), "report", seconds=seconds, apps=apps or [])
-    except ControlError as error:
-        refuse("report", str(error), as_json)
-    if not answer["ok"]:
-        refuse("report", answer["error"], as_json)
+    answer = ask_daemon("report", socket_path(config, socket), "report", as_json, seconds=seconds, apps=apps or [])
     if html is not None:
         from blockd.review.page import page
 

@@ -7,8 +7,7 @@ from typing import Any
 import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import duration, print_json, print_rows, print_table, refuse, say
-from blockd.control import ControlError, ask
+from blockd.cli.output import ask_daemon, duration, print_json, print_rows, print_table, say
 from blockd.fastpath import LATENCY_BOUNDS
 
 
@@ -19,10 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def status(config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
     """Show how the daemon does, on one screen. Exit code 1: it does not answer, or something is wrong."""
-    try:
-        state = ask(socket_path(config, socket), "status")
-    except ControlError as error:
-        refuse("status", str(error), as_json)
+    state = ask_daemon("status", socket_path(config, socket), "status", as_json)
     wrong = complaints(state)
     if as_json:
         print_json({**state, "ok": not wrong, "wrong": wrong})

@@ -15,9 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from blockd.cli.options import Config, Json, Socket, socket_path
-from blockd.cli.output import plain, refuse, table
+from blockd.cli.output import ask_daemon, plain, table
 from blockd.cli.status import servers
-from blockd.control import ControlError, ask
 
 #: Decisions shown, the most frequent first.
 ROWS = 20
@@ -43,7 +42,7 @@ def top(
     console = Console(highlight=False)
     looks = count if count is not None else (None if console.is_terminal and not as_json else 1)
     try:
-        rates = _rates(path, interval, looks)
+        rates = _rates(path, as_json, interval, looks)
         if as_json:
             for rate in rates:
                 print(json.dumps(rate), flush=True)
@@ -57,17 +56,15 @@ def top(
         else:
             for rate in rates:
                 print(_plain(rate), flush=True)
-    except ControlError as error:
-        refuse("top", str(error), as_json)
     except KeyboardInterrupt:
         sys.stdout.flush()
 
 
-def _rates(path: Path, interval: float, looks: int | None) -> Iterator[dict[str, Any]]:
-    before = ask(path, "status")
+def _rates(path: Path, as_json: bool, interval: float, looks: int | None) -> Iterator[dict[str, Any]]:
+    before = ask_daemon("top", path, "status", as_json)
     while looks is None or looks > 0:
         time.sleep(interval)
-        now = ask(path, "status")
+        now = ask_daemon("top", path, "status", as_json)
         yield difference(before, now)
         before = now
         looks = None if looks is None else looks - 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from blockd.control import ask as ask_control
 from blockd.exemptions.ledger import Ledger
 from blockd.exemptions.records import Exemption, Terms
 from tests.conftest import Serve
@@ -310,17 +308,22 @@ def test_commands_for_operators_stay_theirs(shared: tuple[Blockd, Path]) -> None
     """The socket is open to all users; a reload is not."""
     _, place = shared
     assert (place.stat().st_mode & 0o777) == 0o666
-    reading, writing = os.pipe()
-    if (child := os.fork()) == 0:
-        try:
-            os.setuid(pwd.getpwnam(CAROL).pw_uid)
-            os.write(writing, ask_control(place, "reload")["error"].encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        assert pipe.read() == "reload is for root alone"
-    os.waitpid(child, 0)
+    for words, refused in (
+        (["reload"], "reload"),
+        (["status"], "status"),
+        (["top"], "status"),
+        (["lists"], "lists"),
+        (["lists", "fetch"], "fetch"),
+        (["lists", "accept", "tiktok"], "accept"),
+        (["lists", "rollback"], "rollback"),
+        (["egress", "status"], "egress"),
+    ):
+        name = "lists" if refused == "lists" else " ".join(words[:2])
+        done = warm.run([*words, "--socket", str(place)], user=CAROL)
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert done.stderr == f"blockd {name}: {refused} is for root alone\n"
+    done = warm.run(["status", "--json", "--socket", str(place)], user=CAROL)
+    assert json.loads(done.stdout) == {"ok": False, "error": "status is for root alone"}
 
 
 def test_a_ledger_that_is_edited_meanwhile_grants_nothing(blockd: Blockd, place: Path) -> None:
