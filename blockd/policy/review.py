@@ -84,10 +84,9 @@ def _outside_sets(inputs: Inputs) -> Iterable[Problem]:
     """Find apps that somebody may believe to be in a set."""
     catalogue, known = inputs.catalogue, inputs.sets
     for group, named in inputs.named.items():
-        used = {one.set for one in named.values()}
         for app in inputs.settings.policies[group].block:
             word = f"{MARK}{app}"
-            if len(known.apps.get(word, ())) > 1 and word not in used:
+            if not named.keys() >= set(known.apps.get(word, ())):
                 text = f'{app} is one app; the {len(known.apps[word])} apps of {known.titles[word]} are "{word}"'
                 yield inputs.document.problem(named[app].place, text)
     used = {*inputs.set_of.values(), *(word for words in inputs.settings.sets.values() for word in words)}
