@@ -860,7 +860,8 @@ def test_a_clock_that_jumps_grants_nothing(tmp_path: Path) -> None:
     teams, requesters = {"t": frozenset({ALICE})}, frozenset({CAROL})
     rules = Rules(86_400.0, frozenset({"m"}), teams, requesters, frozenset({"tiktok"}), frozenset({"S"}))
     address = ip_address("10.0.0.1")
-    site = Site(rules, {"S": [(address, "corporate")]}, {}, {}, {}, lambda app: frozenset({app}), 3_600.0, frozenset())
+    people = frozenset({ALICE, CAROL})
+    site = Site(rules, {"S": [(address, "corporate")]}, {}, {}, {}, lambda app: frozenset({app}), 3_600.0, people)
     carol, alice = (Caller(pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid) for name in (CAROL, ALICE))
     ends = datetime.fromtimestamp(now[0] + 3_600, UTC).isoformat()
     request = {"do": "request", "device": "S", "apps": ["tiktok"], "purpose": "p", "team": "t", "clearance": "c"}
