@@ -74,7 +74,7 @@ def compiled(
     values = {
         "server": {"listen": ["127.0.0.1:53"]},
         "admin": {"listen": "127.0.0.1:9153"},
-        "upstream": {"servers": ["127.0.0.1:53"]},
+        "upstream": {"servers": ["127.0.0.53:53"]},
         "apps": {"directory": "apps", "builtin": builtin},
         "policies": {"unidentified": policy},
     }

@@ -21,7 +21,7 @@ def fastpath(tmp_path: Path) -> Fastpath:
     values = {
         "server": {"listen": ["127.0.0.1:53"]},
         "admin": {"listen": "127.0.0.1:9153"},
-        "upstream": {"servers": ["127.0.0.1:53"]},
+        "upstream": {"servers": ["127.0.0.53:53"]},
         "groups": {"corporate": {"networks": ["10.20.0.0/16"]}, "personal": {"networks": ["10.30.0.0/16"]}},
         "policies": {"corporate": {"block": ["tiktok"]}, "personal": {}, "unidentified": {}},
     }
