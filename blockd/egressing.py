@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,7 @@ class Egress:
         else:
             log.info("egress: nothing is kept for another start: STATE_DIRECTORY is not set")
         self._was_off = False
-        #: Names this packet filter, over restarts of this process and until the machine's: its counts go on as long.
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self._table = f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
+        self._table = _table_name()
         self._writer: asyncio.StreamWriter | None = None
         self._looks: set[asyncio.Task[bool]] = set()
 
@@ -318,6 +317,15 @@ class Egress:
             status = {"generation": None, "problem": f"it is off: `blockd egress on`, or remove {self._off_files[0]}"}
         status["table"] = self._table
         writer.write(json.dumps({"status": status}).encode() + b"\n")
+
+
+def _table_name() -> str:
+    """Name this machine's packet filter for the daemon, the same after a restart of this process: its counts go on."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = uuid.uuid4().hex
+    return f"{machine}/{os.stat('/proc/self/ns/net').st_ino}"
 
 
 def read_gone(value: Any) -> list[tuple[str, Any]]:
