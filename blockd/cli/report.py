@@ -9,6 +9,7 @@ import typer
 
 from blockd.cli.options import Config, Json, Socket, socket_path
 from blockd.cli.output import ask_daemon, complain, print_json, print_table, refuse, say
+from blockd.review.usage import columns
 
 BARS = "▁▂▃▄▅▆▇█"
 UNITS = {"h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -64,7 +65,7 @@ def _show(answer: dict[str, Any]) -> None:
         rows = [
             [
                 f"  {group['group']}",
-                *(group["queries"].get(key, "") for key in ("monitor", "block", "exempt")),
+                *(number or "" for number in columns(group["queries"])),
                 "-" if group["devices"] is None else group["devices"],
                 group["first"][:16],
                 group["last"][:16],

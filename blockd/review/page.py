@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from blockd.review.usage import columns
+
 #: What is drawn, from the ground up -> colour, and words for it.
 PARTS = {
     "monitor": ("#c98500", "let through, and counted"),
@@ -60,7 +62,7 @@ def _summary(apps: list[dict[str, Any]]) -> str:
             [
                 escape(app["title"]),
                 escape(_standing(app)),
-                *(f"{total[key]:,}" if total[key] else "" for key in ("monitor", "block", "exempt")),
+                *(f"{number:,}" if number else "" for number in columns(total)),
                 "" if not touched["queries"] else _devices(touched["devices"]),
             ]
         )
@@ -98,10 +100,7 @@ def _app(app: dict[str, Any]) -> str:
     rows = [
         [
             escape(group["group"]),
-            *(
-                f"{group['queries'][key]:,}" if key in group["queries"] else ""
-                for key in ("monitor", "block", "exempt")
-            ),
+            *(f"{number:,}" if number else "" for number in columns(group["queries"])),
             _devices(group["devices"]),
             f"{_moment(group['first'])} to {_moment(group['last'])}",
         ]

@@ -18,6 +18,12 @@ MAX_DEVICES, MAX_NAMES = 200_000, 10_000
 ACTIONS = frozenset({"block", "monitor", "exempt", "allow"})
 
 
+def columns(queries: Mapping[str, int]) -> list[int]:
+    """Give the numbers of queries that a table shows: let through, refused, exempt. What is allowed is let through."""
+    count = queries.get
+    return [count("monitor", 0) + count("allow", 0), count("block", 0), count("exempt", 0)]
+
+
 Key = TypeVar("Key")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -188,7 +189,10 @@ def test_a_daemon_reports(serve: Serve, upstream: Upstream, tmp_path: Path) -> N
         "www.tiktok.com. 300 IN A 192.0.2.1",
     ]
     groups = {"corporate": {"networks": ["127.0.0.1/32"]}, "guest": {"networks": ["127.0.0.32/28"], "log": "decisions"}}
-    policies = {"personal": {"monitor": ["tiktok"]}, "guest": {"monitor": ["tiktok"], "block": ["wechat"]}}
+    policies = {
+        "personal": {"monitor": ["tiktok"], "allow": ["lark"]},
+        "guest": {"monitor": ["tiktok"], "block": ["wechat"]},
+    }
     blockd = serve([upstream.address], groups=groups, policies=policies, report={"min_devices": 3})
     empty = blockd.run("report")
     assert (empty.returncode, "not used: " in empty.stdout) == (0, True), empty.stderr
@@ -197,6 +201,7 @@ def test_a_daemon_reports(serve: Serve, upstream: Upstream, tmp_path: Path) -> N
             assert rcode(ask(blockd, name, client=client)) == "NOERROR"
     ask(blockd, "x.hidden.example", client=PERSONAL)
     ask(blockd, "x.hidden.example", client=CORPORATE)
+    ask(blockd, "www.larksuite.com", client=PERSONAL)
     found = json.loads(blockd.run("report", "--since", "24h", "--json").stdout)
     apps = {app["app"]: app for app in found["apps"]}
     rows = {group["group"]: (group["queries"], group["devices"]) for group in apps["tiktok"]["groups"]}
@@ -207,6 +212,8 @@ def test_a_daemon_reports(serve: Serve, upstream: Upstream, tmp_path: Path) -> N
     }
     assert found["candidates"] == [{**found["candidates"][0], "name": "x.hidden.example", "app": "tiktok"}]
     assert "127.0.0." not in json.dumps(found["candidates"])
+    shown = blockd.run("report", "--app", "lark").stdout
+    assert re.search(r"^  personal +1 +- +- +- ", shown, re.MULTILINE), f"what is allowed is let through: {shown}"
     ask(blockd, "x.hidden.example", client="127.0.0.35")
     shown = blockd.run("report", "--app", "tiktok").stdout
     assert "x.hidden.example" in shown
