@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
@@ -123,19 +123,24 @@ class Document:
         try:
             return model.model_validate(self.values)
         except ValidationError as error:
-            problems = []
+            found: dict[Path, list[Any]] = {}
             for detail in error.errors():
-                path = self._known_part(detail["loc"])
-                problems.append(self.problem(path, _explain(detail, model, path)))
+                path = self._known_part(detail["loc"], is_missing=detail["type"] == "missing")
+                found.setdefault(path, []).append(detail)
+            problems = [
+                self.problem(path, _explain(detail, model, path))
+                for path, details in found.items()
+                for detail in _one_for_alternatives(path, details, found)
+            ]
             raise InputError(list(dict.fromkeys(problems))) from None
 
-    def _known_part(self, loc: tuple[int | str, ...]) -> Path:
+    def _known_part(self, loc: tuple[int | str, ...], *, is_missing: bool) -> Path:
         # A schema's alternatives add steps of their own to the path; only what stands in the file is a place.
         path: Path = ()
         for step in loc:
             if (*path, step) in self._lines:
                 path = (*path, step)
-        if loc and loc[-1] not in path and isinstance(loc[-1], str) and "[" not in loc[-1] and "-" not in loc[-1]:
+        if is_missing:
             path = (*path, loc[-1])
         return path
 
@@ -152,6 +157,25 @@ def _unquoted(text: str, line: int, column: int) -> str | None:
     return None if found is None else found[0]
 
 
+def _one_for_alternatives(path: Path, details: list[Any], found: Collection[Path]) -> list[Any]:
+    """Make one error of those about each alternative to a word, such as `auto` or an integer.
+
+    Errors further down say that the value is the other alternative, so that the word is not meant.
+    """
+    words = [detail for detail in details if detail["type"] == "literal_error"]
+    others = [detail for detail in details if detail["type"] != "literal_error"]
+    if any(other != path and other[: len(path)] == path for other in found):
+        return others
+    if not words or not others:
+        return details
+    expected = [detail["msg"].removeprefix(_EXPECTED) for detail in (*words, *others)]
+    return [{**words[0], "msg": f"{_EXPECTED}{' or '.join(expected)}"}]
+
+
+#: How pydantic begins what it expects.
+_EXPECTED = "Input should be "
+
+
 def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:
     kind = detail["type"]
     if kind == "extra_forbidden":
@@ -161,9 +185,12 @@ def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:
         return "this key is missing"
     text = str(detail["msg"]).removeprefix("Value error, ")
     given = detail["input"]
-    if kind == "value_error" or isinstance(given, dict | list):
+    if kind == "value_error":
         return text
-    return f"{text[0].lower()}{text[1:]}, but {given!r} stands here"
+    text = "expected keys and values" if kind == "model_type" else f"{text[0].lower()}{text[1:]}"
+    if isinstance(given, dict | list):
+        return text
+    return f"{text}, but {'nothing' if given is None else repr(given)} stands here"
 
 
 def _fields_at(schema: Any, path: Path) -> list[str]:

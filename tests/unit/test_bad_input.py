@@ -16,6 +16,7 @@ import yaml
 
 from blockd.problems import InputError
 from blockd.settings.document import Document
+from blockd.settings.schema import Settings
 from tests.conftest import Serve
 from tests.support import warm
 from tests.support.daemon import Blockd, config
@@ -165,6 +166,31 @@ TEXTS = {
     "empty": ("", r"server: this key is missing"),
     "binary": ("\x00\x01", r"this is no YAML"),
 }
+
+
+def test_alternatives_are_one_error() -> None:
+    """What may be a word or something else: one line says both, and none of it where the value is the other one."""
+    servers = ["localhost", "10.1.1.1:99999"]
+    for section, change, expected in (
+        ("server", {"threads": "many"}, ["threads: input should be 'auto' or a valid integer, but 'many' stands here"]),
+        ("server", {"threads": [1]}, ["threads: input should be 'auto' or a valid integer"]),
+        ("server", {"threads": -1}, ["threads: expected auto or a number from 1 to 256"]),
+        (
+            "upstream",
+            {"servers": "systm"},
+            ["servers: input should be 'system' or a valid list, but 'systm' stands here"],
+        ),
+        ("upstream", {"servers": [1]}, ["servers.0: expected "]),
+        ("upstream", {"servers": servers}, ["servers.0: 'localhost' is ", "servers.1: '10.1.1.1:99999' needs a port "]),
+        ("upstream", {}, ["servers: this key is missing"]),
+    ):
+        values = sample() | {section: sample()[section] | change if change else {}}
+        with pytest.raises(InputError) as error:
+            Document(Path("x.yaml"), yaml.safe_dump(values).encode()).validate(Settings)
+        found = [f"{problem.key}: {problem.text}" for problem in error.value.problems]
+        assert len(found) == len(expected), found
+        for line, begin in zip(found, expected, strict=True):
+            assert line.startswith(f"{section}.{begin}"), line
 
 
 @pytest.mark.parametrize("case", TEXTS)
