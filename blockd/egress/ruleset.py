@@ -155,7 +155,14 @@ def _exempt(wanted: Wanted, app: str, version: int, now: float) -> list[str]:
 
 def _timed(ends: Mapping[Any, float], now: float) -> list[str]:
     """Give what has not ended, each with the time that is left: it ends in the kernel though nobody says so."""
-    return [f"{one} timeout {int((end - now + GRACE) * 1000)}ms" for one, end in ends.items() if end > now]
+    return [f"{one} timeout {duration(end - now + GRACE)}" for one, end in ends.items() if end > now]
+
+
+def duration(seconds: float) -> str:
+    """Write a time as nft reads it: a number of more than eight digits is an error there, such as 28 hours in ms."""
+    left, milliseconds = divmod(int(seconds * 1000), 1000)
+    days, left = divmod(left, 86_400)
+    return f"{days}d{left}s{milliseconds}ms"
 
 
 def _group(group: str) -> str:

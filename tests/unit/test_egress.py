@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -20,11 +21,12 @@ from blockd.egress.ends import Ends
 from blockd.egress.learned import LEAST, Book
 from blockd.egress.nftables import Nftables, NftError, SetFullError
 from blockd.egress.reconcile import Reconciler
-from blockd.egress.ruleset import ABSENT, Objects, moving, ruleset
+from blockd.egress.ruleset import ABSENT, Objects, duration, moving, ruleset
 from blockd.egress.wanted import Verdicts, Wanted, ranges, read_learned, read_status, read_wanted
 from blockd.exemptions.schedule import HORIZON
 from blockd.firewall import Firewall
 from blockd.policy.egress import exempt_at
+from blockd.review.usage import DAY
 from blockd.settings.schema import Egress
 from blockd.settings.values import Address, Network
 from tests.conftest import Serve
@@ -164,6 +166,18 @@ def test_ends_are_what_was_said_last(steps: list[tuple[str, int, int]]) -> None:
         assert len(ends._placed) <= 6
 
 
+def test_times_are_as_nft_reads_them() -> None:
+    """It takes eight digits of each unit, and one it does not read costs the whole transaction."""
+    for seconds, text in ((0.5, "0d0s500ms"), (86_399.999, "0d86399s999ms"), (100_000.0, "1d13600s0ms")):
+        assert duration(seconds) == text
+    spaced = ["unshare", "--net", "nft", "-f", "-"]
+    table = "add table inet t\nadd set inet t s { type ipv4_addr; flags timeout; }\n"
+    for seconds in (0.001, 99_999.999, 100_000.0, HORIZON, 90 * DAY, 3_660 * DAY):
+        element = f"add element inet t s {{ 192.0.2.1 timeout {duration(seconds)} }}\n"
+        done = subprocess.run(spaced, input=table + element, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     """Behind what leads nowhere any more, and never a set of learned addresses that stays."""
     there = Objects(frozenset({"forward", "group-old"}), frozenset({"learned4-tiktok", "learned4-old"}))
@@ -173,7 +187,7 @@ def test_a_transaction_takes_away_what_is_not_wanted_any_more() -> None:
     assert not any("learned4-tiktok" in line and ("flush" in line or "delete" in line) for line in lines)
     assert "add element inet blockd ranges4 { 10.20.0.0-10.20.4.255 : goto group-corporate, " in "\n".join(lines)
     assert "add rule inet blockd refuse/corporate/tiktok meta l4proto tcp reject with tcp reset" in lines
-    assert "add element inet blockd exempt4-tiktok { 10.20.0.7 timeout 1000500ms }" in lines
+    assert "add element inet blockd exempt4-tiktok { 10.20.0.7 timeout 0d1000s500ms }" in lines
     assert "exempt4-tiktok {" not in "\n".join(ruleset(WANTED, 2_000.0).split("exempt4-tiktok { type")[1:2])
     assert "add rule inet blockd refuse/corporate/tiktok update @seen6 { ip6 saddr counter }" in lines
     begun = "tcp flags & (syn | ack) == syn counter name connections/corporate/tiktok"
