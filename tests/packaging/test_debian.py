@@ -312,9 +312,12 @@ def test_the_firewalls_unit_enforces_and_repairs(machine: Machine, tmp_path: Pat
     wait_until(machine, "blockd egress status >/dev/null && echo enforced", "enforced")
     assert "connected to 127.0.0.1:8530" in machine.out("journalctl -q -u blockd-egress")
     assert "table inet blockd" in machine.out("nft list tables")
-    assert "firewalls have nothing of ours any more" in machine.out("blockd egress off")
+    assert "firewalls have removed the table" in machine.out("blockd egress off")
     assert machine.out("nft list tables") == ""
-    machine.run(f"systemctl stop blockd-egress && rm -r {place} && systemctl daemon-reload && blockd egress on")
+    assert "1 firewalls enforce generation" in machine.out("blockd egress on")
+    machine.run(f"systemctl stop blockd-egress && rm -r {place} && systemctl daemon-reload")
+    assert machine.run("blockd egress on", check=False).returncode == 1, "no firewall is connected"
+    machine.run("nft delete table inet blockd")
     machine.run("rm /etc/blockd/*.key /etc/blockd/*.crt")
     write_config(machine, CONFIG)
     machine.run("systemctl restart blockd")
