@@ -118,11 +118,13 @@ def servers(state: dict[str, Any]) -> list[list[object]]:
 
 def groups(state: dict[str, Any]) -> list[list[object]]:
     """Give the groups' rows."""
+    from blockd.policy.views import brief
+
     return [
         [
             group["group"],
             group["devices"] or "-",
-            *(", ".join(group[key]) or "-" for key in ("block", "monitor", "allow")),
+            *(", ".join(brief(group[key], group.get("sets", {}))) or "-" for key in ("block", "monitor", "allow")),
         ]
         for group in state["groups"]
     ]

@@ -9,6 +9,7 @@ from typing import Any
 from blockd.endpoint import Endpoint
 from blockd.fastpath import Fastpath
 from blockd.observe.metrics import DecisionCounts, ReloadCounts
+from blockd.policy.views import sets_of
 from blockd.resolver.routes import UNUSABLE_STATES, Routes
 
 #: Of counters, those that rates are made of.
@@ -63,8 +64,8 @@ def status(
         ],
         "nat64": [{"prefix": prefix, "source": source} for prefix, source in nat64],
         "groups": [
-            {"group": group, "devices": devices.get(group, 0), **view}
-            for group, view in zip(meta["groups"], meta["views"], strict=True)
+            {"group": group, "devices": devices.get(group, 0), **view, "sets": sets_of(meta, at)}
+            for at, (group, view) in enumerate(zip(meta["groups"], meta["views"], strict=True))
         ],
         "decisions": [
             {"group": group, "app": app, "action": action, "count": count}

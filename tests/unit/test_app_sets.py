@@ -446,6 +446,10 @@ def test_a_refusal_names_the_app_and_the_set(scene: Scene) -> None:
     explained = scene.blockd.run("explain", "--client", CORPORATE, "www.tiktok.com").stdout
     assert "view      block @bytedance (10 apps), @shops (2 apps), canary-names; monitor -; allow lark" in explained
     assert "set       @bytedance\nverdict   block (tiktok)" in explained
+    status = scene.blockd.run("status").stdout
+    assert re.search(
+        r"^corporate +\S+ +@bytedance \(10 apps\), @shops \(2 apps\), canary-names +- +lark$", status, re.M
+    )
     other = json.loads(scene.blockd.run("explain", "--json", "--client", PERSONAL, "www.tiktok.com").stdout)
     assert (other["app"], other["set"]) == ("tiktok", None)
     text = get(scene.page, "www.tiktok.com")[2]
