@@ -42,6 +42,11 @@ const STALE_AGAIN_MS: u64 = 30_000;
 const STALE_TTL: u32 = 30;
 /// Work for Python that may wait; more is refused and counted.
 const RING_BOUND: usize = 65_536;
+/// Octets of replies to streams that may wait; a long reply beyond them is a failure instead.
+const REPLY_OCTETS: usize = 64 << 20;
+/// Rows of the decisions log that may wait, and that Python takes at once: each costs it about 50 us.
+const LOG_BOUND: usize = RING_BOUND / 4;
+const LOG_AT_ONCE: usize = 64;
 /// REFUSED that one stranger gets a second.
 const REFUSALS_A_SECOND: u32 = 10;
 const BUCKETS: usize = 1 << 17;
@@ -188,6 +193,27 @@ impl Pair {
     }
 }
 
+/// Work that waits for Python. The log has a queue of its own: a flood of decisions must not delay a client's reply.
+#[derive(Default)]
+struct Ring {
+    urgent: VecDeque<Work>,
+    log: VecDeque<Work>,
+    /// Octets of the replies in `urgent`.
+    reply_octets: usize,
+}
+
+impl Ring {
+    fn waiting(&self) -> usize {
+        self.urgent.len() + self.log.len()
+    }
+}
+
+impl Work {
+    fn reply_octets(&self) -> usize {
+        if let Self::Reply { reply: Some(reply), .. } = self { reply.len() } else { 0 }
+    }
+}
+
 /// What Python is asked to do.
 #[derive(Debug)]
 pub enum Work {
@@ -310,7 +336,7 @@ pub struct Core {
     journal: Journal,
     clients: Buckets,
     refusals: Buckets,
-    work: Mutex<VecDeque<Work>>,
+    work: Mutex<Ring>,
     streams: Mutex<HashMap<u64, Stream>>,
     next_exchange: AtomicU64,
     next_inbox: AtomicU64,
@@ -1866,35 +1892,44 @@ impl Core {
     }
 
     /// Hands Python a piece of work; false when the ring has no room.
-    pub fn push_work(&self, lane: &Lane, work: Work) -> bool {
+    pub fn push_work(&self, lane: &Lane, mut work: Work) -> bool {
         {
             let mut ring = lock(&self.work);
-            // A reply always finds room: those who wait are bounded already, and a lost one would hang its client. The log
-            // gets a part alone: a minute's end must not stand in the way of questions.
-            let bound = match work {
-                Work::Reply { .. } => usize::MAX,
-                Work::Log(_) => RING_BOUND / 4,
-                Work::Learned(_) => RING_BOUND / 2,
-                Work::Stream { .. } => RING_BOUND,
+            if let Work::Reply { reply: Some(reply), .. } = &mut work {
+                if ring.reply_octets + reply.len() > REPLY_OCTETS {
+                    lane.count(Counter::RingFull);
+                    wire::set_failed(reply);
+                }
+                ring.reply_octets += reply.len();
+            }
+            // A reply always finds room: those who wait are bounded already, and a lost one would hang its client.
+            let (queue, bound) = match work {
+                Work::Reply { .. } => (&mut ring.urgent, usize::MAX),
+                Work::Log(_) => (&mut ring.log, LOG_BOUND),
+                Work::Learned(_) => (&mut ring.urgent, RING_BOUND / 2),
+                Work::Stream { .. } => (&mut ring.urgent, RING_BOUND),
             };
-            if ring.len() >= bound {
+            if queue.len() >= bound {
                 lane.count(Counter::RingFull);
                 return false;
             }
-            ring.push_back(work);
+            queue.push_back(work);
         }
         lane.count(Counter::RingPushed);
         self.work_bell.ring();
         true
     }
 
-    /// Takes at most `most` pieces of work; the bell stays rung while there is more.
+    /// Takes at most `most` pieces of work, few rows of the log among them; the bell stays rung while there is more.
     pub fn take_work(&self, most: usize) -> Vec<Work> {
         self.work_bell.hush();
         let mut ring = lock(&self.work);
-        let count = ring.len().min(most);
-        let taken = ring.drain(..count).collect();
-        if !ring.is_empty() {
+        let rows = ring.log.len().min(LOG_AT_ONCE).min(most);
+        let count = ring.urgent.len().min(most - rows);
+        let mut taken: Vec<Work> = ring.urgent.drain(..count).collect();
+        ring.reply_octets -= taken.iter().map(Work::reply_octets).sum::<usize>();
+        taken.extend(ring.log.drain(..rows));
+        if ring.waiting() > 0 {
             self.work_bell.ring();
         }
         taken
@@ -1935,7 +1970,7 @@ impl Core {
             ("cache.evicted", evicted),
             ("pending.questions", questions as u64),
             ("pending.waiters", waiters as u64),
-            ("ring.waiting", lock(&self.work).len() as u64),
+            ("ring.waiting", lock(&self.work).waiting() as u64),
             ("ring.streams", lock(&self.streams).len() as u64),
             ("rules.generation", pair.rules_generation),
             ("rules.names", pair.rules.names),
@@ -2279,6 +2314,47 @@ mod tests {
             _ => None,
         };
         work.into_iter().filter_map(reply).collect()
+    }
+
+    /// However many decisions are logged, a reply is taken next, and one turn takes few rows.
+    #[test]
+    fn a_flood_of_log_rows_delays_no_reply() {
+        let core = core();
+        let kind = Kind { address: Address::V4(7), mac: 0, generation: 1, rule: 0, view: 0, app: 0, action: 0 };
+        let row = || Row { kind, name: "a.".into(), qtype: 1, rule: "".into(), more: None };
+        let pushed = (0..LOG_BOUND + 5).filter(|_| core.push_work(&core.lanes[0], Work::Log(row()))).count();
+        assert_eq!(pushed, LOG_BOUND);
+        assert!(core.push_work(&core.lanes[0], Work::Reply { token: 9, reply: None }));
+        let taken = core.take_work(1_000);
+        assert!(matches!(taken[0], Work::Reply { token: 9, .. }));
+        assert_eq!(taken.len(), 1 + LOG_AT_ONCE);
+        let rest: usize = std::iter::repeat_with(|| core.take_work(1_000).len()).take_while(|&count| count > 0).sum();
+        assert_eq!(rest, LOG_BOUND - LOG_AT_ONCE);
+    }
+
+    /// Long replies to many waiters at once: those that find no room are failures, and short ones always find it.
+    #[test]
+    fn replies_that_wait_for_python_take_a_bounded_size() {
+        let core = core();
+        let mut long = vec![0, 1, 0x85, 0xA0, 0, 1, 0, 9, 0, 0, 0, 1, 1, b'a', 0, 0, 16, 0, 1];
+        let failed = [0, 1, 0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 16, 0, 1];
+        long.resize(60_000, 7);
+        for round in 0..2 {
+            for token in 0..2_000 {
+                assert!(core.push_work(&core.lanes[0], Work::Reply { token, reply: Some(long.clone()) }));
+            }
+            let replies =
+                std::iter::repeat_with(|| core.take_work(128)).take_while(|taken| !taken.is_empty()).flatten();
+            let (whole, short): (Vec<_>, Vec<_>) = replies.partition(|work| work.reply_octets() == long.len());
+            assert_eq!(
+                (whole.len(), short.len()),
+                (REPLY_OCTETS / long.len(), 2_000 - REPLY_OCTETS / long.len()),
+                "{round}"
+            );
+            assert!(
+                short.iter().all(|work| matches!(work, Work::Reply { reply: Some(reply), .. } if *reply == failed))
+            );
+        }
     }
 
     proptest! {

@@ -849,6 +849,21 @@ pub fn write_reply(
     is_cut
 }
 
+/// Makes a reply a failure: header and question remain.
+pub fn set_failed(reply: &mut Vec<u8>) {
+    let mut reader = Reader::new(reply, HEADER_OCTETS);
+    let end = reader.skip_name().and_then(|()| reader.take(4)).map(|_| reader.position());
+    reply.truncate(end.unwrap_or(HEADER_OCTETS));
+    reply.shrink_to_fit();
+    let Some([_, _, flags, status, high, low, counts @ ..]) = reply.first_chunk_mut::<HEADER_OCTETS>() else { return };
+    *flags &= !0x06;
+    *status = (*status & 0xD0) | rcode::SERVFAIL as u8;
+    counts.fill(0);
+    if end.is_none() {
+        (*high, *low) = (0, 0);
+    }
+}
+
 /// Says that a reply is cut, so that the client asks again over TCP.
 pub fn set_truncated(reply: &mut [u8]) {
     if let Some(flags) = reply.get_mut(2) {
