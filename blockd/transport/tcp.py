@@ -46,6 +46,10 @@ class Limits(Interface):
 #: Of the connections longest unused, how many are searched for one that is owed no answer.
 SEARCHED_FOR_IDLE = 64
 
+#: Octets of replies that may wait for slow readers, in all; a reader is slow when 64 KiB wait for it. Without a bound,
+#: each connection could have as many replies of 64 KiB as it may have queries at once.
+MAX_UNSENT_OCTETS = 64 << 20
+
 #: What a PROXY header of version 2 begins with, and the most that one may have.
 PROXY, PROXY_OCTETS = b"\r\n\r\n\0\r\nQUIT\n", 4_096
 
@@ -142,6 +146,8 @@ class _Connection(Int16StringReceiver):
         self._unanswered.discard(token)
         if reply is not None:
             self.sendString(reply)
+            if self._is_slow:
+                self._listener.unsent(self, len(reply))
         self._pace()
         self._close_if_done()
 
@@ -175,8 +181,9 @@ class _Connection(Int16StringReceiver):
         self._pace()
 
     def resumeProducing(self) -> None:
-        """Read again."""
+        """Read again: all that waited is sent."""
         self._is_slow = False
+        self._listener.has_read(self)
         self._pace()
 
     def stopProducing(self) -> None:
@@ -198,8 +205,7 @@ class _Connection(Int16StringReceiver):
     def _expire(self) -> None:
         counts = self._listener.counts
         if self._is_slow:
-            counts.closed_slow_reader += 1
-            self.transport.abortConnection()
+            self.close_slow()
         elif self._unanswered and not self._has_waited:
             # It waits for an upstream; that has a deadline of its own, well below this one.
             self._has_waited = True
@@ -207,6 +213,12 @@ class _Connection(Int16StringReceiver):
         else:
             counts.closed_idle += 1
             self.transport.abortConnection()
+
+    def close_slow(self) -> None:
+        """Close it, and drop what its client did not read."""
+        self._listener.counts.closed_slow_reader += 1
+        self._listener.gone(self)
+        self.transport.abortConnection()
 
     def make_room(self) -> None:
         """Close for a newer connection; it counts no more from now on, though the transport closes a turn later."""
@@ -255,6 +267,9 @@ class TcpListener(ServerFactory):
         #: Oldest use first.
         self._connections: OrderedDict[_Connection, None] = OrderedDict()
         self._by_client: Counter[str] = Counter()
+        #: Slow readers, and the octets that were written to each since it is slow; and of all.
+        self._unsent: dict[_Connection, int] = {}
+        self._unsent_octets = 0
 
     @property
     def limits(self) -> Limits:
@@ -339,8 +354,22 @@ class TcpListener(ServerFactory):
         if connection in self._connections:
             self._connections.move_to_end(connection)
 
+    def unsent(self, connection: _Connection, octets: int) -> None:
+        """Count what waits for a slow reader; where that is too much in all, the one that has most is closed."""
+        if connection not in self._connections:
+            return
+        self._unsent[connection] = self._unsent.get(connection, 0) + octets
+        self._unsent_octets += octets
+        if self._unsent_octets > MAX_UNSENT_OCTETS:
+            max(self._unsent, key=self._unsent.__getitem__).close_slow()
+
+    def has_read(self, connection: _Connection) -> None:
+        """Note that nothing waits for a connection any more."""
+        self._unsent_octets -= self._unsent.pop(connection, 0)
+
     def gone(self, connection: _Connection) -> None:
         """Note that a connection is closed."""
+        self.has_read(connection)
         if self._connections.pop(connection, self) is None:
             bucket = connection.counted
             self._by_client[bucket] -= 1

@@ -478,6 +478,35 @@ def test_who_never_reads_is_cut(serve: Serve, upstream: Upstream) -> None:
     assert blockd.memory() - before < 40 << 20
 
 
+@row("tcp-slowloris")
+def test_many_who_never_read_share_a_bound(serve: Serve, upstream: Upstream) -> None:
+    """Misses are read on while their answers are fetched: each connection could have 128 replies of 60 KB."""
+    record = b"\xc0\x0c" + struct.pack("!HHIHB", 16, 1, 300, 251, 250) + bytes(250)
+
+    def big(query: dns.message.Message, asked: Asked) -> Reply:
+        wire = query.to_wire()
+        question = wire[12 : wire.index(b"\x07example\0", 12) + 13]
+        head = wire[:2] + (b"\x81\x80" if asked.tcp else b"\x83\x80")
+        return head + struct.pack("!4H", 1, 230 if asked.tcp else 0, 0, 0) + question + record * 230 * asked.tcp
+
+    upstream.script = big
+    blockd = serve([upstream.address])
+    with contextlib.ExitStack() as stack:
+        for at in range(20):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+            client.bind((f"127.0.1.{at + 1}", 0))
+            client.connect(("127.0.0.1", blockd.port))
+            queries = [message(f"n{one}.c{at}.example", "TXT").to_wire() for one in range(128)]
+            client.sendall(b"".join(struct.pack("!H", len(query)) + query for query in queries))
+        deadline = time.monotonic() + 8
+        while not blockd.metric("blockd_tcp_closed_total", reason="slow_reader"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert blockd.metric("blockd_tcp_connections") > 5
+        assert len(ask(blockd, "other.example", "TXT", client=PERSONAL, tcp=True).answer[0]) == 1
+
+
 @row("many-queries-per-stream")
 def test_one_connection_has_a_bound(serve: Serve, upstream: Upstream) -> None:
     """After so many queries it is closed, answered in full."""
