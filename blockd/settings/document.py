@@ -187,7 +187,7 @@ def _explain(detail: Any, model: type[BaseModel], path: Path) -> str:
     given = detail["input"]
     if kind == "value_error":
         return text
-    text = "expected keys and values" if kind == "model_type" else f"{text[0].lower()}{text[1:]}"
+    text = "expected keys and values" if kind in ("model_type", "dict_type") else f"{text[0].lower()}{text[1:]}"
     if isinstance(given, dict | list):
         return text
     return f"{text}, but {'nothing' if given is None else repr(given)} stands here"
