@@ -223,7 +223,8 @@ def _shrunk(
 ) -> Iterable[Problem]:
     """Give the apps, lists and inventories that lose too much.
 
-    An app that no policy names any more lost nothing: its policy changed, and that was meant.
+    An app that no policy names any more lost nothing: its policy changed, and that was meant. It lost all of its rules
+    if the policy names its owner: its file is gone, or has another owner.
     """
     old_lists, new_lists = _lists(before), _lists(after)
     largest = limits.largest_shrink
@@ -246,8 +247,27 @@ def _shrunk(
         has = new_rules.get(app, 0) + sum(
             lost for (of, file), lost in (old_lists - new_lists).items() if of == app and _has_own(after, app, file)
         )
-        if app in new_rules and app not in told and _is_too_much(had, has, largest):
-            yield Problem(config, 0, "", _text(f"the app {app}", had, has, largest) + _meant(how))
+        left = None if app in new_rules else _left(app, before, after)
+        if (app in new_rules or left) and app not in told and _is_too_much(had, has, largest):
+            what = f"the app {app}, no longer in {left}," if left else f"the app {app}"
+            yield Problem(config, 0, "", _text(what, had, has, largest) + _meant(how))
+
+
+def _left(app: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """Give the owner's set that an app has left while others of it are in force; None if no set had brought it."""
+    if before.get("sets", {}).get(app) is None:
+        return None
+    owners = after.get("owners", {})
+    return next(
+        (
+            owner
+            for owner, apps in before.get("owners", {}).items()
+            if app in apps
+            and app not in owners.get(owner, ())
+            and any(other in after["rules"] and other in after["sets"] for other in owners.get(owner, ()))
+        ),
+        None,
+    )
 
 
 def _lists(manifest: dict[str, Any]) -> Counter[tuple[str, str]]:

@@ -16,6 +16,7 @@ from blockd.fastpath import Fastpath, _native, check_patterns, compile_rules, lo
 from blockd.lists.gate import limits, samples
 from blockd.lists.remote import KeyFile, Remote, Task
 from blockd.policy import answers
+from blockd.policy.app_sets import owner_sets
 from blockd.policy.inputs import Inputs
 from blockd.policy.local_records import local_names
 from blockd.policy.views import GroupView, client_prefixes, device_prefixes, group_views
@@ -387,6 +388,8 @@ def write_inputs(inputs: Inputs, compiled: Compiled, directory: Path) -> None:
         "lists": compiled.lists,
         "must": [problem.as_json() for problem in unmet(inputs, directory / SNAPSHOT)],
         "rules": compiled.rules,
+        "owners": dict(owner_sets(inputs.catalogue).apps),
+        "sets": inputs.set_of,
         "devices": {group: lines_of(devices) for group, devices in inputs.devices.items()},
         "inventories": inventory_reports(inputs),
     }

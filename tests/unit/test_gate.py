@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,28 @@ def test_a_file_that_is_cut_off_is_told_by_its_end(before: bool, after: bool, ha
     assert (
         not is_refused or "/l: ends within a line, and has 9 names where it had 10, as a file has that was" in found[0]
     )
+
+
+def test_an_app_does_not_leave_the_set_of_its_owner_unseen() -> None:
+    """Its file is gone or has another owner, and a policy names the owner: that lifts a ban as an emptied list does."""
+
+    def owned(*apps: str, live: str = "abc", by_set: str = "abc", rules: int = 9) -> dict[str, Any]:
+        sets = {app: "@all" if app in by_set else None for app in live}
+        return {"rules": dict.fromkeys(live, rules), "owners": {"@o": list(apps)}, "sets": sets}
+
+    old = owned("a", "b", "c")
+    text = "/c: the app c, no longer in @o, would lose 9 of its 9 rules (100%), more than reload.largest_shrink (50%)"
+    for before, after, said in (
+        (old, owned("a", "b", live="ab", by_set="ab"), text),
+        (old, owned("a", "b", live="abc", by_set="ab"), None),  # The policy names it itself now.
+        (old, owned("a", "b", "c", live="ab", by_set="ab"), None),  # The config's own set lost it, which was meant.
+        (old, owned("a", "b", live="", by_set=""), None),  # No policy names the owner any more.
+        (owned("a", "b", "c", by_set="ab"), owned("a", "b", live="ab", by_set="ab"), None),  # Only its name was there.
+        ({"rules": {"a": 9, "c": 9}}, owned("a", live="a"), None),  # The generation is one of a release without sets.
+    ):
+        found = texts(refusals(before, after, LIMITS, "/c"))
+        assert [line.startswith(said or "-") for line in found] == ([True] if said else []), found
+    assert not refusals(old, owned("a", "b", live="ab", by_set="ab"), replace(LIMITS, largest_shrink=1.0), "/c")
 
 
 def test_lists_that_move_are_paired_and_what_was_accepted_is_not_judged_again() -> None:
