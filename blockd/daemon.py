@@ -1802,7 +1802,7 @@ class Daemon:
         if self._generations.is_held:
             return succeed({"ok": False, "error": str(_held(self.config, self._live.generation))})
         if not (tasks := self._fetches.refused(apps)):
-            text = f"nothing that was refused lies here for {', '.join(apps)}, or it is being fetched"
+            text = f"no refused list is stored for {', '.join(apps)}, or a fetch is in progress"
             return succeed({"ok": False, "error": text})
         if len(tasks) > 1:
             urls = ", ".join(task.remote.url for task in tasks)

@@ -686,7 +686,7 @@ def _lacking_right(site: Site, caller: Caller, do: str) -> str | None:
     if not caller.is_operator and not caller.is_among(site.people):
         return f"{caller.name} has no part in exemptions"
     if caller.uid == 0 and do in BY_PERSONS:
-        return "root is nobody in particular: a person requests, and another person approves"
+        return "root cannot request, decide or approve; use a named account"
     if do == "request" and not caller.is_among(site.rules.requesters):
         return f"{caller.name} is not among exemptions.requesters"
     if do in GRANTS and not caller.is_among(frozenset().union(*site.rules.teams.values())):

@@ -120,7 +120,7 @@ def test_the_next_query_obeys(blockd: Blockd, place: Path, upstream: Upstream) -
     assert not own["ok"]
     assert "somebody else has to approve it" in own["error"]
     assert "does not approve for cyber" in ask_as(BOB, place, "approve", exemption=name)["error"]
-    assert "root is nobody in particular" in ask_as("root", place, "approve", exemption=name)["error"]
+    assert "root cannot request, decide or approve" in ask_as("root", place, "approve", exemption=name)["error"]
     assert verdict(blockd, LAPTOP) == "NXDOMAIN"
     approved = ask_as(ALICE, place, "approve", exemption=name)
     assert (approved["exemption"]["state"], approved["exemption"]["approver"]) == ("active", ALICE)
@@ -246,7 +246,7 @@ def test_who_has_no_part_in_it_is_refused(shared: tuple[Blockd, Path]) -> None:
     refusals = {ask_as(DAVE, place, "approve", exemption=name)["error"] for name in (known, "E99999")}
     assert refusals == {f"{DAVE} is of no team of exemptions.teams"}, "nor read for who does not approve"
     assert "only root" in ask_as(CAROL, place, "forget", person=CAROL)["error"]
-    assert "root is nobody in particular" in ask_as("root", place, "request", **wish())["error"]
+    assert "root cannot request, decide or approve" in ask_as("root", place, "request", **wish())["error"]
     assert "is not among exemptions.requesters" in ask_as(ALICE, place, "request", **wish())["error"]
     name = ask_as(CAROL, place, "request", **wish())["exemption"]["name"]
     assert "reason: expected" in ask_as(CAROL, place, "revoke", exemption=name)["error"]
@@ -460,7 +460,7 @@ def test_the_command_line_tells_the_story(shared: tuple[Blockd, Path]) -> None:
     request += ["--clearance", "c", "--mitigation", "dedicated device", "--until", "8h"]
     refused = exempt(*request)
     assert refused.startswith("1\n")
-    assert "root is nobody in particular" in refused
+    assert "root cannot request, decide or approve" in refused
     assert exempt("forget", CAROL).startswith("0\n")
     assert CAROL not in exempt("export")
     assert "entries, whole" in exempt("verify")

@@ -276,7 +276,7 @@ def test_two_people_move_an_app(place: Path, serve: Serve, upstream: Upstream) -
     for user, said in (
         (CAROL, "somebody else has to approve it"),
         (BOB, "of no team"),
-        ("root", "root is nobody in particular"),
+        ("root", "root cannot request, decide or approve"),
         (MALLORY, "no part in"),
     ):
         assert said in ask_as(user, place, "agree", decision=name)["error"]

@@ -592,7 +592,7 @@ def test_a_list_that_was_refused_is_accepted_by_an_operator(
     assert "would lose 99 of its 100 rules" in shown.stderr
     assert rcode(ask(blockd, "n7.example", client=CORPORATE)) == "NXDOMAIN"
     wrong = blockd.run("lists", "accept", "nobody")
-    assert (wrong.returncode, "nothing that was refused lies here for nobody" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "no refused list is stored for nobody" in wrong.stderr) == (1, True)
     done = blockd.run("lists", "accept", "remote")
     assert done.returncode == 0, done.stderr
     assert "taken in, though" in done.stdout
