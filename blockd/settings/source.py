@@ -111,14 +111,14 @@ class Disk(Source):
             _refuse_pipe(path)
             return path.read_bytes()
         except OSError as error:
-            raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
+            raise _unreadable(path, error) from None
 
     def _has(self, path: Path) -> bool:
         try:
             return path.exists()
         except OSError as error:
             # Whether it is there cannot be known: that is no reason to go on as if it were not.
-            raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
+            raise _unreadable(path, error) from None
 
     def _list_file(self, path: Path, may_lack: bool) -> tuple[Path, str]:
         if may_lack and not self._has(path):
@@ -152,7 +152,7 @@ class Disk(Source):
                     self.list_octets += len(chunk)
                     yield chunk
         except OSError as error:
-            raise InputError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from None
+            raise _unreadable(path, error) from None
 
     def yaml_files(self, directory: Path) -> list[Path]:
         """List the YAML files of a directory, in order. InputError when there is no such directory."""
@@ -169,7 +169,14 @@ class Disk(Source):
         try:
             return sorted(path for path in directory.iterdir() if _is_list(path) and path.is_file())
         except OSError as error:
-            raise InputError([Problem(str(directory), 0, "", f"cannot be read: {error.strerror}")]) from None
+            raise _unreadable(directory, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    text = f"cannot be read: {error.strerror}"
+    if isinstance(error, PermissionError):
+        text += "; let the daemon's user read it, or run the command as that user or root"
+    return InputError([Problem(str(path), 0, "", text)])
 
 
 def _is_list(path: Path) -> bool:

@@ -107,6 +107,10 @@ def test_an_ordinary_user_gets_one_line(serve: Serve, upstream: Upstream) -> Non
                 assert done.returncode in (0, 1, 2), said
                 if done.returncode == 1:
                     assert 1 <= len((done.stderr or done.stdout).splitlines()) <= 3 or "--json" in words, said
+    done = warm.run(["check", "--config", str(blockd.file)], user="nobody")
+    assert done.stderr.endswith("; let the daemon's user read it, or run the command as that user or root\n"), (
+        done.stderr
+    )
     assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
 
 
