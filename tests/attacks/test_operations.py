@@ -13,7 +13,6 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,10 +192,12 @@ def test_it_ends_in_time_while_the_reactor_waits_for_a_disk(serve: Serve, upstre
     staged = blockd.directory / "state" / "staged"
     staged.mkdir()
     os.mkfifo(staged / "refused.json")
-    with contextlib.suppress(OSError):
-        urllib.request.urlopen(f"http://127.0.0.1:{blockd.admin}/readyz", timeout=0.5)
-    assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
-    assert terminate(blockd) < STOP_SECONDS + 0.5
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(blockd.directory / "control.sock"))
+        client.sendall(b'{"command": "lists"}\n')
+        time.sleep(0.5)
+        assert rcode(ask(blockd, "www.tiktok.com", client=CORPORATE)) == "NXDOMAIN"
+        assert terminate(blockd) < STOP_SECONDS + 0.5
     assert "the stop is not complete" in blockd.log.read_text()
 
 
