@@ -12,6 +12,10 @@ const MAX_OCTETS: usize = 200;
 const MAX_COUNT: usize = 1_000;
 /// Why an expression is refused, as a public suffix is.
 pub const EVERYBODYS: SkipReason = "an expression that fits everybody's names";
+/// Why an expression is skipped with which the automaton of its list cannot be built.
+const TOO_LARGE: SkipReason = "an expression that makes the automaton of its list too large";
+/// So many of those are looked for, each by a dozen builds; with more of them, what is left of the list is skipped.
+const MOST_TOO_LARGE: usize = 4;
 /// Labels as the world has them, by kind: of letters, with digits and hyphens, of a web server, of several. What fits half
 /// of a kind below any public suffix fits whatever is there.
 const STRANGERS: [&[&str]; 5] = [
@@ -118,11 +122,17 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
             }
         }
     })?;
+    for (number, source) in take_too_large(&mut kept) {
+        each(number, Err((TOO_LARGE, source.as_bytes())));
+    }
     let mut everybodys: Vec<usize> = Vec::new();
     for turn in 0..if may_be_public { 0 } else { TURNS } {
         let left = || kept.iter().enumerate().filter(|(at, _)| !everybodys.contains(at));
         let sources: Vec<&str> = left().map(|(_, (_, source))| source.as_str()).collect();
         let suffixes = suffixes_of_strangers(&sources, MOST);
+        if suffixes.is_empty() {
+            break;
+        }
         let wide: Vec<usize> =
             left().filter(|(_, (_, source))| fits_strangers(source, &suffixes)).map(|(at, _)| at).collect();
         if wide.is_empty() {
@@ -139,6 +149,32 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
         }
     }
     Ok(())
+}
+
+/// Takes out the expressions with which the automaton of all cannot be built, so that the others are in force.
+fn take_too_large(kept: &mut Vec<(u64, String)>) -> Vec<(u64, String)> {
+    let (mut taken, mut fits) = (Vec::new(), 0);
+    let is_built = |some: &[(u64, String)]| {
+        let sources: Vec<&str> = some.iter().map(|(_, source)| source.as_str()).collect();
+        sources.is_empty() || automaton(&sources.join("|")).is_some()
+    };
+    while !is_built(kept) {
+        if taken.len() == MOST_TOO_LARGE {
+            taken.append(kept);
+            break;
+        }
+        let mut fails = kept.len();
+        while fits + 1 < fails {
+            let middle = fits + (fails - fits) / 2;
+            if is_built(&kept[..middle]) {
+                fits = middle;
+            } else {
+                fails = middle;
+            }
+        }
+        taken.push(kept.remove(fits));
+    }
+    taken
 }
 
 /// One pattern over whole names that fits what any of the expressions is found in: one automaton of all of them grows with
@@ -327,6 +363,20 @@ mod tests {
         let mut each = |number, line: Found<'_>| kept.extend(line.is_ok().then_some(number));
         read(io::Cursor::new(text), false, &mut each).unwrap();
         assert_eq!(kept, [3]);
+    }
+
+    #[test]
+    fn what_is_too_large_costs_no_other() {
+        let text =
+            "^good1[.]example$\na{1000000}\n^good2[.]example$\n(a{1000}){1000}\n^.*a.{24}$\n^good3[.]example$\n.\n";
+        let mut found = Vec::new();
+        read(io::Cursor::new(text), false, &mut |number, line| {
+            found.push((number, line.map_err(|(why, _)| why).err()))
+        })
+        .unwrap();
+        found.sort_by_key(|(number, _)| *number);
+        let large = Some(TOO_LARGE);
+        assert_eq!(found, [(1, None), (2, large), (3, None), (4, large), (5, large), (6, None), (7, Some(EVERYBODYS))]);
     }
 
     #[test]

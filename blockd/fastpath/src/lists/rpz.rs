@@ -165,29 +165,48 @@ pub fn read(mut list: impl Read, may_be_public: bool, each: &mut dyn FnMut(u64, 
     let mut chunk = vec![0u8; super::CHUNK_OCTETS];
     let mut zone = ZoneFile { origin: None, apex: None, ttl: 3_600, owner: None, may_be_public };
     let mut gathered = Gathered::default();
+    // Lines of a record that is not whole yet.
+    let mut open: Vec<(u64, Vec<u8>)> = Vec::new();
     each_line(&mut list, &mut chunk, &mut |number, line| match line {
         Err(beginning) => each(number, Err(("a line that is too long", beginning.to_vec()))),
         Ok(line) => {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if gathered.take(number, line) {
-                let first = gathered.first_line;
-                if gathered.octets > MAX_RECORD_OCTETS {
-                    gathered.depth = 0;
-                    each(first, Err(("a record that is too long", line[..line.len().min(80)].to_vec())));
-                } else if let Some(found) = zone.record(&gathered) {
-                    each(first, found);
+            let is_whole = gathered.take(number, line);
+            if gathered.octets > MAX_RECORD_OCTETS {
+                open.push((number, line.to_vec()));
+                zone.records_alone(&open, "a record that is too long", each);
+                (gathered, open) = Default::default();
+            } else if is_whole {
+                open.clear();
+                if let Some(found) = zone.record(&gathered) {
+                    each(gathered.first_line, found);
                 }
+            } else {
+                open.push((number, line.to_vec()));
             }
         }
     })?;
-    if gathered.depth > 0 {
-        // All that follows it was taken for its inside.
-        each(gathered.first_line, Err(("a parenthesis that is not closed", gathered.words.join(&b' '))));
-    }
+    zone.records_alone(&open, "a parenthesis that is not closed", each);
     Ok(())
 }
 
 impl ZoneFile {
+    /// Reads lines that one parenthesis made one record, each by itself: the one that opens it is skipped for a reason,
+    /// but for an SOA, which names the zone; it costs none of the others.
+    fn records_alone(&mut self, lines: &[(u64, Vec<u8>)], why: SkipReason, each: &mut dyn FnMut(u64, Found)) {
+        for (at, (number, line)) in lines.iter().enumerate() {
+            let mut alone = Gathered::default();
+            let is_whole = alone.take(*number, line);
+            let is_soa = alone.words.iter().any(|word| word.eq_ignore_ascii_case(b"soa"));
+            let found = if is_whole && at > 0 || is_soa { self.record(&alone) } else { None };
+            if at == 0 || !is_whole {
+                each(*number, Err((why, line[..line.len().min(80)].to_vec())));
+            } else if let Some(found) = found {
+                each(*number, found);
+            }
+        }
+    }
+
     /// A record's rule; nothing for what is no rule and no mistake.
     fn record(&mut self, gathered: &Gathered) -> Option<Found> {
         let mut words = gathered.words.iter().map(|word| String::from_utf8_lossy(word));
@@ -398,6 +417,29 @@ mod tests {
     }
 
     const HEAD: &str = "$ORIGIN rpz.test.\n@ 60 IN SOA a. b. 1 2 3 4 5\n";
+
+    #[test]
+    fn a_parenthesis_that_is_not_closed_costs_its_own_record() {
+        let open = "a parenthesis that is not closed";
+        let one = |number| (number, Ok((Trigger::Name(name(&format!("x{number}.example"))), Deed::NxDomain)));
+        let rest: String = (4..9).map(|number| format!("x{number}.example CNAME .\n")).collect();
+        for bad in ["a.example CNAME ( .", "a.example TXT (smile", "(", "a.example A (1.2.3.4"] {
+            let mut wanted: Vec<(u64, Rule)> = vec![(3, Err(open))];
+            wanted.extend((4..9).map(one));
+            assert_eq!(rules(&format!("{HEAD}{bad}\n{rest}")), wanted, "{bad}");
+        }
+        // An SOA names the zone, however it is broken.
+        let found = rules(&format!("$ORIGIN rpz.test.\n@ SOA a. b. (1 2 3 4 5\n\n{rest}"));
+        assert_eq!(found, [(2, Err(open))].into_iter().chain((4..9).map(one)).collect::<Vec<_>>());
+        // Two of them, and more than a record may have: each line is looked at twice at most.
+        let long: String = (0..9_000).map(|at| format!("y{at}.example CNAME .\n")).collect();
+        let found = rules(&format!("{HEAD}a.example CNAME (\nb.example CNAME (\n{long}c.example CNAME (\n{long}"));
+        assert_eq!(found.iter().filter(|(_, rule)| rule.is_ok()).count(), 18_000);
+        assert_eq!(
+            found.iter().filter(|(_, rule)| rule.is_err()).map(|(at, _)| *at).collect::<Vec<_>>(),
+            [3, 4, 9_005]
+        );
+    }
 
     #[test]
     fn records_are_read_in_every_way_that_master_files_have() {
