@@ -10,6 +10,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from blockd.settings.values import read_digits
+
 #: Seconds for an answer, leases of a page, and pages of a reading: ten million leases.
 PATIENCE, PAGE, MOST = 5.0, 5_000, 2_000
 #: What is wrong with an answer that is not Kea's.
@@ -85,7 +87,8 @@ class KeaReader:
                 if len(received) > MAX_OCTETS:
                     raise ValueError(f"its answer is longer than {MAX_OCTETS >> 20} MiB")
         try:
-            answer = json.loads(received)
+            # A hostname is what its client wrote: one with other octets must not keep all leases away.
+            answer = json.loads(received.decode(errors="replace"), strict=False, parse_int=read_digits)
         except (ValueError, RecursionError):
             raise ValueError(f"its answer of {len(received)} octets is cut, or it is not Kea") from None
         if not isinstance(answer, dict) or not isinstance(answer.get("result"), int):

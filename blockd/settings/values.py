@@ -18,6 +18,10 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
+#: Of an integer in JSON that others write; no identifier, time or count has more.
+MAX_DIGITS = 100
+
+
 def to_ascii(text: str) -> str:
     """Turn an internationalised name into A-labels (UTS 46, not transitional). ValueError when it is none."""
     return text if text.isascii() else idna.encode(text, uts46=True).decode()
@@ -43,6 +47,11 @@ def read_name(text: Any) -> str:
         return fold_rule_name(to_ascii(text))
     except ValueError as error:
         raise ValueError(f"{text!r} is no domain name: {error}") from None
+
+
+def read_digits(text: str) -> int | str:
+    """Read an integer of JSON; one of more digits than Python converts stays text, so that it spoils no other value."""
+    return int(text) if len(text) <= MAX_DIGITS else text
 
 
 def read_network(text: Any) -> Network:

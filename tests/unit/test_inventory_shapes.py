@@ -198,6 +198,13 @@ SHAPES: dict[str, tuple[str, bytes | str, set[str], set[str], set[str]]] = {
         {"PC-1", "PC-2"},
         set(),
     ),
+    "numbers and characters that JSON does not have": (
+        "x.json",
+        f'[{{"mac": "{ONE}", "size": {"9" * 6000}, "note": "a\nb"}}, {{"mac": "{TWO}", "size": NaN}}]',
+        {ONE, TWO},
+        set(),
+        set(),
+    ),
     "a key that is there twice": ("x.json", f'[{{"mac": "{ONE}", "mac": "{TWO}"}}]', {ONE, TWO}, set(), set()),
     "Excel, semicolons and Windows-1252": (
         "x.csv",
@@ -402,3 +409,16 @@ def test_how_a_file_ends_is_known(text: str, end: int) -> None:
     """With a line end, without, or within a record."""
     data = text.replace("m", "mac", 1).format(ONE).encode()
     assert read_inventory(Path("x.csv"), data).end == end
+
+
+@pytest.mark.parametrize("bad", ['{"mac": "00:11', "[1]", "null", "#", '{"a": ' + "[" * 100_000])
+def test_the_first_of_json_lines_costs_no_other(bad: str) -> None:
+    """It is skipped as any other line is; an array that was cut off is not taken for lines."""
+    rows = [json.dumps({"mac": ONE}), json.dumps({"mac": TWO})]
+    for at in range(3):
+        lines = [*rows[:at], bad, *rows[at:]]
+        inventory = read_inventory(Path("x.jsonl"), "\n".join([*lines, ""]).encode())
+        assert {one.mac for one in inventory.devices} == {ONE, TWO}
+        assert [problem.line for problem in inventory.skipped.samples] == [at + 1]
+    with pytest.raises(InputError, match="not JSON"):
+        read_inventory(Path("x.json"), ("[\n" + ",\n".join(rows) + "\n").encode())

@@ -356,6 +356,17 @@ def test_a_line_without_end_costs_no_other(tmp_path: Path) -> None:
     one.look(1000.0)
     assert sorted(map(str, one.leases)) == ["10.0.0.5", "10.0.0.6"]
     assert [str(p) for p in one.skipped.samples] == [f"{file}:2: the line has more than a mebibyte"]
+    # The next record may begin on the same line.
+    lines = {
+        "kea": f"10.0.0.6,{OTHER},,4294967295,0,1,0,0,x,0\n",
+        "dnsmasq": f"0 {OTHER} 10.0.0.6 x *\n",
+        "dhcpd": f"lease 10.0.0.6 {{\n  ends never;\n  hardware ethernet {OTHER};\n}}\n",
+    }
+    for format, text in lines.items():
+        file.write_bytes(b"\0" * 4096 + text.encode())
+        one = Feed(file, format)
+        one.look(1000.0)
+        assert [lease.mac for lease in one.leases.values()] == [OTHER], format
     for format in FORMATS:
         for garbage in (zeros, b"<html>\n<body>502 Bad Gateway</body>\n", b"\x00\x01\n" * 20, b"PK\x03\x04"):
             file.write_bytes(garbage)
@@ -482,6 +493,16 @@ def test_a_bad_row_of_kea_costs_no_other(server: tuple[Path, list[Any]], monkeyp
     assert [p.line for p in one.skipped.samples] == [2, 3, 6, 7, 8]
     for bad in BAD_ROWS:
         assert isinstance(read_row(bad), Unusable), bad
+
+
+def test_octets_in_a_row_of_kea_cost_no_other(server: tuple[Path, list[Any]]) -> None:
+    """A client chooses its hostname: what of it is not JSON must not keep the leases of all away."""
+    path, answers = server
+    for odd in (b"\xff\xe9", b"a\nb\x01", b"\xed\xa0\x80", b'x","y":' + b"9" * 6000 + b',"z":"'):
+        answers.append(json.dumps(page(row(5, hostname="ODD"), row(6))).encode().replace(b"ODD", odd))
+        one = source(path)
+        one.take(one.fetch(), 1000.0)
+        assert (one.problem, len(one.leases)) == (None, 2), odd[:9]
 
 
 @pytest.mark.parametrize(

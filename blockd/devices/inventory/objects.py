@@ -13,6 +13,7 @@ from blockd.devices.inventory.columns import column_of, listed, looks_like_ident
 from blockd.devices.inventory.record import Record
 from blockd.devices.inventory.text import lines_of_text
 from blockd.problems import InputError, Problem
+from blockd.settings.values import read_digits
 
 NO_OBJECT = "not an object"
 NOT_JSON = "this line is not JSON"
@@ -285,7 +286,7 @@ def _keys(value: dict[str, Any]) -> str:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(text, object_pairs_hook=_object, parse_int=read_digits, strict=False)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -300,7 +301,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_lines(text: str) -> list[tuple[int, Any]] | None:
-    """Give the values of JSON Lines, one a line; None when the first line is not an object."""
+    """Give the values of JSON Lines, one a line; None where neither the first nor most of them are objects."""
     items: list[tuple[int, Any]] = []
     for number, line in enumerate(lines_of_text(text), 1):
         if not line.strip():
@@ -309,10 +310,11 @@ def _json_lines(text: str) -> list[tuple[int, Any]] | None:
             value = _loads(line)
         except (ValueError, RecursionError):
             value = NOT_JSON
-        if not items and not isinstance(value, dict):
-            return None
         items.append((number, value))
-    return items if len(items) > 1 else None
+    objects = [number for number, value in items if isinstance(value, dict)]
+    # Of an array that was cut off, with one object a line, the last line at most is an object by itself.
+    is_lines = len(objects) > 0 and (objects[0] == items[0][0] or 2 * len(objects) > len(items))
+    return items if is_lines and len(items) > 1 else None
 
 
 def _more_pages(around: Iterable[dict[str, Any]], found: int) -> str | None:

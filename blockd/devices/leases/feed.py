@@ -270,5 +270,6 @@ class _Lines:
 
 
 def _text(line: bytes) -> str:
+    # After a power cut a file may have octets of zero where its end was, with the next record right behind them.
     # What is not UTF-8 comes back as the octets that it was: dhcpd may write a DUID so.
-    return line.decode(errors="surrogateescape")
+    return (line.lstrip(b"\0") or line).decode(errors="surrogateescape")
