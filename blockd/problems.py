@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 #: Skipped records of one source that are kept with place and reason; the others are only counted.
 MAX_SAMPLES = 20
+#: What would begin another line, or steer the terminal on which it is read: C0 but for tabs, C1, line separators, the
+#: marks that turn the direction of text, and surrogates, which no encoding has.
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """Make one line that is safe to print, whatever a peer or a file has in it."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass(frozen=True)

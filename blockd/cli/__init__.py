@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in COMMANDS if not words or words[0] not in COMMANDS else words[:1]:
         module: Any = importlib.import_module(f"blockd.cli.{name}")
         module.register(app)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # One character that the encoding lacks must not cost what else a command prints.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(words, prog_name="blockd")
     except SystemExit as ending:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from blockd.control import ControlError, ask
-from blockd.problems import Problem
+from blockd.problems import Problem, escaped
 
 if TYPE_CHECKING:
     # In a pipe nobody sees colours: imported where there is a terminal.
@@ -34,13 +34,17 @@ STYLES = {
 
 
 def say(text: str = "") -> None:
-    """Print a line as it is."""
-    print(text)
+    """Print lines; what would steer a terminal is escaped."""
+    print(_escaped_lines(text))
 
 
 def complain(text: object) -> None:
-    """Print a line to stderr."""
-    print(text, file=sys.stderr)
+    """Print lines to stderr, likewise."""
+    print(_escaped_lines(str(text)), file=sys.stderr)
+
+
+def _escaped_lines(text: str) -> str:
+    return "\n".join(map(escaped, text.split("\n")))
 
 
 def refuse(command: str, text: str, as_json: bool) -> NoReturn:
@@ -76,7 +80,7 @@ def print_rows(rows: Iterable[tuple[str, str]], styles: dict[str, str] | None = 
     """Print label and text, a row a line; labels are as wide as the widest usual one."""
     if not sys.stdout.isatty():
         for label, text in rows:
-            print(f"{label:10}{text}".rstrip())
+            print(_escaped_lines(f"{label:10}{text}".rstrip()))
         return
     from rich.console import Console
     from rich.text import Text
@@ -85,7 +89,7 @@ def print_rows(rows: Iterable[tuple[str, str]], styles: dict[str, str] | None = 
     for label, text in rows:
         line = Text()
         line.append(f"{label:10}", style="dim")
-        line.append(text, style=(styles or {}).get(label, ""))
+        line.append(_escaped_lines(text), style=(styles or {}).get(label, ""))
         console.print(line)
 
 
@@ -112,6 +116,7 @@ def plain(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print a table, in the form that fits where it goes."""
+    rows = [[escaped(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print(plain(columns, rows))
         return

@@ -77,7 +77,7 @@ def show(state: dict[str, Any], wrong: list[str]) -> None:
         text = ", ".join(f"{file}: {count}" for file, count in skipped.items() if count)
         rows.append(("skipped", f'{text}; "blockd devices" shows which records'))
     if state.get("ledger", {}).get("skipped"):
-        rows.append(("ledger", f"{state['ledger']['skipped']} entries cannot be used; the log names them"))
+        rows.append(("ledger", f"{state['ledger']['skipped']} entries cannot be used; the log has the first 20"))
     rows += [("WRONG" if at == 0 else "", text) for at, text in enumerate(wrong)]
     print_rows(rows, {"blockd": "bold", "WRONG": "bold red"})
     say()

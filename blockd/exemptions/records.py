@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from itertools import chain
 from typing import Any
 
 from blockd.exemptions.ledger import END_MS, FIRST_MS, Entry
 from blockd.exemptions.schedule import Term, read_hours
-from blockd.problems import Skipped
+from blockd.problems import Skipped, escaped
 from blockd.settings.values import Address, Network, read_network
 
 #: Seconds before its end in which an exemption counts as expiring.
 SOON = 7 * 86_400.0
 #: Seconds: a shorter exemption never counts as expiring, because its end was near when it was approved.
 SHORT = 2 * SOON
+
+#: Of a text in the terms of an exemption.
+MAX_CHARACTERS = 500
 
 REQUESTED, APPROVED, ACTIVE, EXPIRED, REVOKED = "requested", "approved", "active", "expired", "revoked"
 
@@ -152,18 +156,19 @@ def _revoke(entry: Entry, found: dict[str, Exemption], skipped: Skipped) -> None
                 one,
                 revoker=by if isinstance(by, str) else None,
                 revoked_at=entry.at,
-                reason=reason if isinstance(reason, str) else "",
+                reason=escaped(reason) if isinstance(reason, str) else "",
             )
 
 
 def read_entry_terms(body: dict[str, Any]) -> Terms | None:
     """Read terms as the ledger has them; None when they are something else."""
-    texts = [body.get(key) for key in ("device", "purpose", "team", "clearance", "hours")]
-    lists = [body.get(key) for key in ("apps", "mitigations", "networks")]
+    texts: list[Any] = [body.get(key) for key in ("device", "purpose", "team", "clearance", "hours")]
+    lists: list[Any] = [body.get(key) for key in ("apps", "mitigations", "networks")]
     times = [body.get(key) for key in ("not_before_ms", "expires_at_ms")]
     are_types = (
         all(isinstance(one, str) for one in texts)
         and all(isinstance(one, list) and all(isinstance(item, str) for item in one) for one in lists)
+        and all(text.isprintable() and len(text) <= MAX_CHARACTERS for text in chain(texts, *lists))
         and all(type(one) is int and FIRST_MS <= one < END_MS for one in times)
     )
     if not are_types or not body["device"]:
@@ -223,7 +228,7 @@ def read_terms(values: dict[str, Any], rules: Rules, now: float) -> Terms:
     """Read what somebody asks for. Refused has everything that is wrong with it."""
     problems: list[str] = []
 
-    def text(key: str, longest: int = 500) -> str:
+    def text(key: str, longest: int = MAX_CHARACTERS) -> str:
         value = values.get(key, "")
         if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > longest:
             problems.append(f"{key}: expected a line of text, at most {longest} characters")
@@ -274,7 +279,7 @@ def read_terms(values: dict[str, Any], rules: Rules, now: float) -> Terms:
         problems.append("expires_at: that is before not_before")
     elif expires_at and expires_at - max(now, not_before) > rules.longest:
         problems.append(f"expires_at: an exemption is for {rules.longest / 86_400:g} days at most (exemptions.longest)")
-    hours = str(values.get("hours") or "")
+    hours = " ".join(str(values.get("hours") or "").split())
     networks = texts("networks")
     try:
         if hours:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from blockd.observe.log_writer import the_writer
+from blockd.problems import escaped
 
 #: Levels as syslog numbers them (sd-daemon(3)).
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -36,7 +37,7 @@ class LineFormatter(logging.Formatter):
             line = super().format(record)
         if record.exc_info and self.as_json is False:
             line = f"{line}: {record.exc_info[1]!r}"
-        line = line.replace("\r", "\\r").replace("\n", "\\n")
+        line = escaped(line)
         return f"<{PRIORITIES.get(record.levelno, 6)}>{line}" if self._with_priority else line
 
 

@@ -50,7 +50,7 @@ def decisions(entries: Iterable[Entry], skipped: Skipped) -> dict[str, Decision]
         body = entry.body
         if entry.kind == "decide":
             if (
-                not all(isinstance(body.get(key), str) for key in ("app", "to", "reason", "by"))
+                not all(isinstance(body.get(k), str) and body[k].isprintable() for k in ("app", "to", "reason", "by"))
                 or body["to"] not in WAYS
             ):
                 skipped.add(entry.skip("expected an app, where it goes, a reason and who decided it"))

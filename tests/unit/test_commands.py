@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from blockd.cli import COMMANDS
+from blockd.cli.output import complain, print_rows, print_table, say
 from tests.conftest import Serve
 from tests.support import warm
 from tests.support.daemon import BLOCKD
@@ -236,6 +237,26 @@ def test_the_config_is_found_where_it_usually_is(serve: Serve, upstream: Upstrea
         lost = run("check")
         assert lost.returncode == 2
         assert "give --config F, or set BLOCKD_CONFIG" in lost.stderr
+
+
+def test_what_is_printed_steers_no_terminal_and_ends_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a file or a peer has in a value: a line stays a line."""
+    odd = "a\x1b[2J\u202e\ud800"
+    say(odd)
+    print_rows([("device", odd)])
+    print_table(["DEVICE"], [[odd + "\n"]])
+    complain(odd)
+    printed = capsys.readouterr()
+    assert printed.err == "a\\x1b[2J\\u202e\\ud800\n"
+    assert printed.out.count("a\\x1b[2J\\u202e\\ud800") == 3
+    assert len(printed.out.splitlines()) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from blockd.cli import main; main(['--version']); print('\\ud800')"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.stdout.splitlines()[1:] == ["\\ud800"], done.stderr
 
 
 def test_exit_codes_are_those_of_the_docs() -> None:

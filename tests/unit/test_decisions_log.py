@@ -114,6 +114,8 @@ def test_journald_gets_priorities() -> None:
     assert LineFormatter(False, True).format(record) == "<4>two\\nlines"
     assert LineFormatter(False, False).format(record) == "WARNING two\\nlines"
     assert json.loads(LineFormatter(True, True).format(record).removeprefix("<4>"))["message"] == "two\nlines"
+    odd = logging.LogRecord("blockd", logging.WARNING, "", 0, "\x1b[2J\x85\u2028\u202e\ud800\tb\xfcro", None, None)
+    assert LineFormatter(False, False).format(odd) == "WARNING \\x1b[2J\\x85\\u2028\\u202e\\ud800\tb\xfcro"
     with open(os.devnull, "w") as stream:
         stat = os.fstat(stream.fileno())
         assert is_journal(stream, {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"})
