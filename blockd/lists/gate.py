@@ -234,10 +234,19 @@ def _shrunk(
         if (app, file) in new_lists and _is_too_much(had, new_lists[app, file], own):
             told.add(app)
             yield Problem(file, 0, "", _text(f"the list of {app}", had, new_lists[app, file], own) + _meant(how))
+    # An export that came empty must not hide behind the group's other files.
+    old_files = {_inventory(report): report["devices"] for report in before.get("inventories", [])}
+    told_of: set[str] = set()
+    for report in after.get("inventories", []):
+        had, has = old_files.get(_inventory(report), 0), report["devices"]
+        if _is_too_much(had, has, largest):
+            told_of.add(report["group"])
+            what = f"this inventory of {report['group']}"
+            yield Problem(report["file"], 0, "", _text(what, had, has, largest, "devices") + _meant(how))
     old_devices: dict[str, int] = before.get("devices", {})
     new_devices: dict[str, int] = after.get("devices", {})
     for group, had in old_devices.items():
-        if group in new_devices and _is_too_much(had, new_devices[group], largest):
+        if group not in told_of and group in new_devices and _is_too_much(had, new_devices[group], largest):
             what = f"the inventory of {group}"
             yield Problem(config, 0, "", _text(what, had, new_devices[group], largest, "devices") + _meant(how))
     old_rules: dict[str, int] = before.get("rules", {})

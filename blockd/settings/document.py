@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable
+from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
@@ -208,11 +209,17 @@ def _fields_at(schema: Any, path: Path) -> list[str]:
 
 
 def find_scalar(file: FilePath, section: str, key: str) -> str | None:
-    """Find one value in a file that may be no good otherwise: ``section: {key: value}`` or the same in two lines."""
+    """Find one value in a file that may be no good otherwise; where it is not YAML, as it is usually written."""
     try:
-        text = file.read_bytes()[:MAX_OCTETS].decode(errors="replace")
+        data = file.read_bytes()[:MAX_OCTETS]
     except OSError:
         return None
+    with suppress(InputError):
+        values = Document(file, data).values
+        inner = values.get(section) if isinstance(values, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            return str(inner[key])
+    text = data.decode(errors="replace")
     flow = re.search(rf"^{section}:\s*\{{[^}}]*\b{key}:\s*([^,}}\s]+)", text, re.MULTILINE)
     block = re.search(rf"^{section}:\s*(?:#.*)?\n(?:[ \t]+\S.*\n|[ \t]*\n)*?[ \t]+{key}:\s*(\S+)", text, re.MULTILINE)
     found = flow or block

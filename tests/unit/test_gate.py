@@ -119,6 +119,21 @@ def test_lines_that_give_no_name_are_few() -> None:
     ]
 
 
+@pytest.mark.parametrize("has", [(10, 0), (10, 4), (4, 10)])
+def test_an_inventory_that_comes_empty_does_not_hide_behind_another(has: tuple[int, int]) -> None:
+    """Of one group: each file may lose so much, and not only all of them together."""
+
+    def both(*devices: int) -> dict[str, Any]:
+        files = [inventory(count, 0)["inventories"][0] | {"file": f"/{at}.csv"} for at, count in enumerate(devices)]
+        return {"lists": [], "inventories": files, "devices": {"g": sum(devices)}}
+
+    found = texts(refusals(both(10, 10), both(*has), LIMITS, "/c"))
+    at = has.index(min(has))
+    wanted = f"/{at}.csv: this inventory of g would lose {10 - min(has)} of its 10 devices"
+    assert [text.startswith(wanted) for text in found] == [True], found
+    assert not refusals(both(10, 10), both(10, 5), LIMITS, "/c")
+
+
 def inventory(records: int, unusable: int, devices: int | None = None, **more: Any) -> dict[str, Any]:
     """Make the manifest of one inventory."""
     sample = Problem("/i.csv", 3, "", "no MAC").as_json()

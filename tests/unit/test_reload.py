@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from blockd.settings.document import find_scalar
 from tests.conftest import Serve
 from tests.support.daemon import BLOCKD, Blockd, free_port
 from tests.support.questions import CORPORATE, PERSONAL, ask, rcode
@@ -69,6 +70,23 @@ def test_a_key_that_needs_a_restart_refuses_the_reload(
     assert rcode(ask(blockd, "tiktok.com", client=PERSONAL)) == "NXDOMAIN", "from upstream: no such name"
     assert blockd.metric("blockd_decisions_total", group="personal", action="block") == 0
     assert blockd.metric("blockd_config_last_reload_successful") == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "state: {directory: /s}\nnonsense",
+        "state:\n  directory: '/s'\nnonsense: [",
+        '{"state": {"directory": "/s"}}',
+        '{\n "state": {\n  "directory": "/s"\n }\n}',
+        '"state":\n  "directory": /s  # here\n',
+        "  state:\n    directory: /s\n",
+    ],
+)
+def test_the_state_is_found_however_a_config_is_written(tmp_path: Path, text: str) -> None:
+    """So that a start finds the last good inputs, when an inventory or the config itself cannot be used."""
+    (tmp_path / "blockd.yaml").write_text(text)
+    assert find_scalar(tmp_path / "blockd.yaml", "state", "directory") == "/s"
 
 
 def test_a_broken_config_at_start_runs_the_last_good_inputs(serve: Serve, upstream: Upstream) -> None:
