@@ -51,6 +51,11 @@ class Neighbours:
         self._end = threading.Event()
         threading.Thread(target=self._listen, name="neighbours", daemon=True).start()
 
+    @property
+    def is_empty(self) -> bool:
+        """The kernel's table is whole, and fills by itself: nothing that was kept stands for it."""
+        return False
+
     def close(self) -> None:
         """Stop listening: after the next change at the latest."""
         self._end.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +54,10 @@ class Source(Protocol):
     #: Records that cannot be used.
     skipped: Skipped
     left_out: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether it was read and has no lease, as one after a power cut, so that what was kept of it stands."""
 
     def fetch(self) -> Part:
         """Read what is new, which may take its time."""
@@ -144,17 +148,24 @@ class Placement:
                 skip(at)
         for feed in self.feeds:
             found = said.get((str(feed.file), feed.format))
-            if found is None or feed.problem is None or feed.leases:
+            if found is None or feed.leases or (feed.problem is None and not feed.is_empty):
                 continue
+            # Nothing was confirmed later than now, whatever the file says.
+            confirmed = min(_moment(found.get("confirmed")) or 0.0, now)
             for at, row in enumerate(found["leases"], 1):
                 lease = _kept_lease(row)
                 if lease is None:
                     skip(at)
+                elif feed.problem is None:
+                    # Read, and without any lease, as after a power cut: what was in it stands as what is gone does.
+                    feed.leases[lease.address] = replace(lease, expires=min(lease.expires, confirmed))
                 else:
                     feed.leases[lease.address] = lease
-            # Nothing was confirmed later than now, whatever the file says.
-            confirmed = _moment(found.get("confirmed"))
-            feed.confirmed = 0.0 if confirmed is None else min(confirmed, now)
+            if feed.problem is None:
+                self._now = now
+                self._join(feed.leases.keys() | self._drop_ended(feed, now))
+                continue
+            feed.confirmed = confirmed
             self.take(feed, Part(problem=feed.problem), now)
             self._join(feed.leases)
         return skipped

@@ -499,13 +499,25 @@ def test_what_was_kept_ends_in_its_time(tmp_path: Path) -> None:
     placement.look(1000.0)
     assert placement.kept(["personal"]) == [{**placement.kept([])[0], "leases": []}]
     kept = json.loads(json.dumps(placement.kept(["corporate"])))
-    (tmp_path / "leases").unlink()
-    for now, wanted in ((1050.0, {"10.0.0.5": ("corporate", "stale")}), (1101.0, {})):
-        again = Placement([Feed(tmp_path / "leases", "dnsmasq")], 100.0)
-        again.learn({"corporate": [device(MAC, "SER-1")]})
-        again.look(now)
-        again.restore(kept, now)
-        assert states(again) == wanted
+    # Gone, or without a lease, as after a power cut: whole, or in a first line that is still being written.
+    for text in (None, "", "duid 00:01\n", "<html>"):
+        (tmp_path / "leases").unlink() if text is None else (tmp_path / "leases").write_text(text)
+        for now, wanted in ((1050.0, {"10.0.0.5": ("corporate", "stale")}), (1101.0, {})):
+            again = Placement([Feed(tmp_path / "leases", "dnsmasq")], 100.0)
+            again.learn({"corporate": [device(MAC, "SER-1")]})
+            again.look(now)
+            again.restore(kept, now)
+            assert states(again) == wanted, text
+            again.look(now)
+            assert states(again) == wanted, text
+    # What was given back is over at once, also where nothing else is in the file.
+    header = "address,hwaddr,client_id,valid_lifetime,expire,subnet_id,fqdn_fwd,fqdn_rev,hostname,state\n"
+    (tmp_path / "leases").write_text(f"{header}10.0.0.5,{MAC},,3600,9000,1,0,0,x,2\n")
+    again = Placement([Feed(tmp_path / "leases", "kea")], 100.0)
+    again.learn({"corporate": [device(MAC, "SER-1")]})
+    again.look(1050.0)
+    again.restore([{**kept[0], "format": "kea"}], 1050.0)
+    assert states(again) == {}
     assert again.restore([{"file": "x"}], 1.0).total == 1
 
 

@@ -104,6 +104,11 @@ class Feed:
         #: Of a file that is written anew: the addresses that are in it now.
         self._written: set[Address] = set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Say whether no record was read that is a lease, not even one that was given back."""
+        return not self._written
+
     def look(self, now: float) -> set[Address]:
         """Read what is new; give the addresses of which something else is said than before."""
         return self.take(self.fetch(), now)

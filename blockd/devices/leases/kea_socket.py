@@ -48,6 +48,11 @@ class KeaSocket:
         self.skipped = Skipped()
         self.left_out = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Say whether it has no lease."""
+        return self.confirmed > 0 and not self.leases
+
     def fetch(self) -> Part:
         """Ask for all of it, when it is time."""
         found: dict[Address, Lease] = {}
