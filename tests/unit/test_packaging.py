@@ -73,7 +73,7 @@ def test_the_wheel_holds_blockd_alone(tmp_path: Path) -> None:
 
 
 def test_the_crate_is_small_and_its_hostile_parts_are_fenced() -> None:
-    """At most 13,200 lines without tests; parsers deny indexing and unwrap; unsafe is in two files alone."""
+    """At most 13,300 lines without tests; parsers deny indexing and unwrap; unsafe is in two files alone."""
     lines = 0
     for file in (CRATE / "src").rglob("*.rs"):
         code = file.read_text().split("#[cfg(test)]\n")[0] if file.name != "lib.rs" else file.read_text()
@@ -81,8 +81,9 @@ def test_the_crate_is_small_and_its_hostile_parts_are_fenced() -> None:
         assert ("unsafe {" in code) == (file.name in {"sockets.rs", "cache.rs"}), file.name
     # Of these, 600 are for servers without EDNS, blocks by rcode, scoped endpoints and NAT64 prefixes, and
     # another 600 for aliases from one server's zone into another's, policy's among them, and for DS at cuts; 200 for
-    # effect and scope of list lines, addresses that are not names, and names in presentation form.
-    assert lines <= 13_200
+    # effect and scope of list lines, addresses that are not names, and names in presentation form; 100 to read past
+    # an open parenthesis and past expressions that are too large.
+    assert lines <= 13_300
     for name in ("wire.rs", "inspect.rs"):
         text = (CRATE / "src" / name).read_text()
         assert all(f"clippy::{lint}" in text for lint in ("indexing_slicing", "unwrap_used", "expect_used", "panic"))
