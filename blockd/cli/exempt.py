@@ -150,7 +150,10 @@ def _moment(text: str, option: str) -> str:
     units = {"min": "minutes", "h": "hours", "d": "days"}
     for unit, name in units.items():
         if text.endswith(unit) and text[: -len(unit)].isdigit():
-            return (datetime.now(UTC) + timedelta(**{name: int(text[: -len(unit)])})).isoformat()
+            try:
+                return (datetime.now(UTC) + timedelta(**{name: int(text[: -len(unit)])})).isoformat()
+            except (OverflowError, ValueError):
+                raise typer.BadParameter(f"{option}: no calendar goes so far; write a shorter time") from None
     if not text[:4].isdigit():
         raise typer.BadParameter(f"{option}: expected 2026-12-01T18:00:00+00:00, or a time from now, such as 8h")
     return text

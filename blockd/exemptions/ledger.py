@@ -149,7 +149,11 @@ class Head:
 def read_head(text: str) -> Head:
     """Read `NUMBER:HASH`. ValueError when it is none."""
     number, _, found = text.partition(":")
-    if not number.isdigit() or len(found) != 64 or not all(digit in "0123456789abcdef" for digit in found):
+    if (
+        not (number.isascii() and number.isdigit() and len(number) < 20)
+        or len(found) != 64
+        or not all(digit in "0123456789abcdef" for digit in found)
+    ):
         raise ValueError(f"{text!r} is no head of a ledger, such as 12:{'0' * 8}..., 64 digits in all")
     return Head(int(number), found)
 

@@ -25,6 +25,10 @@ from tests.support.questions import CORPORATE, PERSONAL, ask, rcode
 from tests.support.upstream import Upstream
 
 ESCAPE = "\x1b"
+TOO_FAR = ["exempt", "request", "--until", "9" * 400 + "d"]
+TOO_FAR += [
+    word for key in ("device", "app", "purpose", "team", "clearance", "mitigation") for word in (f"--{key}", "x")
+]
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -264,7 +268,7 @@ def test_exit_codes_are_those_of_the_docs() -> None:
     assert run("--version").returncode == 0
     assert run("--help").returncode == 0
     assert run("check", "--config", "/nonexistent").returncode == 1
-    for words in (["nonsense"], ["check", "--nonsense"], ["explain"], ["top", "--interval", "0"]):
+    for words in (["nonsense"], ["check", "--nonsense"], ["explain"], ["top", "--interval", "0"], TOO_FAR):
         assert run(*words).returncode == 2, words
     for command in COMMANDS:
         done = run(command, "--help")
