@@ -1829,10 +1829,12 @@ class Daemon:
         return self._reload_arrived(tasks, accepts_loss=True).addCallback(answer)
 
     def _command_explain(self, request: dict[str, Any]) -> Deferred[dict[str, Any]]:
+        if missing := [key for key in ("client", "name", "type") if not isinstance(request.get(key), str)]:
+            return succeed({"ok": False, "error": f"expected a text as {missing[0]!r}"})
         try:
-            client = read_client(str(request["client"]))
-            name, qtype = read_question(str(request["name"]), str(request["type"]))
-        except (KeyError, ValueError) as error:
+            client = read_client(request["client"])
+            name, qtype = read_question(request["name"], request["type"])
+        except ValueError as error:
             return succeed({"ok": False, "error": str(error)})
         live = self._live
         decision = self._fastpath.decide(client, name, qtype)
