@@ -76,12 +76,12 @@ from blockd.transfers import Transfers
 from blockd.transport.block_page import Blocked, BlockPage
 from blockd.transport.http import HttpListener
 from blockd.transport.listen import (
-    BACKLOG,
     Endpoint,
     Inherited,
     UnixPath,
     bind_advice,
     listen_tcp,
+    listen_unix,
     usable_loopback,
     with_family,
 )
@@ -405,7 +405,6 @@ class Daemon:
         # A thread that computes holds the interpreter's lock for so long after the reactor asks for it, which it does
         # after every system call: with Python's 5 ms an import in a thread made one turn half a second late.
         sys.setswitchinterval(SWITCH_SECONDS)
-        self._lag.start()
         # From here on: the serve threads were started before, and keep the niceness that the daemon was given.
         give_way(0, PYTHON)
         self._compiler.gives_way = True
@@ -440,6 +439,7 @@ class Daemon:
         gc.freeze()
         gc.enable()
         self._tell_ready()
+        self._lag.start()
         try:
             reactor.run(installSignalHandlers=False)
         finally:
@@ -481,7 +481,7 @@ class Daemon:
             commands, reading = self._commands(), self._reading_commands()
             open_commands = {name: self._for_people(name, command) for name, command in reading.items()}
             factory = ControlFactory(commands, {**open_commands, "exempt": self._command_exempt})
-            port = reactor.listenUNIX(str(path), factory, BACKLOG, mode=self._control_mode())
+            port = listen_unix(reactor, path, factory, self._control_mode())
             self._control_socket.bound()
             return port
         except (OSError, CannotListenError) as error:
@@ -1977,7 +1977,8 @@ def _open_state(config: Path, settings: Settings) -> Generations:
     except HeldError as error:
         raise StartError(f"state.directory: {state}: another blockd is running with it: {error.strerror}") from None
     except OSError as error:
-        raise StartError(f"state.directory: {state}: {error.strerror}; make it, or name another") from None
+        where = error.filename or state
+        raise StartError(f"state.directory: {where}: {error.strerror}; correct it, or name another directory") from None
 
 
 def _possible_states(config: Path) -> Iterator[Generations]:

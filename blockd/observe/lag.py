@@ -40,7 +40,7 @@ class ReactorLag:
 
     def start(self) -> None:
         """Tick from now on, and have a thread watch over it, which also runs while the reactor does not."""
-        self._due = self._reactor.seconds() + TICK_SECONDS
+        self._due, self._ticked = self._reactor.seconds() + TICK_SECONDS, time.monotonic()
         self._reactor.callLater(TICK_SECONDS, self._tick)
         threading.Thread(target=self._watch, args=(threading.get_ident(),), name="lag", daemon=True).start()
 

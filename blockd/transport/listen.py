@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import unix
 from twisted.internet.tcp import Port
 
 from blockd.problems import StartError
@@ -21,8 +22,8 @@ BACKLOG = 1024
 ACCEPTS_AT_ONCE = 16
 
 
-class _Port(Port):
-    """A port of Twisted's without its rule of accepting 20 more each turn while there are any."""
+class _FewAtOnce:
+    """Takes from a port of Twisted's its rule of accepting 20 more each turn while there are any."""
 
     @property
     def numberAccepts(self) -> int:
@@ -32,6 +33,14 @@ class _Port(Port):
     @numberAccepts.setter
     def numberAccepts(self, _: int) -> None:
         pass
+
+
+class _Port(_FewAtOnce, Port):
+    pass
+
+
+class _UnixPort(_FewAtOnce, unix.Port):
+    pass
 
 
 #: Seconds that a daemon has to accept a connection to its Unix socket; one that does not is there all the same.
@@ -145,6 +154,13 @@ def listen_tcp(
 
 def _adopt(reactor: Any, listener: socket.socket, factory: Any) -> Any:
     port = _Port._fromListeningDescriptor(reactor, listener.fileno(), listener.family, factory)
+    port.startListening()
+    return port
+
+
+def listen_unix(reactor: Any, path: Path, factory: Any, mode: int) -> Any:
+    """Listen on a Unix socket that users of this machine may open. CannotListenError when it cannot be made."""
+    port = _UnixPort(os.fsencode(path), factory, BACKLOG, mode, reactor)
     port.startListening()
     return port
 

@@ -395,13 +395,16 @@ def test_a_daemon_takes_no_file_of_another_one(serve: Serve, upstream: Upstream)
     """Neither the sockets nor the state directory of one that runs; the error names the process."""
     first = serve([upstream.address], egress={"enabled": True, "socket": "egress.sock"})
     assert first.process is not None
+    odd = first.directory / "odd" / "lock"
+    odd.mkdir(parents=True)
     for section, values, said in (
         ("admin", {"socket": str(first.directory / "control.sock")}, "admin.socket: .*another daemon listens there"),
         ("egress", {"enabled": True, "socket": str(first.directory / "egress.sock")}, "egress.socket: .*listens there"),
         ("state", {"directory": str(first.directory / "state")}, f"is running with it: process {first.process.pid} "),
+        ("state", {"directory": str(odd.parent)}, f"state.directory: {odd}: Is a directory; correct it"),
     ):
         directory = first.directory / f"another-{section}"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         second = Blockd(directory, [upstream.address], **{section: values})
         ended = warm.run(["serve", "--config", str(second.file)])
         assert ended.returncode == 1

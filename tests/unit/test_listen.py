@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 import subprocess
 import sys
 import urllib.request
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.protocol import ServerFactory
 
+from blockd.transport.listen import ACCEPTS_AT_ONCE, listen_tcp, listen_unix
 from tests.support.daemon import BLOCKD, Blockd
 from tests.support.lan import Lan, run
 from tests.support.upstream import Upstream
@@ -76,3 +84,43 @@ def test_a_host_whose_ipv6_is_turned_off_serves_by_ipv4(tmp_path: Path, upstream
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert "this machine has no such address" in done.stderr
+
+
+class Accepted(ServerFactory):
+    """Counts connections, and takes none of them in."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.count = 0
+
+    def buildProtocol(self, addr: object) -> None:
+        """Refuse a connection."""
+        self.count += 1
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_one_turn_accepts_few_connections(tmp_path: Path, family: socket.AddressFamily) -> None:
+    """However many come, those who are connected already have their turn in between."""
+    loop = asyncio.new_event_loop()
+    reactor, accepted = AsyncioSelectorReactor(loop), Accepted()
+    place: Any = str(tmp_path / "socket")
+    if family == socket.AF_UNIX:
+        port = listen_unix(reactor, Path(place), accepted, 0o600)
+    else:
+        (port,) = listen_tcp(reactor, (ip_address("127.0.0.1"), 0), accepted, "server.listen")
+        place = ("127.0.0.1", port.getHost().port)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.socket(family)).connect(place)
+        turns = []
+        while accepted.count < 300:
+            before = accepted.count
+            port.doRead()
+            turns.append(accepted.count - before)
+    port.stopReading()
+    port.socket.close()
+    reactor.waker.connectionLost(None)
+    loop.close()
+    assert max(turns) <= ACCEPTS_AT_ONCE
