@@ -19,7 +19,6 @@ from ipaddress import IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet import asyncioreactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
@@ -86,6 +85,7 @@ from blockd.transport.listen import (
     with_family,
 )
 from blockd.transport.tcp import TcpListener
+from blockd.transport.turns import install_reactor
 from blockd.watch import LOOK_INTERVAL as WATCH_INTERVAL
 from blockd.watch import Signature, Watch, signature
 
@@ -301,11 +301,7 @@ class Daemon:
     def run(self) -> None:
         """Open the sockets, serve until SIGINT or SIGTERM. StartError when a socket cannot be opened."""
         log_writer.hear_twisted()
-        # asyncio's own loop: uvloop does not report most resets to Twisted's reactor.
-        loop = asyncio.new_event_loop()
-        loop.set_debug(False)
-        asyncio.set_event_loop(loop)
-        asyncioreactor.install(loop)
+        loop = install_reactor()
         from twisted.internet import reactor
 
         self._serve(reactor, loop)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import selectors
 import socket
 import subprocess
 import sys
@@ -13,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.protocol import ServerFactory
 
 from blockd.transport.listen import ACCEPTS_AT_ONCE, listen_tcp, listen_unix
+from blockd.transport.turns import EVENTS_AT_ONCE, PunctualReactor, ShortTurns
 from tests.support.daemon import BLOCKD, Blockd
 from tests.support.lan import Lan, run
 from tests.support.upstream import Upstream
@@ -104,7 +106,7 @@ class Accepted(ServerFactory):
 def test_one_turn_accepts_few_connections(tmp_path: Path, family: socket.AddressFamily) -> None:
     """However many come, those who are connected already have their turn in between."""
     loop = asyncio.new_event_loop()
-    reactor, accepted = AsyncioSelectorReactor(loop), Accepted()
+    reactor, accepted = PunctualReactor(loop), Accepted()
     place: Any = str(tmp_path / "socket")
     if family == socket.AF_UNIX:
         port = listen_unix(reactor, Path(place), accepted, 0o600)
@@ -124,3 +126,39 @@ def test_one_turn_accepts_few_connections(tmp_path: Path, family: socket.Address
     reactor.waker.connectionLost(None)
     loop.close()
     assert max(turns) <= ACCEPTS_AT_ONCE
+
+
+def test_one_turn_serves_few_descriptors() -> None:
+    """Of hundreds that are ready, each has its turn before any comes again."""
+    with ShortTurns() as selector, contextlib.ExitStack() as stack:
+        for _ in range(200):
+            near, far = socket.socketpair()
+            stack.enter_context(near)
+            stack.enter_context(far).send(b"x")
+            selector.register(near, selectors.EVENT_READ)
+        turns = [[key.fd for key, _ in selector.select(0)] for _ in range(-(-200 // EVENTS_AT_ONCE))]
+    assert max(map(len, turns)) <= EVENTS_AT_ONCE
+    assert len({descriptor for turn in turns for descriptor in turn}) == 200
+
+
+def test_timers_run_while_others_are_set_to_be_sooner() -> None:
+    """Each turn of a busy server does that; Twisted's reactor alone runs no timer then."""
+    loop = asyncio.new_event_loop()
+    reactor: Any = PunctualReactor(loop)
+    turns, late = itertools.count(), list[float]()
+    began = reactor.seconds()
+    reactor.callLater(0.02, lambda: late.append(reactor.seconds() - began))
+
+    def turn() -> None:
+        reactor.callLater(30, lambda: None).reset(2)
+        if not late and next(turns) < 100_000 and reactor.seconds() - began < 2:
+            loop.call_soon(turn)
+        else:
+            loop.stop()
+
+    loop.call_soon(turn)
+    loop.run_forever()
+    reactor.waker.connectionLost(None)
+    loop.close()
+    assert late
+    assert late[0] < 1
