@@ -62,10 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in COMMANDS if not words or words[0] not in COMMANDS else words[:1]:
         module: Any = importlib.import_module(f"blockd.cli.{name}")
         module.register(app)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # One character that the encoding lacks must not cost what else a command prints.
-            stream.reconfigure(errors="backslashreplace")
+    is_serving = words[0] in SERVING and SERVING[words[0]].isdisjoint(words) if words else False
+    if isinstance(sys.stdout, io.TextIOWrapper) and not is_serving:
+        # One character that the encoding lacks must not cost what else a command prints. Of stderr that is usual. A
+        # process that serves prints nothing, and must not wait for a reader that stalls, as this would.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(words, prog_name="blockd")
     except SystemExit as ending:
@@ -82,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_NO
     except Exception as error:
         # A process that serves leaves a trace in its log, unless the system itself says what to do.
-        is_serving = words[0] in SERVING and SERVING[words[0]].isdisjoint(words) if words else False
         if os.environ.get(TRACEBACK) or (is_serving and not isinstance(error, PermissionError)):
             raise
         _tell(words, error)
