@@ -287,7 +287,7 @@ BAD: dict[str, tuple[Callable[[], Files], str]] = {
     ),
     "takes-without-source": (
         lambda: {"x.yaml": {"app": "x", "title": "X", "hosts": ["a.example"], "takes": ["contacts"]}},
-        r"x\.yaml:\d: takes: .*dictionary",
+        r"x\.yaml:\d: takes: expected keys and values",
     ),
 }
 

@@ -83,7 +83,7 @@ def test_an_emptied_inventory_is_refused(serve: Serve, upstream: Upstream) -> No
     assert blockd.reload().returncode == 0
     devices.write_text("address,hostname,serial,owner\n")
     refused = blockd.reload()
-    assert "the inventory of corporate would lose 10 of its 10 devices (100%)" in refused.stderr
+    assert "this inventory of corporate would lose 10 of its 10 devices (100%)" in refused.stderr
     assert rcode(ask(blockd, "tiktok.com", client="127.0.0.30")) == "NXDOMAIN"
     assert blockd.metric("blockd_decisions_total", group="corporate", action="block") == 1
     blockd.values["cache"]["size_mb"] = 9
