@@ -224,7 +224,9 @@ def test_a_state_directory_that_cannot_be_is_fatal(tmp_path: Path, upstream: Ups
     """The key, the path and what to do."""
     (tmp_path / "file").write_text("")
     blockd = Blockd(tmp_path, [upstream.address], state={"directory": "file/x"})
-    with pytest.raises(AssertionError, match=r"state.directory: .*file/x: Not a directory; correct it, or name another"):
+    with pytest.raises(
+        AssertionError, match=r"state.directory: .*file/x: Not a directory; correct it, or name another"
+    ):
         blockd.start()
 
 
