@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from benchmarks import load, measure, report
@@ -52,6 +53,24 @@ def both_loads(nsd: RealServer, directory: Path, rounds: int, seconds: float) ->
 def full(nsd: RealServer, directory: Path) -> Figures:
     """Everything."""
     figures = {**both_loads(nsd, directory, rounds=3, seconds=2), "failed": {}, "not_loaded": {}}
+    return measure_parts(figures, nsd, directory)
+
+
+def again(nsd: RealServer, directory: Path, names: Collection[str]) -> Figures:
+    """Measure parts of the newest full run anew. BenchmarkError when that run was of another build."""
+    figures: Figures = json.loads((report.RESULTS / "full.json").read_text())
+    commit = figures["about"]["commit"]
+    same = subprocess.run(["git", "diff", "--quiet", commit, "--", "blockd"], capture_output=True, check=False)
+    if same.returncode:
+        raise BenchmarkError(f"the newest full run is of {commit}, and blockd is another now: measure everything")
+    for name in names:
+        figures["failed"].pop(name, None)
+        figures["not_loaded"].pop(name, None)
+    return {**measure_parts(figures, nsd, directory, names), "versions": figures["about"]["versions"]}
+
+
+def measure_parts(figures: Figures, nsd: RealServer, directory: Path, names: Collection[str] = ()) -> Figures:
+    """Add the parts beside peak and a tenth of it; with names, those alone."""
     half_rate = figures["half_rate"]
     parts: dict[str, Callable[[RealServer, Path], Figures]] = {
         "half": lambda nsd, where: measure.half_load(nsd, where, half_rate),
@@ -69,6 +88,8 @@ def full(nsd: RealServer, directory: Path) -> Figures:
         "reload_under_load": lambda nsd, where: measure.reload_under_load(nsd, where, half_rate, figures["failed"]),
     }
     for name, part in parts.items():
+        if names and name not in names:
+            continue
         try:
             figures[name] = part(nsd, directory / name)
         except load.CannotLoadError as error:
@@ -86,6 +107,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="peak and a tenth alone, in a few minutes")
     parser.add_argument("--only", help="one part by its name; prints, and writes nothing")
+    parser.add_argument(
+        "--again", action="append", metavar="PART", help="measure a part of the newest full run anew; may be repeated"
+    )
     parser.add_argument("--print", action="store_true", help="print only, write no file")
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -98,13 +122,18 @@ def main() -> int:
             if arguments.only:
                 print(json.dumps(getattr(measure, arguments.only)(nsd, directory / arguments.only), indent=1))
                 return 0
-            figures = short(nsd, directory) if arguments.short else full(nsd, directory)
+            if arguments.again:
+                figures = again(nsd, directory, arguments.again)
+            else:
+                figures = short(nsd, directory) if arguments.short else full(nsd, directory)
     except BenchmarkError as error:
         say(f"no figure: {error}")
         return 1
     versions = figures.pop("versions")
-    figures["about"] = {**measure.environment(), "date": report.today(), "versions": versions}
-    figures["about"]["taken_anew"] = measure.taken_anew
+    before = figures.get("about", {})
+    kept = {"commit": before["commit"]} if before else {}
+    figures["about"] = {**measure.environment(), **kept, "date": report.today(), "versions": versions}
+    figures["about"]["taken_anew"] = [*before.get("taken_anew", []), *measure.taken_anew]
     text = report.page(figures)
     print(text)
     if not arguments.print:

@@ -120,10 +120,13 @@ def compare(
     seconds: float,
     rate: float = 0,
     sockets: int = load.SOCKETS,
+    *,
+    may_rivals_lose: bool = False,
 ) -> Figures:
-    """Ask all servers in turn, round by round: CPU a query, rate and latency by kind and server.
+    """Ask all servers in turn, round by round: CPU a query, rate, latency and losses by kind and server.
 
-    Random subdomains are asked of blockd alone: they are held against its own hits.
+    Random subdomains are asked of blockd alone: they are held against its own hits. With `may_rivals_lose`, a query
+    that a rival loses is counted; one that blockd loses is an error in any case.
     """
     figures: Figures = {kind: {server.name: [] for server in servers} for kind in kinds}
     with contextlib.ExitStack() as stack:
@@ -137,8 +140,10 @@ def compare(
                     if kind == "random subdomains" and server.name != "blockd":
                         continue
                     words = {"is_unique": kind in UNIQUE, "sockets": load.MANY_SOCKETS if kind == MANY else sockets}
+                    words["lossy"] = may_rivals_lose and server.name != "blockd"
                     report = again(lambda s=server, k=kind, w=words: run(s, KINDS[k](), seconds, rate, **w))  # type: ignore[misc]
                     row = {"cpu_us": report.cpu_us, "rate": report.rate, "cores": report.cores, **report.latency}
+                    row["lost"] = report.lost
                     figures[kind][server.name].append(row)
                     say(f"round {turn + 1} {kind:17} {server.name:15} {report.cpu_us:6.2f} µs {report.rate:9.0f}/s")
     return figures
@@ -187,7 +192,7 @@ def hits_and_blocks(figures: Sequence[Figures], at: int) -> Figures:
 def half_load(nsd: RealServer, directory: Path, rate: float, sockets: int = load.SOCKETS) -> Figures:
     """Ask hits of the resolvers that are nearest, all at one rate."""
     servers = [kind(directory, nsd.port) for kind in (Blockd, Unbound, Recursor)]
-    return compare(servers, ["hits"], 3, 3, rate, sockets)
+    return compare(servers, ["hits"], 3, 3, rate, sockets, may_rivals_lose=True)
 
 
 def shapes(nsd: RealServer, directory: Path) -> Figures:
@@ -597,6 +602,10 @@ def counter(server: Blockd, name: str) -> float:
 HELD_DOWN_CORES = 0.35
 
 
+#: Seconds within which blockd answers whatever upstreams do, and a little more.
+ANSWERED_SECONDS = 2.5
+
+
 def overload(nsd: RealServer, directory: Path) -> Figures:
     """Offer twice what a held down server carries, a part of it names that nobody asked before.
 
@@ -619,6 +628,8 @@ def overload(nsd: RealServer, directory: Path) -> Figures:
             # A tenth of that has to be asked upstream: first of one that is silent, then of one that answers.
             with silent(nsd):
                 deaf = run(server, load.mixed(0.1), 6, 2 * peak, **pressed)
+                # What that run gave up is answered with SERVFAIL within two seconds, and not to the next one.
+                time.sleep(ANSWERED_SECONDS)
             shed = counter(server, "blockd_pending_shed_total")
             mixed_peak = peak_of(run(server, load.mixed(0.1), 4, is_unique=True, **full))
             mixed = run(server, load.mixed(0.1), 6, 2 * mixed_peak, **pressed)

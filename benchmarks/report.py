@@ -185,10 +185,10 @@ def rates(figures: dict[str, dict[str, list[dict[str, float]]]]) -> list[str]:
 def latencies(figures: dict[str, list[dict[str, float]]], rate: float, sockets: str) -> list[str]:
     """Write a table of latencies at one rate."""
     rows = [f"## Latency at half of the best rival's peak: {rate:,.0f} hits a second{sockets}", ""]
-    rows += ["| µs | p50 | p99 | p99.9 |", "| --- | --- | --- | --- |"]
+    rows += ["| µs | p50 | p99 | p99.9 | lost queries |", "| --- | --- | --- | --- | --- |"]
     for name, measured in figures.items():
         cells = " | ".join(f"{median(measured, key):,.0f}" for key in ("p50", "p99", "p99.9"))
-        rows.append(f"| {name} | {cells} |")
+        rows.append(f"| {name} | {cells} | {sum(row.get('lost', 0) for row in measured):,.0f} |")
     return [*rows, ""]
 
 

@@ -13,10 +13,11 @@ import dns.message
 import dns.rrset
 import pytest
 
-from benchmarks import compare, growth, lag, load, report
+from benchmarks import compare, full, growth, lag, load, report
 from benchmarks.compare import Interval
 from benchmarks.measure import check_answers
 from benchmarks.servers import BenchmarkError, Dnsdist, Server, build_load
+from tests.support.servers import Nsd
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,6 +251,23 @@ def test_pages_are_what_the_figures_say() -> None:
     readme = growth.README.read_text()
     assert readme == growth.readme(figures, readme), "python -m benchmarks.growth writes its table"
     assert all(row in readme for row in report.summary(figures))
+
+
+def test_a_part_is_measured_anew_only_of_the_same_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of two builds do not come onto one page."""
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "full.json").write_text(json.dumps({"about": {"commit": "0" * 40}}))
+    with pytest.raises(BenchmarkError, match="blockd is another now: measure everything"):
+        full.again(Nsd(tmp_path, {}), tmp_path, ["half"])
+
+
+def test_losses_of_rivals_stand_beside_their_latencies() -> None:
+    """A rival that loses queries at half load has its figure, and how many it lost in all rounds."""
+    row = {"p50": 90.0, "p99": 300.0, "p99.9": 500.0}
+    rows = report.latencies({"Recursor": [{**row, "lost": 3}, {**row, "lost": 4}], "blockd": [row]}, 100.0, "")
+    assert "| Recursor | 90 | 300 | 500 | 7 |" in rows
+    assert "| blockd | 90 | 300 | 500 | 0 |" in rows
 
 
 def test_nothing_is_left_running() -> None:
